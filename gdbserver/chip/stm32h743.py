@@ -1,0 +1,250 @@
+"""The STM32H743 (H742, H750 and H753 share the die): what lives where, and how flash is cut.
+
+RM0433, "Memory and bus architecture", "Embedded flash memory (FLASH)", "Quad-SPI interface",
+"Reset and clock control", "Debug infrastructure"; DS12110, "Flash memory characteristics".
+"""
+
+from __future__ import annotations
+
+from enum import IntFlag
+
+from gdbserver.chip.memory import FlashRegion, Kind, MemoryMap, Region, Span
+
+KIB = 1024
+MIB = 1024 * KIB
+
+# --- Memories --------------------------------------------------------------------------
+ITCM = Span.of(0x00000000, 64 * KIB)  # the debugger reaches it through the core's AHBD port
+SYSTEM_FLASH_1 = Span.of(0x1FF00000, 128 * KIB)
+SYSTEM_FLASH_2 = Span.of(0x1FF40000, 128 * KIB)
+BANK1 = Span.of(0x08000000, MIB)
+BANK2 = Span.of(0x08100000, MIB)
+DTCM = Span.of(0x20000000, 128 * KIB)
+AXI_SRAM = Span.of(0x24000000, 512 * KIB)
+SRAM1 = Span.of(0x30000000, 128 * KIB)  # SRAM1-3 need RCC_AHB2ENR.SRAMxEN
+SRAM2 = Span.of(0x30020000, 128 * KIB)
+SRAM3 = Span.of(0x30040000, 32 * KIB)
+D2_SRAM_ALIAS = Span.of(0x10000000, 288 * KIB)
+SRAM4 = Span.of(0x38000000, 64 * KIB)
+BACKUP_SRAM = Span.of(0x38800000, 4 * KIB)
+FMC_BANKS = Span(0x60000000, 0x90000000)
+QSPI_WINDOW = Span.of(0x90000000, 256 * MIB)
+FMC_SDRAM = Span(0xC0000000, 0xE0000000)
+PERIPHERALS = Span(0x40000000, 0x60000000)
+PPB = Span(0xE0000000, 0xE0100000)
+
+SECTOR = 128 * KIB
+FLASH_WORD = 32  # bytes; ECC is per flash word, which is programmed once per erase
+
+UID = 0x1FF1E800  # 96 bits
+FLASH_SIZE = 0x1FF1E880  # 16 bits: KiB
+
+
+def bank(number: int, size: int = MIB) -> FlashRegion:
+    """Flash bank 1 or 2, of `size` bytes, as a region of 128 KiB sectors."""
+    span = Span.of((BANK1, BANK2)[number - 1].start, size)
+    return FlashRegion(f"bank {number}", span, ((size // SECTOR, SECTOR),), FLASH_WORD)
+
+
+# --- Peripherals -------------------------------------------------------------------------
+MDMA = 0x52000000
+FLASH = 0x52002000
+FMC = 0x52004000
+QUADSPI = 0x52005000
+DLYB_QSPI = 0x52006000
+WWDG1 = 0x50003000
+EXTI = 0x58000000
+SYSCFG = 0x58000400
+IWDG1 = 0x58004800
+GPIOA = 0x58020000
+GPIO_STRIDE = 0x400  # ports A to K
+RCC = 0x58024400
+PWR = 0x58024800
+CRC = 0x58024C00
+DBGMCU = 0x5C001000  # from the core and AP0
+DBGMCU_APB_D = 0xE00E1000  # the same registers through AP2; works while NRST is held
+
+FLASH_IRQ = 4
+QUADSPI_IRQ = 92
+IRQ_COUNT = 150
+
+# --- Debug ----------------------------------------------------------------------------------
+DEVICE_ID = 0x450  # DBGMCU_IDCODE[11:0]: H742, H743, H750, H753
+REVISIONS = {0x1000: "A", 0x1001: "Z", 0x1003: "Y", 0x2001: "X", 0x2003: "V"}
+DPIDR = 0x6BA02477
+DBGMCU_IDCODE_OFFSET = 0x00
+DBGMCU_CR_OFFSET = 0x04
+DBGMCU_APB3FZ1_OFFSET = 0x34
+DBGMCU_APB1LFZ1_OFFSET = 0x3C
+DBGMCU_APB4FZ1_OFFSET = 0x54
+APB3FZ1_WWDG1 = 1 << 6
+APB4FZ1_IWDG1 = 1 << 18
+
+
+class DbgmcuCr(IntFlag):
+    """DBGMCU_CR: keep clocks alive for the debugger in low-power modes."""
+
+    DBGSLEEP_D1 = 1 << 0
+    DBGSTOP_D1 = 1 << 1
+    DBGSTBY_D1 = 1 << 2
+    DBGSTOP_D3 = 1 << 7
+    DBGSTBY_D3 = 1 << 8
+    TRACECLKEN = 1 << 20
+    D1DBGCKEN = 1 << 21
+    D3DBGCKEN = 1 << 22
+    TRGOEN = 1 << 28
+
+
+# --- Flash controller: offsets; a bank's own registers repeat at +0x100 for bank 2 -----------
+FLASH_BANK2_OFFSET = 0x100
+FLASH_ACR = 0x00
+FLASH_KEYR = 0x04
+FLASH_OPTKEYR = 0x08
+FLASH_CR = 0x0C
+FLASH_SR = 0x10
+FLASH_CCR = 0x14
+FLASH_OPTCR = 0x18
+FLASH_OPTSR_CUR = 0x1C
+FLASH_OPTSR_PRG = 0x20
+FLASH_OPTCCR = 0x24
+FLASH_PRAR_CUR = 0x28
+FLASH_PRAR_PRG = 0x2C
+FLASH_SCAR_CUR = 0x30
+FLASH_SCAR_PRG = 0x34
+FLASH_WPSN_CUR = 0x38
+FLASH_WPSN_PRG = 0x3C
+FLASH_BOOT_CUR = 0x40
+FLASH_BOOT_PRG = 0x44
+FLASH_CRCCR = 0x50
+FLASH_CRCSADD = 0x54
+FLASH_CRCEADD = 0x58
+FLASH_CRCDATA = 0x5C
+FLASH_ECC_FA = 0x60
+
+FLASH_KEY1, FLASH_KEY2 = 0x45670123, 0xCDEF89AB
+FLASH_OPTKEY1, FLASH_OPTKEY2 = 0x08192A3B, 0x4C5D6E7F
+
+
+class FlashCr(IntFlag):
+    """FLASH_CR1/2.  PSIZE is `FLASH_CR_PSIZE`; the sector number `FLASH_CR_SNB_SHIFT`."""
+
+    LOCK = 1 << 0
+    PG = 1 << 1
+    SER = 1 << 2
+    BER = 1 << 3
+    FW = 1 << 6
+    START = 1 << 7
+    CRC_EN = 1 << 15
+    EOPIE = 1 << 16
+    WRPERRIE = 1 << 17
+    PGSERRIE = 1 << 18
+    STRBERRIE = 1 << 19
+    INCERRIE = 1 << 21
+    OPERRIE = 1 << 22
+    RDPERRIE = 1 << 23
+    RDSERRIE = 1 << 24
+    SNECCERRIE = 1 << 25
+    DBECCERRIE = 1 << 26
+    CRCENDIE = 1 << 27
+    CRCRDERRIE = 1 << 28
+
+
+FLASH_CR_PSIZE_SHIFT = 4  # 0 x8, 1 x16, 2 x32, 3 x64; for programming and for erasing
+FLASH_CR_SNB_SHIFT = 8
+
+
+class FlashSr(IntFlag):
+    """FLASH_SR1/2.  Bits 16 and up are cleared by writing ones to FLASH_CCR1/2."""
+
+    BSY = 1 << 0
+    WBNE = 1 << 1
+    QW = 1 << 2
+    CRC_BUSY = 1 << 3
+    EOP = 1 << 16
+    WRPERR = 1 << 17
+    PGSERR = 1 << 18
+    STRBERR = 1 << 19
+    INCERR = 1 << 21
+    OPERR = 1 << 22
+    RDPERR = 1 << 23
+    RDSERR = 1 << 24
+    SNECCERR = 1 << 25
+    DBECCERR = 1 << 26
+    CRCEND = 1 << 27
+    CRCRDERR = 1 << 28
+
+
+FLASH_PROGRAM_ERRORS = (
+    FlashSr.WRPERR | FlashSr.PGSERR | FlashSr.STRBERR | FlashSr.INCERR | FlashSr.OPERR
+)
+FLASH_ERRORS = (
+    FLASH_PROGRAM_ERRORS
+    | FlashSr.RDPERR
+    | FlashSr.RDSERR
+    | FlashSr.SNECCERR
+    | FlashSr.DBECCERR
+    | FlashSr.CRCRDERR
+)
+
+
+class FlashOptcr(IntFlag):
+    """FLASH_OPTCR: mass erase of both banks, and changes of option bytes."""
+
+    OPTLOCK = 1 << 0
+    OPTSTART = 1 << 1
+    MER = 1 << 4
+    SWAP_BANK = 1 << 31
+
+
+class FlashCrccr(IntFlag):
+    """FLASH_CRCCR1/2: what the controller's CRC unit runs over."""
+
+    CRC_BY_SECT = 1 << 8
+    ADD_SECT = 1 << 9
+    CLEAN_SECT = 1 << 10
+    START_CRC = 1 << 16
+    CLEAN_CRC = 1 << 17
+    ALL_BANK = 1 << 22
+
+
+FLASH_CRCCR_BURST_SHIFT = 20  # 0..3: 4, 16, 64, 256 flash words
+
+OPTSR_RDP_SHIFT = 8  # 0xAA level 0, 0xCC level 2, anything else level 1
+OPTSR_SWAP_BANK = 1 << 31
+
+# DS12110 rev 10, "Flash memory characteristics": seconds, (typical, maximum), by PSIZE.
+PROGRAM_SECONDS = ((290e-6, 580e-6), (180e-6, 360e-6), (130e-6, 260e-6), (100e-6, 200e-6))
+SECTOR_ERASE_SECONDS = ((2.0, 4.0), (1.8, 3.6), (1.1, 2.2), (1.0, 2.0))
+MASS_ERASE_SECONDS = ((13.0, 26.0), (8.0, 16.0), (6.0, 12.0), (5.0, 10.0))
+
+
+def memory_map(flash: tuple[FlashRegion, ...]) -> MemoryMap:
+    """The whole chip with these flash devices: what GDB is told it may look at.
+
+    Flash devices in the QSPI window take their part of it; what they leave stays visible,
+    because a memory-mapped NOR that no loader covers can still be read.
+    """
+    regions = [
+        Region("ITCM", ITCM),
+        Region("D2 SRAM alias", D2_SRAM_ALIAS),
+        Region("system flash 1", SYSTEM_FLASH_1, Kind.ROM),
+        Region("system flash 2", SYSTEM_FLASH_2, Kind.ROM),
+        Region("DTCM", DTCM),
+        Region("AXI SRAM", AXI_SRAM),
+        Region("SRAM1", SRAM1),
+        Region("SRAM2", SRAM2),
+        Region("SRAM3", SRAM3),
+        Region("SRAM4", SRAM4),
+        Region("backup SRAM", BACKUP_SRAM),
+        Region("peripherals", PERIPHERALS, volatile=True),
+        Region("FMC", FMC_BANKS),
+        Region("FMC SDRAM", FMC_SDRAM),
+        Region("PPB", PPB, volatile=True),
+    ]
+    start = QSPI_WINDOW.start
+    external = sorted(f.span & QSPI_WINDOW for f in flash if len(f.span & QSPI_WINDOW))
+    for taken in [*external, Span(QSPI_WINDOW.end, QSPI_WINDOW.end)]:
+        if taken.start > start:
+            regions.append(Region("QSPI window", Span(start, taken.start), Kind.ROM))
+        start = taken.end
+    return MemoryMap(tuple(sorted(regions, key=lambda r: r.span)), flash)

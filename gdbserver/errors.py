@@ -1,0 +1,89 @@
+"""Every error that a user can meet, in one catalogue.
+
+A message has three parts, and each has its place: `str(error)` says *what* failed and
+*where*, in the words of the GDB or chip manual; ``__cause__`` says *why*, where a lower
+layer knows; `hint` says what the reader can do.  `code` is all that a GDB gets to see which
+did not offer ``error-message+``.
+
+Anything raised that is not a `GdbServerError` is a bug in this program, and is never caught
+to keep going.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, Literal
+
+from gdbserver.chip.memory import FlashRegion, Span
+
+
+class GdbServerError(Exception):
+    """Root of everything that is raised on purpose."""
+
+    code: ClassVar[int] = errno.EIO
+    exit_status: ClassVar[int] = 1
+    hint: str | None = None
+
+
+def explain(error: BaseException) -> Iterator[str]:
+    """The whole story, a line each: what failed, each cause, and what to do."""
+    yield str(error)
+    cause = error.__cause__
+    while cause is not None:
+        yield f"because: {cause}"
+        cause = cause.__cause__
+    if isinstance(error, GdbServerError) and error.hint:
+        yield f"hint: {error.hint}"
+
+
+# --- The command line -------------------------------------------------------------------------
+
+
+class UsageError(GdbServerError):
+    """The command line asks for something that cannot be."""
+
+    exit_status = 2
+
+
+# --- The protocol -----------------------------------------------------------------------------
+
+
+class ProtocolError(GdbServerError):
+    """The client broke the framing rules; the connection cannot go on."""
+
+
+# --- The probe and the core -----------------------------------------------------------------------
+
+
+class ProbeError(GdbServerError):
+    """The debug adapter, or the wire to the chip, does not do what it should."""
+
+
+class TargetError(GdbServerError):
+    """The chip answers, but not with what was asked for."""
+
+
+class MemoryFault(TargetError):
+    """The bus refused an access: nothing is mapped there, or it has no clock."""
+
+    code = errno.EFAULT
+
+    def __init__(self, access: Literal["read", "write"], span: Span) -> None:
+        super().__init__(f"cannot {access} memory at {span}")
+        self.span = span
+
+
+# --- Flash ---
+
+
+class FlashError(GdbServerError):
+    """Flash cannot be, or was not, programmed as asked."""
+
+
+class OutsideFlash(FlashError):
+    """A download touches addresses that no flash device has."""
+
+    def __init__(self, span: Span, regions: Sequence[FlashRegion]) -> None:
+        super().__init__(f"{span} is not in flash")
+        self.hint = "flash is at " + ", ".join(str(region) for region in regions)

@@ -1,0 +1,1 @@
+"""Changing flash: plan, diff, and the drivers that carry it out.  Blocking."""

@@ -1,0 +1,1 @@
+"""The conversation with GDB.  The only async package."""

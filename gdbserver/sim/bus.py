@@ -1,0 +1,180 @@
+"""The board's address map: who answers at an address, for the core and for the debugger.
+
+An access ends in one of three ways: it returns, the slave refuses it (`BusError`), or the
+slave is busy and holds the bus (`BusStall`).  What that means is up to the master: the core
+takes a BusFault or waits, an access port sets STICKYERR or answers WAIT.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal, Protocol, runtime_checkable
+
+from gdbserver.chip.memory import Span
+
+
+class Master(Enum):
+    """Who drives an access.  Some slaves answer one and refuse another."""
+
+    CORE = "core"
+    AP0 = "AP0"  # the debugger, through the core's AHBD port: sees all that the core sees
+    AP1 = "AP1"  # the debugger, straight into the D3 domain
+    DMA = "DMA"
+
+
+class BusError(Exception):
+    """The slave, or nobody, answered with an error response.  The bus fills in `address`."""
+
+    def __init__(self, access: Literal["read", "write", "fetch"], address: int = -1) -> None:
+        super().__init__(access, address)
+        self.access = access
+        self.address = address
+
+    def __str__(self) -> str:
+        return f"bus error on {self.access} at {self.address:#010x}"
+
+
+class BusStall(Exception):
+    """The slave holds the bus; the same access goes through at `ready`, in nanoseconds.
+
+    Nothing has happened yet: the access has had no effect when this is raised.
+    """
+
+    def __init__(self, ready: int) -> None:
+        super().__init__(f"bus stalled until {ready} ns")
+        self.ready = ready
+
+
+class Device(Protocol):
+    """Something on the bus.  Offsets count from where it is attached; sizes are 1, 2 or 4."""
+
+    def read(self, offset: int, size: int, master: Master) -> int: ...
+    def write(self, offset: int, size: int, value: int, master: Master) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Direct:
+    """A part of a device that is plain memory at this moment: execute and read it in place.
+
+    `offset` and the length of `memory` are multiples of 4 KiB.  `memory` is shared, not
+    copied.  Writes go straight in when `writable`, else to the device's `write`.
+    """
+
+    offset: int
+    memory: bytearray
+    writable: bool
+
+
+@runtime_checkable
+class Mappable(Protocol):
+    """A device that the core can execute from and read at full speed, at least at times."""
+
+    def direct(self, offset: int) -> Direct | None:
+        """The plain memory around `offset`, or None if each access must be asked for now.
+
+        A device that stops being plain (a flash bank becomes busy, a mapped NOR is unmapped)
+        calls `Bus.revoke`; one whose contents change by other means than a write through
+        the bus calls `Bus.changed`.
+        """
+
+
+class Ram:
+    """Plain memory.  `data` is shared with whoever executes from it; never rebind it."""
+
+    def __init__(self, length: int, fill: int = 0) -> None:
+        self.data = bytearray([fill]) * length
+
+    def read(self, offset: int, size: int, master: Master) -> int:
+        return int.from_bytes(self.data[offset : offset + size], "little")
+
+    def write(self, offset: int, size: int, value: int, master: Master) -> None:
+        self.data[offset : offset + size] = value.to_bytes(size, "little")
+
+    def direct(self, offset: int) -> Direct | None:
+        return Direct(0, self.data, writable=True)
+
+
+class Bus:
+    """Routes accesses by address.
+
+    Raises (from `read` and `write`):
+        BusError: nobody is there, or the device refuses.
+        BusStall: the device is busy.
+    """
+
+    def __init__(self) -> None:
+        self.devices: list[tuple[Span, Device]] = []
+        self._starts: list[int] = []
+        self.on_changed: list[Callable[[Span], None]] = []
+        """Called when bytes of plain memory changed other than by the core's own stores."""
+        self.on_revoked: list[Callable[[Span], None]] = []
+        """Called when a part of the map stopped being what `Mappable.direct` said."""
+
+    def attach(self, start: int, length: int, device: Device) -> None:
+        self.devices.append((Span.of(start, length), device))
+        self.devices.sort(key=lambda entry: entry[0])
+        for (before, _), (after, _) in zip(self.devices, self.devices[1:], strict=False):
+            if before.end > after.start:
+                raise ValueError(f"{before} and {after} overlap")
+        self._starts = [span.start for span, _ in self.devices]
+
+    def find(self, address: int) -> tuple[Span, Device] | None:
+        index = bisect_right(self._starts, address) - 1
+        if index < 0 or address not in self.devices[index][0]:
+            return None
+        return self.devices[index]
+
+    def read(self, address: int, size: int, master: Master) -> int:
+        found = self.find(address)
+        if found is None:
+            raise BusError("read", address)
+        try:
+            return found[1].read(address - found[0].start, size, master)
+        except BusError as error:
+            error.address = address
+            raise
+
+    def write(self, address: int, size: int, value: int, master: Master) -> None:
+        found = self.find(address)
+        if found is None:
+            raise BusError("write", address)
+        span, device = found
+        try:
+            device.write(address - span.start, size, value, master)
+        except BusError as error:
+            error.address = address
+            raise
+        if master is not Master.CORE and isinstance(device, Ram):
+            self.changed(Span.of(address, size))
+
+    def read_block(self, address: int, length: int, master: Master) -> bytes:
+        """What `length` / 4 word reads give; quick where the memory is plain."""
+        found = self.find(address)
+        if found is not None and isinstance(found[1], Ram) and address + length <= found[0].end:
+            offset = address - found[0].start
+            return bytes(found[1].data[offset : offset + length])
+        words = (self.read(address + i, 4, master) for i in range(0, length, 4))
+        return b"".join(word.to_bytes(4, "little") for word in words)
+
+    def write_block(self, address: int, data: bytes, master: Master) -> None:
+        """What so many word writes do; quick where the memory is plain."""
+        found = self.find(address)
+        if found is not None and isinstance(found[1], Ram) and address + len(data) <= found[0].end:
+            offset = address - found[0].start
+            found[1].data[offset : offset + len(data)] = data
+            if master is not Master.CORE:
+                self.changed(Span.of(address, len(data)))
+            return
+        for i in range(0, len(data), 4):
+            self.write(address + i, 4, int.from_bytes(data[i : i + 4], "little"), master)
+
+    def changed(self, span: Span) -> None:
+        for notify in self.on_changed:
+            notify(span)
+
+    def revoke(self, span: Span) -> None:
+        for notify in self.on_revoked:
+            notify(span)

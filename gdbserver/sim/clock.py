@@ -1,0 +1,60 @@
+"""Virtual time: integer nanoseconds that pass only when something on the board takes time.
+
+Nothing here looks at the host's clock, so the same inputs give the same nanoseconds on
+every machine.  Devices say when they will be done (`after`), and whoever lets time pass
+(the probe's link, the running core, a stalled bus) calls `advance_to`.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+MICROSECOND = 1_000
+MILLISECOND = 1_000_000
+SECOND = 1_000_000_000
+
+
+@dataclass(order=True, slots=True)
+class Event:
+    """Something that happens at `when`; events of one instant happen in the order of asking."""
+
+    when: int
+    order: int
+    action: Callable[[], None] = field(compare=False)
+    cancelled: bool = field(default=False, compare=False)
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class Clock:
+    """The board's one clock.  `now` never goes backwards."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self._events: list[Event] = []
+        self._count = 0
+
+    def after(self, delay: int, action: Callable[[], None]) -> Event:
+        """Call `action` once, `delay` nanoseconds from now."""
+        event = Event(self.now + max(0, delay), self._count, action)
+        self._count += 1
+        heapq.heappush(self._events, event)
+        return event
+
+    @property
+    def next_event(self) -> int | None:
+        """When the next event is due, or None if nothing is."""
+        while self._events and self._events[0].cancelled:
+            heapq.heappop(self._events)
+        return self._events[0].when if self._events else None
+
+    def advance_to(self, when: int) -> None:
+        """Let time pass until `when`, and let everything happen that is due by then."""
+        while (due := self.next_event) is not None and due <= when:
+            event = heapq.heappop(self._events)
+            self.now = max(self.now, event.when)
+            event.action()
+        self.now = max(self.now, when)

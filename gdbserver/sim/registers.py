@@ -1,0 +1,191 @@
+"""Peripherals as register maps: a layout that reads like the manual, plus what accesses do.
+
+A `Register` is declared with a construct `BitStruct`, bits from 31 down, the order of the
+manual's drawing.  Each bit is modelled (``"BUSY" / Flag``), known but not modelled
+(``Unmodelled("DHHC")``: stored, and logged when used), or reserved (``Padding``: reads as
+zero, writes ignored).  A wrong total width is a TypeError at import.
+
+construct is the notation only: parsing a word with it takes about 40 us, and status
+registers are polled.  So a layout is compiled once, at class creation, to masks and shifts.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from construct import BitsInteger, BitStruct, Flag, Padding
+
+from gdbserver.sim.bus import Master
+
+log = logging.getLogger(__name__)
+
+__all__ = ["BitStruct", "BitsInteger", "Flag", "Padding", "Peripheral", "Register", "Unmodelled"]
+
+ReadHook = Callable[[Any], None]
+WriteHook = Callable[[Any, "Fields"], None]
+
+_UNMODELLED = "?"
+
+
+def Unmodelled(name: str, width: int = 1) -> Any:
+    """A field that exists on silicon and does nothing here; using it is logged."""
+    return (name + _UNMODELLED) / BitsInteger(width)
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    shift: int
+    width: int
+
+    @property
+    def mask(self) -> int:
+        return ((1 << self.width) - 1) << self.shift
+
+
+class Fields:
+    """The value of a register, read by field name: ``cr.EN``, ``cr.PRESCALER``."""
+
+    __slots__ = ("_layout", "value")
+
+    def __init__(self, layout: Mapping[str, _Field], value: int) -> None:
+        self._layout = layout
+        self.value = value
+
+    def __getattr__(self, name: str) -> int:
+        try:
+            field = self._layout[name]
+        except KeyError:
+            raise AttributeError(name) from None
+        return (self.value & field.mask) >> field.shift
+
+
+class Register:
+    """One 32-bit register: where it is, what its bits are, what an access does.
+
+    Without hooks, a read gives the stored value and a write stores the writable bits.
+    `writable` limits which bits a plain write (and `store`) can change.
+    """
+
+    def __init__(
+        self, offset: int, layout: Any, *, reset: int = 0, writable: int = 0xFFFFFFFF
+    ) -> None:
+        if layout.sizeof() != 4:
+            raise TypeError(f"register at {offset:#x} is {8 * layout.sizeof()} bits wide, not 32")
+        self.offset = offset
+        self.reset = reset
+        self.name = f"register {offset:#x}"
+        self.fields: dict[str, _Field] = {}
+        self.unmodelled = 0
+        shift = 32
+        for subcon in layout.subcon.subcons:
+            width = subcon.sizeof()
+            shift -= width
+            if subcon.name is None:
+                continue
+            field = _Field(shift, width)
+            self.fields[subcon.name.removesuffix(_UNMODELLED)] = field
+            if subcon.name.endswith(_UNMODELLED):
+                self.unmodelled |= field.mask
+        self.defined = sum(field.mask for field in self.fields.values())
+        self.writable = writable & self.defined
+        self.on_read: ReadHook | None = None
+        self.on_write: WriteHook | None = None
+
+    def __set_name__(self, owner: type[Peripheral], name: str) -> None:
+        self.name = name
+
+    def reads(self, hook: ReadHook) -> ReadHook:
+        """Decorator: call ``hook(self)`` to refresh the register before a bus read."""
+        self.on_read = hook
+        return hook
+
+    def writes(self, hook: WriteHook) -> WriteHook:
+        """Decorator: a bus write calls ``hook(self, fields)`` instead of storing."""
+        self.on_write = hook
+        return hook
+
+
+class Peripheral:
+    """A block of registers on the bus.
+
+    Registers are class attributes.  `size` is the length of the address range; offsets in it
+    that no register has read as zero and ignore writes, as reserved words do on this chip.
+    Accesses of 1 and 2 bytes act on their part of the word, which most peripherals allow;
+    one that does not overrides `read` or `write`.
+    """
+
+    size = 0x400
+    registers: Mapping[int, Register] = {}
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        own = [r for klass in cls.__mro__ for r in vars(klass).values() if isinstance(r, Register)]
+        cls.registers = {register.offset: register for register in own}
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name or type(self).__name__
+        self._values: dict[int, int] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Every register back to its reset value.  Subclasses add their own state."""
+        self._values = {offset: r.reset for offset, r in self.registers.items()}
+
+    def __getitem__(self, register: Register) -> Fields:
+        return Fields(register.fields, self._values[register.offset])
+
+    def raw(self, register: Register) -> int:
+        return self._values[register.offset]
+
+    def set_raw(self, register: Register, value: int) -> None:
+        self._values[register.offset] = value & 0xFFFFFFFF
+
+    def update(self, register: Register, **fields: int) -> None:
+        """Set fields by name; a misspelt one is a KeyError."""
+        value = self._values[register.offset]
+        for name, number in fields.items():
+            field = register.fields[name]
+            value = value & ~field.mask | (int(number) << field.shift) & field.mask
+        self._values[register.offset] = value
+
+    def store(self, register: Register, written: Fields) -> None:
+        """Keep the writable bits of what was written: what a write without a hook does."""
+        old = self._values[register.offset]
+        self._values[register.offset] = old & ~register.writable | written.value & register.writable
+
+    def read(self, offset: int, size: int, master: Master) -> int:
+        register = self.registers.get(offset & ~3)
+        if register is None:
+            self.read_reserved(offset, size)
+            return 0
+        if register.on_read is not None:
+            register.on_read(self)
+        value = self._values[register.offset] >> (8 * (offset & 3))
+        return value & ((1 << (8 * size)) - 1)
+
+    def write(self, offset: int, size: int, value: int, master: Master) -> None:
+        register = self.registers.get(offset & ~3)
+        if register is None:
+            self.write_reserved(offset, size, value)
+            return
+        if size != 4:
+            shift, mask = 8 * (offset & 3), (1 << (8 * size)) - 1
+            old = self._values[register.offset]
+            value = old & ~(mask << shift) | (value & mask) << shift
+        changed = (value ^ self._values[register.offset]) & register.unmodelled
+        if changed:
+            log.warning("%s.%s: bits %#010x are not modelled", self.name, register.name, changed)
+        fields = Fields(register.fields, value & 0xFFFFFFFF)
+        if register.on_write is not None:
+            register.on_write(self, fields)
+        else:
+            self.store(register, fields)
+
+    def read_reserved(self, offset: int, size: int) -> None:
+        log.info("%s: read of reserved offset %#05x", self.name, offset)
+
+    def write_reserved(self, offset: int, size: int, value: int) -> None:
+        log.info("%s: write of %#x to reserved offset %#05x", self.name, value, offset)

@@ -1,0 +1,1 @@
+"""The machine being debugged.  Blocking, and the only caller of pyOCD."""
