@@ -1,0 +1,77 @@
+"""Who may import whom: this file is the table in the README's "How it works", as a test."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "gdbserver"
+
+# Each layer may import itself, the layers named here, and the ground.
+LAYERS = {
+    "chip": set(),
+    "errors": set(),
+    "rsp": set(),
+    "target": set(),
+    "flash": {"target"},
+    "server": {"rsp", "target", "flash"},
+    "sim": set(),
+    "cli": {"server", "target", "flash"},
+    "__main__": {"cli"},
+    "__init__": set(),
+}
+GROUND = {"errors", "chip"}
+
+# Third-party package -> the only places that may import it.
+HOMES = {
+    "trio": {"server", "cli"},
+    "click": {"cli"},
+    "pyocd": {"target", "sim"},
+    "unicorn": {"sim"},
+    "elftools": {"flash/loader_file"},
+    "construct": {"chip", "sim", "flash/loader_file", "flash/call_queue", "flash/external"},
+}
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def place(module: Path) -> str:
+    return module.relative_to(PACKAGE).with_suffix("").as_posix()
+
+
+def imports(module: Path) -> set[str]:
+    """Dotted names of everything that the module imports, at any depth."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{place(module)}: imports are absolute"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("module", MODULES, ids=place)
+def test_a_module_imports_only_what_its_layer_may(module: Path) -> None:
+    here = place(module)
+    layer = here.split("/")[0]
+    allowed = {layer} | LAYERS[layer] | GROUND
+    for name in imports(module):
+        top, *rest = name.split(".")
+        if top == "gdbserver":
+            assert rest[0] in allowed, f"{here} may not import {name}"
+        elif top in HOMES:
+            homes = HOMES[top]
+            assert layer in homes or here in homes, f"{here} may not import {top}"
+        else:
+            assert top in sys.stdlib_module_names, f"{top} is nobody's dependency"
+
+
+def test_the_sim_is_imported_by_nobody() -> None:
+    """The simulated board sits behind pyOCD's probe plug-in, as a real one sits behind USB."""
+    for module in MODULES:
+        if place(module).split("/")[0] != "sim":
+            assert not any(name.startswith("gdbserver.sim") for name in imports(module))
