@@ -72,8 +72,9 @@ class Register:
     def __init__(
         self, offset: int, layout: Any, *, reset: int = 0, writable: int = 0xFFFFFFFF
     ) -> None:
-        if layout.sizeof() != 4:
-            raise TypeError(f"register at {offset:#x} is {8 * layout.sizeof()} bits wide, not 32")
+        width = sum(subcon.sizeof() for subcon in layout.subcon.subcons)
+        if width != 32:
+            raise TypeError(f"register at {offset:#x} is {width} bits wide, not 32")
         self.offset = offset
         self.reset = reset
         self.name = f"register {offset:#x}"
