@@ -64,6 +64,25 @@ CRC = 0x58024C00
 DBGMCU = 0x5C001000  # from the core and AP0
 DBGMCU_APB_D = 0xE00E1000  # the same registers through AP2; works while NRST is held
 
+# DS12110 rev 10, "Pinouts, pin descriptions and alternate functions": which alternate
+# function makes a pin a QUADSPI signal.  IO0 to IO3 and NCS are those of bank 1.
+QUADSPI_PINS: dict[str, dict[str, int]] = {
+    "CLK": {"PB2": 9, "PF10": 9},
+    "NCS": {"PB6": 10, "PB10": 9, "PG6": 10},
+    "IO0": {"PC9": 9, "PD11": 9, "PF8": 10},
+    "IO1": {"PC10": 9, "PD12": 9, "PF9": 10},
+    "IO2": {"PE2": 9, "PF7": 9},
+    "IO3": {"PA1": 9, "PD13": 9, "PF6": 9},
+}
+QUADSPI_BANK2_PINS: dict[str, dict[str, int]] = {
+    "CLK": {"PB2": 9, "PF10": 9},
+    "NCS": {"PC11": 9},
+    "IO0": {"PE7": 10, "PH2": 9},
+    "IO1": {"PE8": 10, "PH3": 9},
+    "IO2": {"PE9": 10, "PG9": 9},
+    "IO3": {"PE10": 10, "PG14": 9},
+}
+
 FLASH_IRQ = 4
 QUADSPI_IRQ = 92
 IRQ_COUNT = 150
