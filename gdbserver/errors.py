@@ -84,6 +84,13 @@ class FlashError(GdbServerError):
 class OutsideFlash(FlashError):
     """A download touches addresses that no flash device has."""
 
-    def __init__(self, span: Span, regions: Sequence[FlashRegion]) -> None:
-        super().__init__(f"{span} is not in flash")
-        self.hint = "flash is at " + ", ".join(str(region) for region in regions)
+    def __init__(
+        self, span: Span, regions: Sequence[FlashRegion], *, past: FlashRegion | None = None
+    ) -> None:
+        where = f"is past the end of {past}" if past else "is not in flash"
+        super().__init__(f"{span} {where}")
+        self.hint = "flash is at " + (", ".join(str(region) for region in regions) or "no address")
+        if past is None and span.start >> 24 == 0x90:
+            self.hint = "external flash needs its loader: give it with --extload; " + self.hint
+        elif past is None and span.start >> 24 == 0x09:
+            self.hint = "the QSPI window is at 0x90000000, not 0x09000000; " + self.hint
