@@ -1,0 +1,538 @@
+"""RSP commands: the payload of a packet -> what the client asks for.
+
+`GRAMMAR` reads like the "Packets", "General Query Packets" and "vCont" sections of the GDB
+manual, plus what LLDB asks of any stub.  A payload that no row matches is `Unsupported`, which
+the protocol answers with an empty reply, so a row is all that it takes to recognise one more
+command.  A payload that a row matches, but whose values cannot be, is `Malformed`.
+
+There is one core, so one thread: a thread id is read, in all its spellings, and dropped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+ADDRESS_SPACE = 1 << 32
+
+
+@dataclass(frozen=True, slots=True)
+class Unsupported:
+    """Nothing that this server knows."""
+
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """A command that is known, with values that cannot be."""
+
+    payload: bytes
+    reason: str
+
+
+# --- Hand-shake ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Supported:
+    """What the client can do; it wants to hear what we can."""
+
+    features: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class StartNoAckMode:
+    """TCP loses nothing: stop acknowledging."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExtendedMode:
+    """The client will restart and kill as it likes: `target extended-remote`."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnableErrorStrings:
+    """LLDB: an error code may carry a hexadecimal text."""
+
+
+@dataclass(frozen=True, slots=True)
+class SelectThread:
+    """H: which thread the next command is about; we have one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadAlive:
+    """T: is this thread still there?"""
+
+    exists: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentThread:
+    """qC"""
+
+
+@dataclass(frozen=True, slots=True)
+class FirstThreads:
+    """qfThreadInfo"""
+
+
+@dataclass(frozen=True, slots=True)
+class MoreThreads:
+    """qsThreadInfo"""
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadExtraInfo:
+    """What `info threads` shows behind the number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """qAttached: at the end, is the program to be left running (1) or killed (0)?"""
+
+
+@dataclass(frozen=True, slots=True)
+class Offsets:
+    """qOffsets: has the program been relocated?"""
+
+
+@dataclass(frozen=True, slots=True)
+class TraceStatus:
+    """qTStatus: is a trace experiment running?  We have none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Symbols:
+    """qSymbol:: "I can look up symbols now, do you want any?" """
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """qXfer: a piece of a document."""
+
+    object: str
+    annex: str
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostInfo:
+    """LLDB: what kind of machine is this?"""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessInfo:
+    """LLDB: and what runs on it?"""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryRegionInfo:
+    """LLDB: what is at this address?"""
+
+    address: int
+
+
+@dataclass(frozen=True, slots=True)
+class WatchpointSupport:
+    """LLDB: how many watchpoints are there?"""
+
+
+# --- Memory and registers ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRegisters:
+    """g"""
+
+
+@dataclass(frozen=True, slots=True)
+class WriteRegisters:
+    """G: all of them, in the order of `ReadRegisters`."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRegister:
+    """p"""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class WriteRegister:
+    """P"""
+
+    number: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ReadMemory:
+    """m, and x, which wants the answer in binary."""
+
+    address: int
+    length: int
+    binary: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WriteMemory:
+    """M and X.  Nothing written is a probe: "do you know X?" """
+
+    address: int
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Checksum:
+    """qCRC: compare-sections."""
+
+    address: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class SearchMemory:
+    """qSearch:memory: find."""
+
+    address: int
+    length: int
+    pattern: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FlashErase:
+    """vFlashErase"""
+
+    address: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class FlashWrite:
+    """vFlashWrite"""
+
+    address: int
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class FlashDone:
+    """vFlashDone: there is no more, and now it counts."""
+
+
+# --- Running -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeActions:
+    """vCont?: which actions are there?"""
+
+
+@dataclass(frozen=True, slots=True)
+class Continue:
+    """c, C, vCont;c: run, from `address` if there is one.
+
+    A signal to deliver is not kept: a bare core has no signals to take.
+    """
+
+    address: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """s, S, vCont;s, vCont;r: one instruction, or on until pc leaves [`start`, `end`)."""
+
+    address: int | None = None
+    start: int = 0
+    end: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """vCont;t and vCtrlC: stop running; an interrupt that is a packet."""
+
+
+@dataclass(frozen=True, slots=True)
+class WhyStopped:
+    """?"""
+
+
+@dataclass(frozen=True, slots=True)
+class SetPoint:
+    """Z: 0 software, 1 hardware breakpoint; 2 write, 3 read, 4 access watchpoint."""
+
+    kind: int
+    address: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClearPoint:
+    """z"""
+
+    kind: int
+    address: int
+    length: int
+
+
+# --- Endings -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Detach:
+    """D: the client leaves, and the program goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """k and vKill: the program is to end.  `k` has no answer."""
+
+    answered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """R and vRun: start the program from reset.  `R` has no answer."""
+
+    answered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    """vAttach: halt what is running."""
+
+
+@dataclass(frozen=True, slots=True)
+class Monitor:
+    """qRcmd: a line for the server itself."""
+
+    line: str
+
+
+Command = (
+    Unsupported
+    | Malformed
+    | Supported
+    | StartNoAckMode
+    | ExtendedMode
+    | EnableErrorStrings
+    | SelectThread
+    | ThreadAlive
+    | CurrentThread
+    | FirstThreads
+    | MoreThreads
+    | ThreadExtraInfo
+    | Attached
+    | Offsets
+    | TraceStatus
+    | Symbols
+    | Transfer
+    | HostInfo
+    | ProcessInfo
+    | MemoryRegionInfo
+    | WatchpointSupport
+    | ReadRegisters
+    | WriteRegisters
+    | ReadRegister
+    | WriteRegister
+    | ReadMemory
+    | WriteMemory
+    | Checksum
+    | SearchMemory
+    | FlashErase
+    | FlashWrite
+    | FlashDone
+    | ResumeActions
+    | Continue
+    | Step
+    | Stop
+    | WhyStopped
+    | SetPoint
+    | ClearPoint
+    | Detach
+    | Kill
+    | Restart
+    | Attach
+    | Monitor
+)
+
+_THREAD = rb"p?-?[0-9a-fA-F]+(?:\.-?[0-9a-fA-F]+)?"
+
+
+def _address(digits: bytes) -> int:
+    value = int(digits, 16)
+    if value >= ADDRESS_SPACE:
+        raise ValueError(f"{value:#x} is no 32-bit address")
+    return value
+
+
+def _is_our_thread(thread: bytes) -> bool:
+    """Whether an id means, or includes, thread 1; -1 is all of them, 0 any."""
+    return int(thread.rpartition(b".")[2].lstrip(b"p"), 16) in (-1, 0, 1)
+
+
+# What stands in braces -> the bytes that it matches, and what they mean.
+_KINDS: dict[str, tuple[bytes, Callable[[bytes], Any]]] = {
+    "int": (rb"[0-9a-fA-F]{1,16}", lambda digits: int(digits, 16)),
+    "address": (rb"[0-9a-fA-F]{1,16}", _address),
+    "hex": (rb"[0-9a-fA-F]*", lambda digits: bytes.fromhex(digits.decode())),
+    "bin": (rb".*", bytes),
+    "text": (rb".*", lambda text: text.decode(errors="replace")),
+    "word": (rb"[^:]*", lambda text: text.decode(errors="replace")),
+    "thread": (_THREAD, _is_our_thread),
+    "point": (rb"[0-4]", int),
+}
+
+
+class _Row:
+    """One line of the grammar: a template, and what to make of the values in it."""
+
+    def __init__(self, template: str, build: Callable[..., Command]) -> None:
+        self._build = build
+        self._converters: list[Callable[[bytes], Any]] = []
+        pattern = b""
+        for literal, kind in re.findall(r"([^{}]*)(?:\{(\w+)\})?", template):
+            pattern += re.escape(literal.encode())
+            if kind:
+                group, convert = _KINDS[kind]
+                pattern += b"(%b)" % group
+                self._converters.append(convert)
+        self._fullmatch = re.compile(pattern, re.DOTALL).fullmatch
+        self.first_byte = template.encode()[0]
+
+    def parse(self, payload: bytes) -> Command | None:
+        match = self._fullmatch(payload)
+        if match is None:
+            return None
+        pairs = zip(self._converters, match.groups(), strict=True)
+        return self._build(*[convert(text) for convert, text in pairs])
+
+
+def _supported(features: str) -> Supported:
+    return Supported(frozenset(filter(None, features.lstrip(":").split(";"))))
+
+
+def _write_memory(address: int, length: int, data: bytes) -> WriteMemory:
+    if length != len(data):
+        raise ValueError(f"{length} bytes were announced and {len(data)} came")
+    return WriteMemory(address, data)
+
+
+def _transfer(name: str, annex: str, offset: int, length: int) -> Transfer:
+    return Transfer(name, annex, offset, length)
+
+
+_ACTION = re.compile(
+    rb"(?:(?P<go>c|C[0-9a-fA-F]{2})|(?P<step>s|S[0-9a-fA-F]{2})|(?P<stop>t)"
+    rb"|r(?P<start>[0-9a-fA-F]{1,16}),(?P<end>[0-9a-fA-F]{1,16}))(?::(?P<thread>"
+    + _THREAD
+    + rb"))?"
+)
+
+
+def _resume(actions: bytes) -> Command:
+    """The leftmost action that concerns our thread decides: ``s:1;c`` is a step."""
+    for action in actions.split(b";"):
+        match = _ACTION.fullmatch(action)
+        if match is None:
+            raise ValueError(f"no such action: {action!r}")
+        if match["thread"] and not _is_our_thread(match["thread"]):
+            continue
+        if match["go"]:
+            return Continue()
+        if match["stop"]:
+            return Stop()
+        if match["step"]:
+            return Step()
+        return Step(None, _address(match["start"]), _address(match["end"]))
+    raise ValueError("no action is about thread 1")
+
+
+GRAMMAR = (
+    # The manual's "Packets", in its order.
+    _Row("!", ExtendedMode),
+    _Row("?", WhyStopped),
+    _Row("c", Continue),
+    _Row("c{address}", Continue),
+    _Row("C{int}", lambda _signal: Continue()),
+    _Row("C{int};{address}", lambda _signal, address: Continue(address)),
+    _Row("D", Detach),
+    _Row("D;{int}", lambda _process: Detach()),
+    _Row("g", ReadRegisters),
+    _Row("G{hex}", WriteRegisters),
+    _Row("Hc{thread}", lambda _thread: SelectThread()),
+    _Row("Hg{thread}", lambda _thread: SelectThread()),
+    _Row("k", lambda: Kill(answered=False)),
+    _Row("m{address},{int}", ReadMemory),
+    _Row("M{address},{int}:{hex}", _write_memory),
+    _Row("p{int}", ReadRegister),
+    _Row("P{int}={hex}", WriteRegister),
+    _Row("R{int}", lambda _: Restart(answered=False)),
+    _Row("s", Step),
+    _Row("s{address}", Step),
+    _Row("S{int}", lambda _signal: Step()),
+    _Row("S{int};{address}", lambda _signal, address: Step(address)),
+    _Row("T{thread}", ThreadAlive),
+    _Row("vAttach;{int}", lambda _process: Attach()),
+    _Row("vCont?", ResumeActions),
+    _Row("vCont;{bin}", _resume),
+    _Row("vCtrlC", Stop),
+    _Row("vFlashErase:{address},{int}", FlashErase),
+    _Row("vFlashWrite:{address}:{bin}", FlashWrite),
+    _Row("vFlashDone", FlashDone),
+    _Row("vKill;{int}", lambda _process: Kill(answered=True)),
+    _Row("vRun", lambda: Restart(answered=True)),
+    _Row("vRun;{bin}", lambda _program: Restart(answered=True)),
+    _Row("x{address},{int}", lambda address, length: ReadMemory(address, length, binary=True)),
+    _Row("X{address},{int}:{bin}", _write_memory),
+    _Row("z{point},{address},{int}", ClearPoint),
+    _Row("Z{point},{address},{int}", SetPoint),
+    # Conditions and commands come only to a stub that offers them; GDB checks them itself.
+    _Row("Z{point},{address},{int};{bin}", lambda kind, at, size, _: SetPoint(kind, at, size)),
+    # "General Query Packets".
+    _Row("qAttached", Attached),
+    _Row("qAttached:{int}", lambda _process: Attached()),
+    _Row("qC", CurrentThread),
+    _Row("qCRC:{address},{int}", Checksum),
+    _Row("qfThreadInfo", FirstThreads),
+    _Row("qsThreadInfo", MoreThreads),
+    _Row("qThreadExtraInfo,{thread}", lambda _thread: ThreadExtraInfo()),
+    _Row("qOffsets", Offsets),
+    _Row("qRcmd,{hex}", lambda line: Monitor(line.decode(errors="replace"))),
+    _Row("qSearch:memory:{address};{int};{bin}", SearchMemory),
+    _Row("QStartNoAckMode", StartNoAckMode),
+    _Row("qSupported{text}", _supported),
+    _Row("qSymbol::", Symbols),
+    _Row("qTStatus", TraceStatus),
+    _Row("qXfer:{word}:read:{word}:{int},{int}", _transfer),
+    # LLDB's "GDB Remote Protocol Extensions".
+    _Row("qHostInfo", HostInfo),
+    _Row("qProcessInfo", ProcessInfo),
+    _Row("qMemoryRegionInfo:{address}", MemoryRegionInfo),
+    _Row("qWatchpointSupportInfo:", WatchpointSupport),
+    _Row("qWatchpointSupportInfo", WatchpointSupport),
+    _Row("QEnableErrorStrings", EnableErrorStrings),
+)
+
+_BY_FIRST_BYTE: dict[int, list[_Row]] = {}
+for _row in GRAMMAR:
+    _BY_FIRST_BYTE.setdefault(_row.first_byte, []).append(_row)
+
+
+def parse(payload: bytes) -> Command:
+    """Recognise a command; there is none that cannot be parsed."""
+    for row in _BY_FIRST_BYTE.get(payload[0], []) if payload else []:
+        try:
+            command = row.parse(payload)
+        except ValueError as error:
+            return Malformed(payload, str(error))
+        if command is not None:
+            return command
+    return Unsupported(payload)

@@ -1,0 +1,102 @@
+"""What we answer -> payload.  GDB manual, "Stop Reply Packets" and "Standard Replies".
+
+Text that a client shows to its user (`error`) avoids the four bytes that framing would have to
+escape: GDB undoes escapes only where a packet's own description says that it is binary.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+
+OK = b"OK"
+NOTHING = b""  # "I do not know this packet"
+THREAD = b"1"
+
+_PLAIN = str.maketrans("#$}*", ".S)x")
+
+# The stop reasons of the manual that carry an address.
+WATCH_KEYS = frozenset({"watch", "rwatch", "awatch"})
+# Those that a client must have asked for in qSupported.
+BREAK_KEYS = frozenset({"swbreak", "hwbreak"})
+
+_CRC_POLYNOMIAL = 0x04C11DB7
+
+
+def error(code: int, text: str | None = None) -> bytes:
+    """Enn, or with a text ``E.text``, for a client that offered ``error-message+``."""
+    if text is None:
+        return b"E%02x" % (code & 0xFF)
+    return b"E." + " ".join(text.translate(_PLAIN).split()).encode(errors="replace")
+
+
+def lldb_error(code: int, text: str) -> bytes:
+    """Enn;hex, for a client that sent QEnableErrorStrings."""
+    return b"E%02x;%b" % (code & 0xFF, text.encode().hex().encode())
+
+
+def console(text: str) -> bytes:
+    """O: output for the user, legal while the core runs or a qRcmd does."""
+    return b"O" + text.encode(errors="replace").hex().encode()
+
+
+def data(contents: bytes) -> bytes:
+    return contents.hex().encode()
+
+
+def stopped(
+    signal: int,
+    registers: Iterable[tuple[int, bytes]],
+    reason: str | None = None,
+    address: int | None = None,
+) -> bytes:
+    """T: a signal, the registers that save the client its next question, and why.
+
+    `reason` is one of `WATCH_KEYS`, with the data's `address`, or of `BREAK_KEYS`.
+    """
+    reply = b"T%02x" % signal
+    for number, value in registers:
+        reply += b"%02x:%b;" % (number, data(value))
+    reply += b"thread:%b;" % THREAD
+    if reason in WATCH_KEYS and address is not None:
+        reply += b"%b:%x;" % (reason.encode(), address)
+    elif reason in BREAK_KEYS:
+        reply += b"%b:;" % reason.encode()
+    return reply
+
+
+def piece(document: bytes, offset: int, length: int) -> bytes:
+    """qXfer: ``m`` and a piece, or ``l`` and the last."""
+    part = document[offset : offset + length]
+    return (b"m" if offset + length < len(document) else b"l") + part
+
+
+def checksum(crc: int) -> bytes:
+    return b"C%08x" % crc
+
+
+def found(address: int | None) -> bytes:
+    """qSearch:memory: where, or that it is nowhere."""
+    return b"0" if address is None else b"1,%x" % address
+
+
+def pairs(**values: object) -> bytes:
+    """LLDB's ``key:value;`` answers."""
+    return "".join(f"{key}:{value};" for key, value in values.items()).encode()
+
+
+_BIT_REVERSED = bytes(int(f"{n:08b}"[::-1], 2) for n in range(256))
+
+
+def crc32(contents: bytes, crc: int = 0xFFFFFFFF) -> int:
+    """The CRC of qCRC: polynomial 0x04c11db7, most significant bit first, not inverted.
+
+    It is zlib's with every byte's and the sum's bits the other way round, which lets a
+    megabyte take milliseconds.
+    """
+    mirrored = zlib.crc32(contents.translate(_BIT_REVERSED), _mirror(crc) ^ 0xFFFFFFFF)
+    return _mirror(mirrored ^ 0xFFFFFFFF)
+
+
+def _mirror(word: int) -> int:
+    return int.from_bytes(word.to_bytes(4, "little").translate(_BIT_REVERSED), "big")
