@@ -56,6 +56,11 @@ class Run:
     span: Span
     data: bytes
 
+    def part(self, start: int, end: int) -> Run:
+        """The pages from offset `start` up to offset `end`, or to where the run ends."""
+        end = min(end, len(self.data))
+        return Run(Span(self.span.start + start, self.span.start + end), self.data[start:end])
+
 
 @dataclass(frozen=True, slots=True)
 class SectorPlan:
@@ -111,15 +116,16 @@ def plan(download: Download, regions: Sequence[FlashRegion]) -> list[RegionPlan]
 
 
 def _check_inside(span: Span, regions: Sequence[FlashRegion]) -> None:
-    """Refuse addresses that no flash has, naming exactly those."""
+    """Refuse addresses that no flash has, naming exactly the first stretch of them."""
+    address, before = span.start, None
     for region in sorted(regions, key=lambda r: r.span):
-        if span.start in region.span:
-            if span.end <= region.span.end:
-                return
-            if not any(region.span.end in other.span for other in regions):
-                raise OutsideFlash(Span(region.span.end, span.end), regions, past=region)
-            span = Span(region.span.end, span.end)
-    raise OutsideFlash(span, regions)
+        here = span & region.span
+        if len(here) and address == here.start:
+            address, before = here.end, region
+        elif len(here):
+            raise OutsideFlash(Span(address, here.start), regions, past=before)
+    if address < span.end:
+        raise OutsideFlash(Span(address, span.end), regions, past=before)
 
 
 def _plan_region(download: Download, region: FlashRegion) -> RegionPlan:
@@ -168,8 +174,8 @@ class _Image:
             yield Run(span, bytes(self._contents[offset : offset + len(span)]))
 
     def _whole_pages(self, span: Span) -> Span:
-        """Rounded out to pages, which are counted from the start of the region."""
+        """Rounded out to pages, a whole number of which make a sector."""
         origin, size = self._region.span.start, self._region.page_size
         start = origin + (span.start - origin) // size * size
         end = origin - (origin - span.end) // size * size
-        return Span(start, end) & self._sector
+        return Span(start, end)
