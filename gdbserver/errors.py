@@ -65,13 +65,50 @@ class TargetError(GdbServerError):
 
 
 class MemoryFault(TargetError):
-    """The bus refused an access: nothing is mapped there, or it has no clock."""
+    """The bus refused an access: nothing is mapped there, or it has no clock.
+
+    `readable` is what a read found before the word that was refused.
+    """
 
     code = errno.EFAULT
 
-    def __init__(self, access: Literal["read", "write"], span: Span) -> None:
+    def __init__(self, access: Literal["read", "write"], span: Span, readable: bytes = b"") -> None:
         super().__init__(f"cannot {access} memory at {span}")
         self.span = span
+        self.readable = readable
+
+
+class StreamStalled(TargetError):
+    """The probe gave up on a slave that kept it waiting; the link is usable again.
+
+    `written` bytes are known to have been accepted, from the start of the data.
+    """
+
+    def __init__(self, span: Span, written: int) -> None:
+        super().__init__(f"the probe gave up waiting at {span.start + written:#010x} in {span}")
+        self.written = written
+
+
+class ChipLocked(TargetError):
+    """Read protection keeps the debugger out."""
+
+    code = errno.EPERM
+
+    def __init__(self, level: int) -> None:
+        if level == 1:
+            super().__init__("the chip is read-protected (RDP level 1): its flash is out of reach")
+            self.hint = (
+                "set RDP back to level 0 (0xAA) with ST's programmer; that erases the whole flash"
+            )
+        else:
+            super().__init__("the chip does not let a debugger in (RDP level 2, or debug disabled)")
+            self.hint = "RDP level 2 is for ever; a chip at level 0 or 1 answers under reset"
+
+
+class BreakpointError(TargetError):
+    """A breakpoint or watchpoint that the hardware cannot give."""
+
+    code = errno.ENOSPC
 
 
 # --- Flash ---

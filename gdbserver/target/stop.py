@@ -1,0 +1,37 @@
+"""Why the core stopped, as GDB is told: always read from the hardware.
+
+Two registers know.  DFSR has a bit per cause (Armv7-M ARM, DDI 0403E.e, "Debug Fault Status
+Register"); DWT_FUNCTIONn.MATCHED says which watchpoint it was.  What is remembered is only
+what *we* asked for, because DFSR.HALTED is set alike by a halt request and by a step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+SIGINT, SIGILL, SIGTRAP, SIGFPE, SIGBUS, SIGSEGV = 2, 4, 5, 8, 10, 11
+"""Signals by GDB's own numbers, which are those of no particular system."""
+
+StopKind = Literal[
+    "hwbreak",  # an FPB comparator matched a Z1 breakpoint
+    "swbreak",  # a Z0 breakpoint, patched or not, or a BKPT of the program's own
+    "watch",  # written
+    "rwatch",  # read
+    "awatch",  # accessed
+    "halted",  # because the client asked, or a debugger before us
+    "step",
+    "fault",  # vector catch
+    "lockup",
+    "reset",  # caught at the reset vector
+]
+
+
+@dataclass(frozen=True, slots=True)
+class StopReason:
+    """One stop.  `address` is where the watched data lies, and None for every other kind."""
+
+    signal: int
+    kind: StopKind
+    detail: str
+    address: int | None = None
