@@ -1,0 +1,255 @@
+"""The parts that a board can carry: geometry, instructions, times, SFDP.
+
+Datasheets: Winbond W25Q256JV, W25Q128JV, W25Q64JV; JEDEC JESD216 for the layout of SFDP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from gdbserver.sim.clock import MICROSECOND, MILLISECOND, SECOND
+from gdbserver.sim.nor_vendors import BY_MODE, Command, Data, Vendor, Winbond
+
+if TYPE_CHECKING:
+    from gdbserver.sim.nor import Nor
+
+KIB = 1024
+MIB = 1024 * KIB
+
+Times = Mapping[str | int, tuple[int, int]]
+"""Nanoseconds, (typical, maximum), by name; erases by their size in bytes."""
+
+
+@dataclass(frozen=True)
+class Part:
+    name: str
+    jedec_id: bytes
+    size: int
+    commands: Mapping[int, Command]
+    times: Times
+    sfdp: bytes
+    vendor: Callable[[Nor], Vendor]
+    device_id: int = 0
+    """What the instructions older than JEDEC ids answer."""
+    quad_fixed: bool = False
+    """QE is set in the factory and cannot be cleared."""
+    unique_id: bytes = bytes.fromhex("d1 64 30 5b 3f 07 2a 1c")
+
+
+def sfdp(blocks: Mapping[int, str]) -> bytes:
+    """256 bytes of table from hex strings, by offset."""
+    table = bytearray(b"\xff") * 256
+    for offset, text in blocks.items():
+        data = bytes.fromhex(text)
+        table[offset : offset + len(data)] = data
+    return bytes(table)
+
+
+def _table(commands: Iterable[Command]) -> dict[int, Command]:
+    return {command.opcode: command for command in commands}
+
+
+def _four_byte(commands: Iterable[tuple[int, Command]]) -> list[Command]:
+    """The same instructions under other opcodes, always with four address bytes."""
+    return [
+        replace(command, opcode=opcode, name=command.name + " (4-byte)", address=4)
+        for opcode, command in commands
+    ]
+
+
+def _read(opcode: int, name: str, **how: Any) -> Command:
+    return Command(opcode, name, "read_array", address=BY_MODE, data=Data.OUT, **how)
+
+
+def _register(opcode: int, name: str, action: str, **how: Any) -> Command:
+    return Command(opcode, name, action, data=Data.OUT, **how)
+
+
+def _change(opcode: int, name: str, action: str, **how: Any) -> Command:
+    """A program, erase or register write: needs the write enable latch."""
+    return Command(opcode, name, action, needs_write_enable=True, **how)
+
+
+# --- Winbond ---------------------------------------------------------------------------------
+
+_READ = _read(0x03, "Read Data")
+_FAST = _read(0x0B, "Fast Read", dummy=8)
+_DUAL_OUT = _read(0x3B, "Fast Read Dual Output", lines=(1, 2), dummy=8)
+_QUAD_OUT = _read(0x6B, "Fast Read Quad Output", lines=(1, 4), dummy=8)
+_DUAL_IO = _read(0xBB, "Fast Read Dual I/O", lines=(2, 2), mode=True)
+_QUAD_IO = _read(0xEB, "Fast Read Quad I/O", lines=(4, 4), mode=True, dummy=4, wraps=True)
+_PROGRAM = _change(0x02, "Page Program", "page_program", address=BY_MODE, data=Data.IN)
+_QUAD_PROGRAM = replace(_PROGRAM, opcode=0x32, name="Quad Input Page Program", lines=(1, 4))
+_ERASE_4K = _change(0x20, "Sector Erase", "erase", address=BY_MODE, size=4 * KIB)
+_ERASE_32K = _change(0x52, "Block Erase 32 KB", "erase", address=BY_MODE, size=32 * KIB)
+_ERASE_64K = _change(0xD8, "Block Erase 64 KB", "erase", address=BY_MODE, size=64 * KIB)
+_CHIP_ERASE = (
+    _change(0xC7, "Chip Erase", "chip_erase"),
+    _change(0x60, "Chip Erase", "chip_erase"),
+)
+
+_COMMON = (
+    Command(0x06, "Write Enable", "write_enable"),
+    Command(0x04, "Write Disable", "write_disable"),
+    _READ,
+    _FAST,
+    _DUAL_OUT,
+    _QUAD_OUT,
+    _PROGRAM,
+    _ERASE_4K,
+    _ERASE_32K,
+    _ERASE_64K,
+    *_CHIP_ERASE,
+    Command(0x75, "Erase / Program Suspend", "suspend", when_busy=True),
+    Command(0x7A, "Erase / Program Resume", "resume"),
+    _register(0x9F, "JEDEC ID", "jedec"),
+    _register(0x5A, "Read SFDP", "read_sfdp", address=3, dummy=8),
+    Command(0x66, "Enable Reset", "enable_reset", when_busy=True),
+    Command(0x99, "Reset Device", "reset", when_busy=True),
+    Command(0xB9, "Power-down", "power_down"),
+)
+
+_WINBOND = (
+    *_COMMON,
+    Command(0x50, "Volatile SR Write Enable", "volatile_write_enable"),
+    _register(0x05, "Read Status Register-1", "read_status1", when_busy=True),
+    _register(0x35, "Read Status Register-2", "read_status2", when_busy=True),
+    _register(0x15, "Read Status Register-3", "read_status3", when_busy=True),
+    Command(0x01, "Write Status Register-1", "write_status1", data=Data.IN),
+    Command(0x31, "Write Status Register-2", "write_status2", data=Data.IN),
+    Command(0x11, "Write Status Register-3", "write_status3", data=Data.IN),
+    _DUAL_IO,
+    _QUAD_IO,
+    _QUAD_PROGRAM,
+    _register(0xAB, "Release Power-down / ID", "release", dummy=24, when_down=True),
+    _register(0x90, "Manufacturer/Device ID", "read_device_id", address=3),
+    _register(
+        0x92,
+        "Manufacturer/Device ID Dual I/O",
+        "read_device_id",
+        address=BY_MODE,
+        lines=(2, 2),
+        mode=True,
+    ),
+    _register(
+        0x94,
+        "Manufacturer/Device ID Quad I/O",
+        "read_device_id",
+        address=BY_MODE,
+        lines=(4, 4),
+        mode=True,
+        dummy=4,
+    ),
+    _register(0x4B, "Read Unique ID", "read_unique_id", dummy=32),
+    Command(0x77, "Set Burst with Wrap", "set_wrap", address=BY_MODE, lines=(4, 4), data=Data.IN),
+    _change(0x44, "Erase Security Registers", "erase_security", address=BY_MODE),
+    _change(0x42, "Program Security Registers", "program_security", address=BY_MODE, data=Data.IN),
+    _register(0x48, "Read Security Registers", "read_security", address=BY_MODE, dummy=8),
+    _change(0x36, "Individual Block Lock", "lock_block", address=BY_MODE),
+    _change(0x39, "Individual Block Unlock", "unlock_block", address=BY_MODE),
+    _register(0x3D, "Read Block Lock", "read_lock", address=BY_MODE),
+    _change(0x7E, "Global Block Lock", "lock_all"),
+    _change(0x98, "Global Block Unlock", "unlock_all"),
+)
+
+_WINBOND_LARGE = (
+    *_WINBOND,
+    Command(0xB7, "Enter 4-Byte Address Mode", "enter_four_byte"),
+    Command(0xE9, "Exit 4-Byte Address Mode", "exit_four_byte"),
+    _change(0xC5, "Write Extended Address Register", "write_extended_address", data=Data.IN),
+    _register(0xC8, "Read Extended Address Register", "read_extended_address"),
+    # No 5Ch: a 32 KB erase has no 4-byte opcode, and no 1-4-4 program exists.
+    *_four_byte(
+        (
+            (0x13, _READ),
+            (0x0C, _FAST),
+            (0x3C, _DUAL_OUT),
+            (0x6C, _QUAD_OUT),
+            (0xBC, _DUAL_IO),
+            (0xEC, _QUAD_IO),
+            (0x12, _PROGRAM),
+            (0x34, _QUAD_PROGRAM),
+            (0x21, _ERASE_4K),
+            (0xDC, _ERASE_64K),
+        )
+    ),
+)
+
+
+def _winbond_times(chip_typical: int, chip_maximum: int, program: tuple[int, int]) -> Times:
+    return {
+        "program": program,
+        4 * KIB: (50 * MILLISECOND, 400 * MILLISECOND),
+        32 * KIB: (120 * MILLISECOND, 1600 * MILLISECOND),
+        64 * KIB: (150 * MILLISECOND, 2000 * MILLISECOND),
+        "chip": (chip_typical * SECOND, chip_maximum * SECOND),
+        "status": (10 * MILLISECOND, 15 * MILLISECOND),
+        "suspend": (20 * MICROSECOND, 20 * MICROSECOND),
+        "power down": (3 * MICROSECOND, 3 * MICROSECOND),
+        "release": (3 * MICROSECOND, 3 * MICROSECOND),
+        "reset": (30 * MICROSECOND, 30 * MICROSECOND),
+    }
+
+
+def _winbond_sfdp(density: str, chip: str, last: str) -> bytes:
+    """JESD216A (1.5), one table of sixteen words at 0x80.
+
+    Words 12 to 15 are those of sister parts of the same generation, and so is word 16 of the
+    256 Mbit part (taken from the 512 Mbit part: B7h enters four-byte mode, 66h-99h resets).
+    """
+    return sfdp(
+        {
+            0x00: "53464450 050100ff 00050110 800000ff",
+            0x80: f"e520{density} 44eb086b 083b42bb feffffff ffff0000 ffff40eb 0c200f52"
+            f"10d80000 3602a600 82ea14{chip} e9637633 7a757a75 f7a2d55c 19f74dff {last}",
+        }
+    )
+
+
+_W25Q256JV = Part(
+    name="W25Q256JV",
+    jedec_id=bytes.fromhex("ef4019"),
+    size=32 * MIB,
+    commands=_table(_WINBOND_LARGE),
+    times=_winbond_times(80, 400, (700 * MICROSECOND, 3 * MILLISECOND)),
+    sfdp=_winbond_sfdp("fbff ffffff0f", "d3", "e970f9a5"),
+    vendor=Winbond,
+    device_id=0x18,
+    quad_fixed=True,
+)
+
+_PARTS = (
+    _W25Q256JV,
+    replace(
+        _W25Q256JV,
+        name="W25Q256JV-IM",
+        jedec_id=bytes.fromhex("ef7019"),
+        quad_fixed=False,
+    ),
+    Part(
+        name="W25Q128JV",
+        jedec_id=bytes.fromhex("ef4018"),
+        size=16 * MIB,
+        commands=_table(_WINBOND),
+        times=_winbond_times(40, 200, (700 * MICROSECOND, 3 * MILLISECOND)),
+        sfdp=_winbond_sfdp("f9ff ffffff07", "c9", "e930f880"),
+        vendor=Winbond,
+        device_id=0x17,
+        quad_fixed=True,
+    ),
+    Part(
+        name="W25Q64JV",
+        jedec_id=bytes.fromhex("ef4017"),
+        size=8 * MIB,
+        commands=_table(_WINBOND),
+        times=_winbond_times(20, 100, (400 * MICROSECOND, 3 * MILLISECOND)),
+        sfdp=_winbond_sfdp("f9ff ffffff03", "c4", "e930f880"),
+        vendor=Winbond,
+        device_id=0x16,
+        quad_fixed=True,
+    ),
+)
+
+PARTS: Mapping[str, Part] = {part.name: part for part in _PARTS}
