@@ -40,12 +40,14 @@ class BusError(Exception):
 class BusStall(Exception):
     """The slave holds the bus; the same access goes through at `ready`, in nanoseconds.
 
-    Nothing has happened yet: the access has had no effect when this is raised.
+    Nothing has happened yet: the access has had no effect when this is raised.  Of a block,
+    the first `done` bytes went through, and the word behind them is the one that waits.
     """
 
-    def __init__(self, ready: int) -> None:
+    def __init__(self, ready: int, done: int = 0) -> None:
         super().__init__(f"bus stalled until {ready} ns")
         self.ready = ready
+        self.done = done
 
 
 class Device(Protocol):
@@ -53,6 +55,17 @@ class Device(Protocol):
 
     def read(self, offset: int, size: int, master: Master) -> int: ...
     def write(self, offset: int, size: int, value: int, master: Master) -> None: ...
+
+
+@runtime_checkable
+class BlockDevice(Protocol):
+    """A device with a quick way to do many word accesses; the effect is theirs, one by one.
+
+    Raises: `BusStall` with `done`; `BusError` whose `address` is the offset of its word.
+    """
+
+    def read_block(self, offset: int, length: int, master: Master) -> bytes: ...
+    def write_block(self, offset: int, data: bytes, master: Master) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +77,7 @@ class Direct:
     """
 
     offset: int
-    memory: bytearray
+    memory: bytearray | memoryview
     writable: bool
 
 
@@ -152,24 +165,47 @@ class Bus:
 
     def read_block(self, address: int, length: int, master: Master) -> bytes:
         """What `length` / 4 word reads give; quick where the memory is plain."""
-        found = self.find(address)
-        if found is not None and isinstance(found[1], Ram) and address + length <= found[0].end:
+        found, end = self.find(address), address + length
+        if found is not None and isinstance(found[1], Ram) and end <= found[0].end:
             offset = address - found[0].start
             return bytes(found[1].data[offset : offset + length])
-        words = (self.read(address + i, 4, master) for i in range(0, length, 4))
-        return b"".join(word.to_bytes(4, "little") for word in words)
+        if found is not None and isinstance(found[1], BlockDevice) and end <= found[0].end:
+            try:
+                return found[1].read_block(address - found[0].start, length, master)
+            except BusError as error:
+                error.address += found[0].start
+                raise
+        words = bytearray()
+        for i in range(0, length, 4):
+            try:
+                words += self.read(address + i, 4, master).to_bytes(4, "little")
+            except BusStall as stall:
+                stall.done = i
+                raise
+        return bytes(words)
 
     def write_block(self, address: int, data: bytes, master: Master) -> None:
         """What so many word writes do; quick where the memory is plain."""
-        found = self.find(address)
-        if found is not None and isinstance(found[1], Ram) and address + len(data) <= found[0].end:
+        found, end = self.find(address), address + len(data)
+        if found is not None and isinstance(found[1], Ram) and end <= found[0].end:
             offset = address - found[0].start
             found[1].data[offset : offset + len(data)] = data
             if master is not Master.CORE:
                 self.changed(Span.of(address, len(data)))
             return
+        if found is not None and isinstance(found[1], BlockDevice) and end <= found[0].end:
+            try:
+                found[1].write_block(address - found[0].start, data, master)
+            except BusError as error:
+                error.address += found[0].start
+                raise
+            return
         for i in range(0, len(data), 4):
-            self.write(address + i, 4, int.from_bytes(data[i : i + 4], "little"), master)
+            try:
+                self.write(address + i, 4, int.from_bytes(data[i : i + 4], "little"), master)
+            except BusStall as stall:
+                stall.done = i
+                raise
 
     def changed(self, span: Span) -> None:
         for notify in self.on_changed:
