@@ -1,0 +1,220 @@
+"""The bus as Unicorn sees it: plain memory in place, everything else access by access.
+
+Pages are mapped when the core first touches them.  What `Mappable.direct` offers is shared
+with Unicorn, so it runs at full speed; all other addresses call back for each access.
+
+Unicorn cannot stop *behind* an access: a stop inside a callback leaves the instruction
+undone, and it runs again later.  So an access that must have its effect at once (it pends an
+exception, it resets the chip) is carried out, remembered, and answered from memory when its
+instruction comes by again: see `Core.finish_instruction`.  An instruction with several
+accesses to a device may repeat those before it, as LDM and STM may on silicon.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import unicorn as uc
+
+from gdbserver.chip.memory import Span
+from gdbserver.sim.bus import Bus, BusError, BusStall, Direct, Mappable, Master
+
+log = logging.getLogger(__name__)
+
+PAGE = 0x1000
+_READ_EXECUTE = uc.UC_PROT_READ | uc.UC_PROT_EXEC
+
+
+class AccessListener(Protocol):
+    """What the core does about accesses that leave its plain memory."""
+
+    def before_access(self) -> None:
+        """Time passes."""
+
+    def after_access(self, address: int, value: int, *, write: bool) -> bool:
+        """Whether the core must stop behind this access."""
+
+    def refused(self, error: BusError) -> None:
+        """The access failed; the instruction will not be finished."""
+
+    def stalled(self, stall: BusStall) -> None:
+        """The access has to wait; the instruction will be tried again."""
+
+    def finish_instruction(self) -> None:
+        """The access is done: run its instruction to the end, then stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Access:
+    write: bool
+    address: int
+    value: int
+
+
+class CoreMemory:
+    """Unicorn's memory map, kept in step with the bus."""
+
+    def __init__(self, unicorn: Any, bus: Bus, listener: AccessListener) -> None:
+        self._uc = unicorn
+        self._bus = bus
+        self._listener = listener
+        self._plain: dict[int, tuple[Span, Any]] = {}
+        self._called: set[int] = set()
+        self._running = False
+        self._replay: _Access | None = None
+        self._expected_bytes = Span(0, 0)
+        self._deferred: list[Callable[[], None]] = []
+        bus.on_revoked.append(self._on_revoked)
+        bus.on_changed.append(self._on_changed)
+        unicorn.hook_add(uc.UC_HOOK_MEM_WRITE_PROT, self._on_protected_write)
+
+    @property
+    def stale(self) -> bool:
+        """The map or code changed under a running core: it has to stop and call `settle`."""
+        return bool(self._deferred)
+
+    def settle(self) -> None:
+        """Carry out what could not be done while Unicorn was running."""
+        deferred, self._deferred = self._deferred, []
+        for action in deferred:
+            action()
+
+    def run(self, start: int, until: int, count: int) -> None:
+        self._running = True
+        try:
+            self._uc.emu_start(start, until, 0, count)
+        finally:
+            self._running = False
+
+    def is_plain(self, address: int) -> bool:
+        return any(address in span for span, _ in self._plain.values())
+
+    def map_page(self, address: int) -> bool:
+        """Make `address` accessible to Unicorn; False if the bus has nobody there."""
+        page = address & ~(PAGE - 1)
+        if page in self._called:
+            return False
+        found = self._bus.find(address)
+        if found is not None:
+            span, device = found
+            direct = device.direct(address - span.start) if isinstance(device, Mappable) else None
+            if direct is not None:
+                self._map_plain(span.start + direct.offset, direct)
+                return True
+        if not any(span.start < page + PAGE and page < span.end for span, _ in self._bus.devices):
+            return False
+        self._called.add(page)
+        self._uc.mmio_map(page, PAGE, self._on_read, page, self._on_write, page)
+        return True
+
+    def _map_plain(self, start: int, direct: Direct) -> None:
+        length = len(direct.memory)
+        shared = (ctypes.c_char * length).from_buffer(direct.memory)
+        protection = uc.UC_PROT_ALL if direct.writable else _READ_EXECUTE
+        self._uc.mem_map_ptr(start, length, protection, ctypes.addressof(shared))
+        self._plain[start] = (Span.of(start, length), shared)
+
+    def _unmap(self, revoked: Span) -> None:
+        for start, (span, _) in list(self._plain.items()):
+            if span.start < revoked.end and revoked.start < span.end:
+                self._uc.mem_unmap(start, len(span))
+                del self._plain[start]
+
+    def _unmap_page(self, page: int) -> None:
+        if page in self._called:
+            self._uc.mem_unmap(page, PAGE)
+            self._called.discard(page)
+
+    def _forget_code(self, changed: Span) -> None:
+        self._uc.ctl_remove_cache(changed.start, changed.end)
+
+    def _on_revoked(self, span: Span) -> None:
+        self._now_or_later(lambda: self._unmap(span))
+
+    def _on_changed(self, span: Span) -> None:
+        if any(span.start < p.end and p.start < span.end for p, _ in self._plain.values()):
+            self._now_or_later(lambda: self._forget_code(span))
+
+    def _now_or_later(self, action: Callable[[], None]) -> None:
+        if self._running:
+            self._deferred.append(action)
+        else:
+            action()
+
+    def _on_read(self, _uc: Any, offset: int, size: int, page: int) -> int:
+        address = page + offset
+        replay = self._replay
+        if replay is not None:
+            self._replay = None
+            if not replay.write and replay.address == address:
+                return replay.value
+        listener = self._listener
+        listener.before_access()
+        try:
+            value = self._bus.read(address, size, Master.CORE)
+        except BusError as error:
+            listener.refused(error)
+            return 0
+        except BusStall as stall:
+            listener.stalled(stall)
+            return 0
+        if listener.after_access(address, value, write=False):
+            self._replay = _Access(False, address, value)
+            listener.finish_instruction()
+        return value
+
+    def _on_write(self, _uc: Any, offset: int, size: int, value: int, page: int) -> None:
+        address = page + offset
+        replay = self._replay
+        if replay is not None:
+            self._replay = None
+            if replay == _Access(True, address, value):
+                return
+        listener = self._listener
+        listener.before_access()
+        try:
+            self._bus.write(address, size, value, Master.CORE)
+        except BusError as error:
+            listener.refused(error)
+        except BusStall as stall:
+            listener.stalled(stall)
+        else:
+            if listener.after_access(address, value, write=True):
+                self._replay = _Access(True, address, value)
+                listener.finish_instruction()
+
+    def _on_protected_write(
+        self, _uc: Any, _access: int, address: int, size: int, value: int, _data: Any
+    ) -> bool:
+        """A store to memory that is plain for reading only, such as flash."""
+        if size == 1 and address in self._expected_bytes:
+            return True
+        if address % size and not (size == 8 and address % 4 == 0):
+            return True  # Unicorn comes again, byte by byte
+        self._expected_bytes = Span.of(address, 8) if address % size else Span(0, 0)
+        replay = self._replay
+        if replay is not None:
+            self._replay = None
+            if replay == _Access(True, address, value):
+                return True
+        listener = self._listener
+        listener.before_access()
+        word = min(size, 4)
+        try:
+            for part in range(0, size, word):
+                chunk = value >> 8 * part & (1 << 8 * word) - 1
+                self._bus.write(address + part, word, chunk, Master.CORE)
+        except BusError as error:
+            listener.refused(error)
+            return False
+        except BusStall as stall:
+            listener.stalled(stall)
+            return False
+        if listener.after_access(address, value, write=True):
+            self._replay = _Access(True, address, value)
+            listener.finish_instruction()
+        return True
