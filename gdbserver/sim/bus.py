@@ -22,6 +22,7 @@ class Master(Enum):
     CORE = "core"
     AP0 = "AP0"  # the debugger, through the core's AHBD port: sees all that the core sees
     AP1 = "AP1"  # the debugger, straight into the D3 domain
+    AP2 = "AP2"  # the debugger, on the debug APB: trace components and DBGMCU
     DMA = "DMA"
 
 

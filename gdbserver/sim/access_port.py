@@ -1,0 +1,249 @@
+"""A memory access port: the debugger's way onto one of the chip's buses.
+
+The debugger writes an address to TAR and moves data through DRW; CSW says how wide, and how
+TAR goes on from there.  A write is posted: the port takes the word, and the wire is free again
+while the bus still works on it.  So a slave that stalls is felt by the *next* access to the
+port, which is answered WAIT, and a slave that refuses is felt by the next access as FAULT.
+
+Arm Debug Interface v5.2 (IHI 0031), "The Memory Access Port (MEM-AP)"; CoreSight SoC-400 TRM
+(DDI 0480), "AHB access port", "APB access port".
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gdbserver.chip.memory import Span
+from gdbserver.sim.bus import Bus, BusError, BusStall, Master, Ram
+from gdbserver.sim.clock import Clock, Event
+
+log = logging.getLogger(__name__)
+
+# Register addresses: SELECT.APBANKSEL and A[3:2] together.
+CSW, TAR, DRW = 0x00, 0x04, 0x0C
+BD0, BD3 = 0x10, 0x1C
+CFG, BASE, IDR = 0xF4, 0xF8, 0xFC
+
+CSW_SIZE = 0x7
+CSW_ADDRINC_SHIFT = 4
+CSW_DEVICE_EN = 1 << 6
+CSW_TR_IN_PROG = 1 << 7
+_SINGLE, _PACKED = 1, 2
+
+_INCREMENT_WRAP = 0x400  # only TAR[9:0] counts up
+NO_ROM_TABLE = 0x00000002  # BASE: ADIv5 format, entry not present
+
+
+class ApBusy(Exception):
+    """The port has a transfer in flight; it is done at `ready`, in nanoseconds, or later."""
+
+    def __init__(self, ready: int) -> None:
+        super().__init__(ready)
+        self.ready = ready
+
+
+@dataclass(frozen=True, slots=True)
+class ApKind:
+    """What tells an AHB-AP from an APB-AP: identity, and which bits of CSW exist."""
+
+    idr: int
+    csw_reset: int
+    csw_writable: int
+    sizes: tuple[int, ...]
+    packed: bool
+
+
+# CSW: HPROT[27:24] (privileged data), HNONSEC 30, AddrInc[5:4], Size[2:0].
+AHB_AP = ApKind(0x84770001, 0x43000002, 0x4F000037, (0, 1, 2), packed=True)
+# CSW: DbgSwEnable 31.  Words only.
+APB_AP = ApKind(0x54770002, 0x80000002, 0x80000030, (2,), packed=False)
+
+
+@dataclass(slots=True)
+class _Access:
+    """One transfer on the bus: the part of a DRW or BDn access that a slave sees at once."""
+
+    write: bool
+    address: int
+    size: int
+    increment: bool
+    data: int  # in byte lanes, as in DRW
+
+
+class MemAp:
+    """One access port and the transfer that it has in flight.
+
+    `reaches` is asked before each transfer: not all of the chip is there while it is in reset.
+    """
+
+    def __init__(
+        self,
+        kind: ApKind,
+        clock: Clock,
+        bus: Bus,
+        master: Master,
+        *,
+        base: int = NO_ROM_TABLE,
+        reaches: Callable[[int], bool] = lambda address: True,
+        enabled: bool = True,
+    ) -> None:
+        self.kind = kind
+        self.bus = bus
+        self.base = base
+        self.enabled = enabled
+        self.on_fault: Callable[[], None] = lambda: None
+        """Called when the bus refused a transfer that the debugger still waits for."""
+        self._clock = clock
+        self._master = master
+        self._reaches = reaches
+        self._csw = kind.csw_reset
+        self.tar = 0
+        self._queue: list[_Access] = []
+        self._on_done: Callable[[int], None] | None = None
+        self._data = 0
+        self._aborted = False
+        self._ready = 0
+        self._retry: Event | None = None
+
+    # --- Registers -----------------------------------------------------------------------------
+
+    def read(self, register: int, on_done: Callable[[int], None]) -> None:
+        """Start reading a register; `on_done` gets the value, at once or after a stall.
+
+        Raises:
+            ApBusy: a transfer is in flight.
+        """
+        self._check_idle(register)
+        if register == DRW or BD0 <= register <= BD3:
+            self._start(self._accesses(register, None), on_done)
+        else:
+            on_done(self._register(register))
+
+    def write(self, register: int, value: int) -> None:
+        """Write a register; a write to memory may go on after this returns.
+
+        Raises:
+            ApBusy: a transfer is in flight.
+        """
+        self._check_idle(register)
+        if register == CSW:
+            self._write_csw(value)
+        elif register == TAR:
+            self.tar = value
+        elif register == DRW or BD0 <= register <= BD3:
+            self._start(self._accesses(register, value), None)
+        # CFG, BASE and IDR are read-only; the rest is reserved.
+
+    def abort(self) -> None:
+        """Stop waiting for the transfer in flight; on the bus it runs to its end all the same."""
+        self._aborted = bool(self._queue)
+        self._on_done = None
+
+    @property
+    def ready(self) -> int | None:
+        """When the transfer in flight may be done, or None if there is none to wait for."""
+        return self._ready if self._queue and not self._aborted else None
+
+    def _check_idle(self, register: int) -> None:
+        moves_data = register == DRW or BD0 <= register <= BD3
+        if self._queue and (not self._aborted or moves_data):
+            raise ApBusy(self._ready)
+
+    def _register(self, register: int) -> int:
+        if register == CSW:
+            enabled = CSW_DEVICE_EN if self.enabled else 0
+            return self._csw | enabled | (CSW_TR_IN_PROG if self._queue else 0)
+        return {TAR: self.tar, CFG: 0, BASE: self.base, IDR: self.kind.idr}.get(register, 0)
+
+    def _write_csw(self, value: int) -> None:
+        csw = self.kind.csw_reset & ~self.kind.csw_writable | value & self.kind.csw_writable
+        if value & CSW_SIZE not in self.kind.sizes:
+            csw = csw & ~CSW_SIZE | 2
+        if not self.kind.packed and csw >> CSW_ADDRINC_SHIFT & 3 == _PACKED:
+            csw &= ~(3 << CSW_ADDRINC_SHIFT)
+        self._csw = csw
+
+    # --- Transfers ---------------------------------------------------------------------------
+
+    def _accesses(self, register: int, value: int | None) -> list[_Access]:
+        write, data = value is not None, value or 0
+        if register != DRW:
+            address = self.tar & ~0xF | register & 0xC
+            return [_Access(write, address, 4, increment=False, data=data)]
+        size = 1 << (self._csw & CSW_SIZE)
+        mode = self._csw >> CSW_ADDRINC_SHIFT & 3
+        start = self.tar & ~(size - 1)
+        if mode == _PACKED and size < 4:
+            # As many transfers as fit into DRW, from TAR up to the end of its word.
+            count = (4 - (start & 3)) // size
+            return [_Access(write, start + i * size, size, True, data) for i in range(count)]
+        return [_Access(write, start, size, mode != 0, data)]
+
+    def _start(self, accesses: list[_Access], on_done: Callable[[int], None] | None) -> None:
+        self._queue, self._on_done, self._data, self._aborted = accesses, on_done, 0, False
+        self._advance()
+
+    def _advance(self) -> None:
+        """Do what can be done now; come back at the slave's own time for the rest."""
+        self._retry = None
+        while self._queue:
+            try:
+                self._transfer(self._queue[0])
+            except BusStall as stall:
+                self._ready = max(stall.ready, self._clock.now + 1)
+                self._retry = self._clock.after(self._ready - self._clock.now, self._advance)
+                return
+            except BusError as error:
+                log.debug("%s", error)
+                self._queue.clear()
+                if not self._aborted:
+                    self.on_fault()
+                return
+            access = self._queue.pop(0)
+            if access.increment:
+                self._increment(access.address, access.size)
+        on_done, self._on_done = self._on_done, None
+        if on_done is not None:
+            on_done(self._data)
+
+    def _transfer(self, access: _Access) -> None:
+        if not self.enabled or not self._reaches(access.address):
+            raise BusError("write" if access.write else "read", access.address)
+        lane = 8 * (access.address & 3)
+        mask = (1 << 8 * access.size) - 1
+        if access.write:
+            value = access.data >> lane & mask
+            self.bus.write(access.address, access.size, value, self._master)
+        else:
+            self._data |= self.bus.read(access.address, access.size, self._master) << lane
+
+    def _increment(self, address: int, size: int) -> None:
+        self.tar = address & ~(_INCREMENT_WRAP - 1) | address + size & _INCREMENT_WRAP - 1
+
+    # --- Blocks of words in plain memory -------------------------------------------------------
+
+    def takes_block(self, words: int) -> bool:
+        """Whether so many word accesses to DRW are nothing but a copy of plain memory."""
+        if self._queue or not self.enabled or self._csw & 0x37 != 2 | _SINGLE << CSW_ADDRINC_SHIFT:
+            return False
+        span = Span.of(self.tar, 4 * words)
+        if self.tar & 3 or span.start // _INCREMENT_WRAP != (span.end - 1) // _INCREMENT_WRAP:
+            return False
+        found = self.bus.find(self.tar)
+        return (
+            found is not None
+            and isinstance(found[1], Ram)
+            and span in found[0]
+            and self._reaches(self.tar)
+        )
+
+    def read_block(self, words: int) -> bytes:
+        data = self.bus.read_block(self.tar, 4 * words, self._master)
+        self._increment(self.tar, len(data))
+        return data
+
+    def write_block(self, data: bytes) -> None:
+        self.bus.write_block(self.tar, data, self._master)
+        self._increment(self.tar, len(data))

@@ -1,0 +1,281 @@
+"""What it costs to talk to the chip: USB exchanges and SWD bits, in virtual time.
+
+A command leaves the host, crosses USB, is carried out by the probe's firmware one SWD request
+at a time, and its answer crosses USB again.  `Link` keeps two times for that: the host's,
+which is what `monotonic` shows, and the probe's, which runs ahead of it while commands are
+queued.  The board's own clock follows the probe's time, request by request.
+
+Where a number comes from is said beside it: *specified* (a USB or Arm document),
+*measured* (others published it for such a probe), *estimated* (nobody did).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from gdbserver.sim.clock import MICROSECOND, MILLISECOND, SECOND
+from gdbserver.sim.debug_port import Ack, DebugPort
+
+# One SWD request, in clocks (specified): 8 request, 1 turnaround, 3 acknowledge; then 33 of
+# data and 1 more turnaround, or after WAIT and FAULT only the turnaround.
+_REQUEST_CLOCKS = 12
+_DATA_CLOCKS = 34
+_NO_DATA_CLOCKS = 1
+
+# A firmware without a limit of its own gives up when the host's USB time-out would have struck.
+_PATIENCE = 60 * SECOND
+
+
+@dataclass(frozen=True, slots=True)
+class LinkModel:
+    """A kind of probe.  Times in nanoseconds."""
+
+    name: str
+    vendor: str
+    product: str
+    protocol: str  # "CMSIS-DAP" or "ST-LINK": which of pyOCD's drivers speaks to it
+    clocks: tuple[int, ...]  # SWD clocks in Hz, ascending: it takes the highest not above
+    idle_clocks: int  # after each request
+    latency_out: int
+    latency_in: int
+    interval: int  # between packets in one direction
+    byte: int  # picoseconds that a byte takes on USB
+    packet_size: int
+    packets: int  # how many the firmware queues
+    overhead: int  # host software, per exchange
+    firmware: int  # probe software, per command
+
+
+CMSIS_DAP_V1 = LinkModel(
+    "cmsis-dap-v1",
+    "Simulated",
+    "CMSIS-DAP v1 probe",
+    "CMSIS-DAP",
+    clocks=(100_000, 500_000, 1_000_000, 2_000_000),  # measured: DAPLink bit-bangs 1.7-2.3 MHz
+    idle_clocks=2,
+    latency_out=MILLISECOND,  # specified: a HID interrupt endpoint moves a packet per frame
+    latency_in=MILLISECOND,
+    interval=MILLISECOND,
+    byte=0,
+    packet_size=64,
+    packets=4,  # DAPLink's default
+    overhead=20 * MICROSECOND,  # estimated
+    firmware=20 * MICROSECOND,  # estimated
+)
+
+CMSIS_DAP_V2 = LinkModel(
+    "cmsis-dap-v2",
+    "Simulated",
+    "CMSIS-DAP v2 probe",
+    "CMSIS-DAP",
+    clocks=(100_000, 1_000_000, 2_000_000, 4_000_000, 8_000_000, 10_000_000),
+    idle_clocks=2,
+    latency_out=125 * MICROSECOND,  # specified: a high-speed microframe;
+    latency_in=125 * MICROSECOND,  # 0.25-0.4 ms per round trip agrees with published rates
+    interval=10 * MICROSECOND,  # specified: up to 13 bulk packets of 512 bytes per microframe
+    byte=25_000,  # specified: 40 MB/s is what bulk leaves of 480 Mbit/s
+    packet_size=512,
+    packets=4,
+    overhead=20 * MICROSECOND,  # estimated
+    firmware=10 * MICROSECOND,  # estimated
+)
+
+STLINK_V2 = LinkModel(
+    "stlink-v2",
+    "STMicroelectronics",
+    "ST-LINK/V2 (simulated)",
+    "ST-LINK",
+    clocks=(
+        *(100_000, 125_000, 150_000, 240_000, 360_000, 400_000, 480_000, 650_000),
+        *(950_000, 1_200_000, 1_800_000, 4_600_000),
+    ),
+    idle_clocks=2,
+    latency_out=200 * MICROSECOND,  # estimated: full-speed bulk, part of a 1 ms frame
+    latency_in=300 * MICROSECOND,  # estimated
+    interval=60 * MICROSECOND,  # specified: up to 19 bulk packets of 64 bytes per frame
+    byte=900_000,  # specified: 1.2 MB/s is the ceiling of full-speed bulk; firmware takes some
+    packet_size=64,
+    packets=1,
+    overhead=20 * MICROSECOND,  # estimated
+    firmware=20 * MICROSECOND,  # estimated
+)
+
+STLINK_V3 = LinkModel(
+    "stlink-v3",
+    "STMicroelectronics",
+    "STLINK-V3 (simulated)",
+    "ST-LINK",
+    clocks=(1_000_000, 3_300_000, 8_000_000, 24_000_000),
+    idle_clocks=2,
+    latency_out=60 * MICROSECOND,  # estimated: high-speed bulk, half a microframe
+    latency_in=60 * MICROSECOND,  # estimated
+    interval=10 * MICROSECOND,
+    byte=25_000,
+    packet_size=512,
+    packets=1,
+    overhead=20 * MICROSECOND,  # estimated
+    firmware=10 * MICROSECOND,  # estimated
+)
+
+# What is left when the link costs next to nothing: the chip's own times.  Not zero, because
+# time passes only when the link takes some.
+IDEAL = LinkModel(
+    "ideal",
+    "Simulated",
+    "ideal probe",
+    "CMSIS-DAP",
+    clocks=(50_000_000,),
+    idle_clocks=0,
+    latency_out=MICROSECOND,
+    latency_in=MICROSECOND,
+    interval=0,
+    byte=0,
+    packet_size=4096,
+    packets=8,
+    overhead=0,
+    firmware=0,
+)
+
+LINKS = {link.name: link for link in (CMSIS_DAP_V1, CMSIS_DAP_V2, STLINK_V2, STLINK_V3, IDEAL)}
+
+
+@dataclass(slots=True)
+class Counters:
+    """What went over the link so far."""
+
+    transactions: int = 0  # USB exchanges: a command and, where it has one, its answer
+    swd_transfers: int = 0  # requests on the wire, those answered WAIT included
+    waits: int = 0  # of these, answered WAIT
+    bytes_out: int = 0
+    bytes_in: int = 0
+
+
+class Machine(Protocol):
+    """What is at the other end of the cable."""
+
+    debug_port: DebugPort
+
+    def run_until(self, when: int) -> None: ...
+    def hold_reset(self, asserted: bool) -> None: ...
+
+
+class Link:
+    """The time and the traffic of one probe."""
+
+    def __init__(self, model: LinkModel, machine: Machine, waits: int | None) -> None:
+        self.model = model
+        self.machine = machine
+        self.waits = waits
+        self.plugged = True
+        self.counters = Counters()
+        self.time = 0
+        """The host's time, in nanoseconds."""
+        self._probe = 0
+        self._out_free = 0
+        self._in_free = 0
+        self.set_clock(1_000_000)
+
+    # --- USB -----------------------------------------------------------------------------------
+
+    def send(self, length: int) -> None:
+        """The host sends a command; afterwards the probe has it and may carry it out."""
+        model = self.model
+        self.counters.bytes_out += length
+        start = max(self.time + model.overhead, self._out_free)
+        self._out_free = start + model.interval * -(-length // model.packet_size)
+        self.time = start + model.latency_out + length * model.byte // 1000
+        self._probe = max(self._probe, self.time) + model.firmware
+
+    def answer(self, length: int) -> int:
+        """The probe has an answer; returns when the host can have it."""
+        model = self.model
+        self.counters.transactions += 1
+        self.counters.bytes_in += length
+        start = max(self._probe, self._in_free)
+        self._in_free = start + model.interval * -(-length // model.packet_size)
+        return start + model.latency_in + length * model.byte // 1000
+
+    def receive(self, ready: int) -> None:
+        """The host waits for an answer."""
+        self.time = max(self.time, ready)
+
+    def sleep(self, duration: int) -> None:
+        """The host does nothing for a while; the board goes on."""
+        self.time += duration
+        self._probe = max(self._probe, self.time)
+        self.machine.run_until(self._probe)
+
+    # --- SWD -----------------------------------------------------------------------------------
+
+    def set_clock(self, hertz: int) -> int:
+        """Choose the SWD clock; returns what the probe really does."""
+        fitting = [clock for clock in self.model.clocks if clock <= hertz]
+        self.clock = max(fitting, default=self.model.clocks[0])
+        self._request_time = _REQUEST_CLOCKS * SECOND // self.clock
+        self._data_time = (_DATA_CLOCKS + self.model.idle_clocks) * SECOND // self.clock
+        self._no_data_time = (_NO_DATA_CLOCKS + self.model.idle_clocks) * SECOND // self.clock
+        return self.clock
+
+    def sequence(self, bits: int, count: int) -> None:
+        self._probe += count * SECOND // self.clock
+        self.machine.run_until(self._probe)
+        self.machine.debug_port.sequence(bits, count)
+
+    def hold_reset(self, asserted: bool) -> None:
+        self.machine.run_until(self._probe)
+        self.machine.hold_reset(asserted)
+
+    def transfer(self, ap: bool, read: bool, address: int, value: int = 0) -> tuple[Ack, int]:
+        """One SWD request, repeated while it is answered WAIT and the firmware has patience."""
+        port = self.machine.debug_port
+        self._probe += self._request_time
+        self.machine.run_until(self._probe)
+        ack, data = port.transfer(ap=ap, read=read, address=address, value=value)
+        self.counters.swd_transfers += 1
+        if ack is Ack.WAIT:
+            ack, data = self._insist(ap, read, address, value)
+        self._probe += self._data_time if ack is Ack.OK else self._no_data_time
+        return ack, data
+
+    def _insist(self, ap: bool, read: bool, address: int, value: int) -> tuple[Ack, int]:
+        """Ask again and again.  Answers that can only be WAIT are counted, not computed."""
+        port = self.machine.debug_port
+        turn = self._request_time + self._no_data_time
+        left = self.waits if self.waits is not None else _PATIENCE // turn
+        self.counters.waits += 1
+        while left > 0:
+            tries = min(left, max(1, -(-(port.ready - self._probe) // turn)))
+            left -= tries
+            self._probe += tries * turn
+            self.machine.run_until(self._probe)
+            self.counters.swd_transfers += tries
+            self.counters.waits += tries - 1
+            ack, data = port.transfer(ap=ap, read=read, address=address, value=value)
+            if ack is not Ack.WAIT:
+                return ack, data
+            self.counters.waits += 1
+        return Ack.WAIT, 0
+
+    def read_block(self, words: int) -> bytes | None:
+        """So many reads of DRW and one of RDBUFF, where that is only a copy of plain memory."""
+        ap = self.machine.debug_port.block(words)
+        if ap is None:
+            return None
+        self._pass_requests(words + 1)
+        return ap.read_block(words)
+
+    def write_block(self, data: bytes) -> bool:
+        """So many writes of DRW at once; False, and nothing done, if they are not plain."""
+        ap = self.machine.debug_port.block(len(data) // 4)
+        if ap is None:
+            return False
+        self._pass_requests(len(data) // 4)
+        ap.write_block(data)
+        return True
+
+    def _pass_requests(self, count: int) -> None:
+        """The core runs for as long as the block takes; it sees the block change in one go."""
+        self._probe += count * (self._request_time + self._data_time)
+        self.counters.swd_transfers += count
+        self.machine.run_until(self._probe)
