@@ -25,7 +25,7 @@ Groups of equal sectors, ascending; a group of count 0 ends the list.
 CONFIG = Struct(
     "magic" / Const(0x43505351, Int32ul),  # "QSPC"
     "bank" / Int32ul,  # 1 or 2: which QUADSPI flash bank (CR.FSEL)
-    "clock_hz" / Int32ul,  # highest QUADSPI clock on this board; 0: as fast as the part allows
+    "clock_hz" / Int32ul,  # highest NOR clock on this board; 0: the loader's choice
     "pins"  # CLK, NCS, IO0, IO1, IO2, IO3
     / Array(
         6,
@@ -44,8 +44,17 @@ FOUND = Struct(
     "size" / Int32ul,  # bytes, from SFDP
     "page_size" / Int32ul,
     "erase_sizes" / Array(4, Int32ul),  # bytes, ascending; 0 for none
-    "clock_hz" / Int32ul,  # the QUADSPI clock that Init has set
-    "stage" / Int32ul,  # how far Init came: what a failure message names
+    "clock_hz" / Int32ul,  # the NOR clock that Init has set, at most
+    "status" / Int32ul,  # enum status in loaders/qspi/loader.h: 1 ready, else what went wrong
+    "address" / Int32ul,  # where in the NOR, from its start, the routine that failed was
+    "address_bytes" / Int32ul,
+    "read_opcode" / Int32ul,
+    "read_lines" / Int32ul,  # address and data lines as two digits: 0x44, 0x14, 0x11
+    "read_dummies" / Int32ul,
+    "program_opcode" / Int32ul,
+    "program_lines" / Int32ul,
+    "status_registers" / Int32ul,  # SR1 in bits 7:0; block protection is bits 5:2 of most parts
+    "flags" / Int32ul,  # FOUND_ in loaders/qspi/loader.h
 )
 """Our own loader's ``found`` symbol: what Init has found out, for the host to read."""
 

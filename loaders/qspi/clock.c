@@ -1,0 +1,83 @@
+/*
+ * A time-out must neither fire early at 480 MHz nor hang when nobody counts, so clocks are
+ * taken as fast as the registers allow (RM0433, "Reset and clock control (RCC)"), and each look
+ * at a deadline passes some cycles even if the counter stands still.
+ */
+#include "clock.h"
+
+#include "registers.h"
+
+#define LOOK_CYCLES 256u
+
+static uint32_t core_khz;
+
+static uint32_t divided(uint32_t hz, uint32_t code)
+{
+    /* HPRE and D1CPRE: 0xxx is 1, then 2, 4, 8, 16, 64, 128, 256, 512. */
+    static const uint8_t shifts[8] = {1, 2, 3, 4, 6, 7, 8, 9};
+    return code < 8 ? hz : hz >> shifts[code - 8];
+}
+
+static uint32_t system_hz(void)
+{
+    switch (RCC_CFGR_SWS(RCC_CFGR)) {
+    case 0:
+        return 64000000u >> RCC_CR_HSIDIV(RCC_CR);
+    case 1:
+        return 4000000u;
+    case 2:
+        return 50000000u; /* HSE: a crystal or a signal of at most so much */
+    default:
+        return 480000000u; /* PLL1 at its best */
+    }
+}
+
+void clock_init(void)
+{
+    core_khz = divided(system_hz(), RCC_D1CFGR_D1CPRE(RCC_D1CFGR)) / 1000u;
+    DEMCR |= DEMCR_TRCENA;
+    DWT_CTRL |= DWT_CTRL_CYCCNTENA;
+}
+
+uint32_t clock_quadspi_hz(void)
+{
+    switch (RCC_D1CCIPR_QSPISEL(RCC_D1CCIPR)) {
+    case 0:
+        return divided(core_khz * 1000u, RCC_D1CFGR_HPRE(RCC_D1CFGR));
+    case 3:
+        return 64000000u; /* per_ck: HSI, CSI or HSE */
+    default:
+        return 250000000u; /* an output of PLL1 or PLL2 */
+    }
+}
+
+struct deadline deadline_in(uint32_t milliseconds)
+{
+    return (struct deadline){DWT_CYCCNT, (uint64_t)milliseconds * core_khz};
+}
+
+bool deadline_expired(struct deadline *deadline)
+{
+    /* A wait between looks leaves the bus to the debugger, who fills the next buffer. */
+    uint32_t count = LOOK_CYCLES;
+    __asm__ volatile("1: subs %0, #1\n bne 1b" : "+l"(count) : : "cc");
+
+    uint32_t now = DWT_CYCCNT;
+    uint32_t passed = now - deadline->last;
+    if (passed < LOOK_CYCLES)
+        passed = LOOK_CYCLES;
+    deadline->last = now;
+    if (passed >= deadline->left) {
+        deadline->left = 0;
+        return true;
+    }
+    deadline->left -= passed;
+    return false;
+}
+
+void pause_us(uint32_t microseconds)
+{
+    struct deadline deadline = {DWT_CYCCNT, (uint64_t)microseconds * (core_khz / 1000u + 1u)};
+    while (!deadline_expired(&deadline))
+        ;
+}

@@ -1,0 +1,196 @@
+/* RM0433, "Quad-SPI interface (QUADSPI)"; ES0392, the section on QUADSPI. */
+#include "quadspi.h"
+
+#include "loader.h"
+#include "registers.h"
+
+#define FRAME_MS 100u     /* far more than the longest frame: 32 bytes wait in the FIFO */
+#define FIFO_BYTES 32u
+#define BURST_BYTES 16u
+#define POLL_INTERVAL 64u /* clocks between two status reads */
+
+static uint32_t control;
+
+static void configure_pin(const struct pin *pin, bool pull_up)
+{
+    uint32_t port = pin->port, number = pin->number, shift = 2u * number;
+
+    RCC_AHB4ENR |= 1u << port;
+    (void)RCC_AHB4ENR; /* the clock is there two cycles after the write */
+    GPIO_OTYPER(port) &= ~(1u << number);
+    GPIO_OSPEEDR(port) |= GPIO_OSPEEDR_VERY_HIGH << shift;
+    GPIO_PUPDR(port) = (GPIO_PUPDR(port) & ~(3u << shift)) | (pull_up ? GPIO_PUPDR_UP : 0u) << shift;
+    uint32_t nibble = 4u * (number & 7u);
+    GPIO_AFR(port, number) =
+        (GPIO_AFR(port, number) & ~(15u << nibble)) | (uint32_t)pin->function << nibble;
+    GPIO_MODER(port) = (GPIO_MODER(port) & ~(3u << shift)) | GPIO_MODER_ALTERNATE << shift;
+}
+
+static bool wait_idle(void)
+{
+    struct deadline deadline = deadline_in(FRAME_MS);
+    while (QUADSPI_SR & SR_BUSY)
+        if (deadline_expired(&deadline))
+            return false;
+    return true;
+}
+
+static void reset_peripheral(void)
+{
+    RCC_AHB3RSTR |= RCC_AHB3_QSPI;
+    (void)RCC_AHB3RSTR;
+    RCC_AHB3RSTR &= ~RCC_AHB3_QSPI;
+    (void)RCC_AHB3RSTR;
+}
+
+/* Whatever goes on (a mapped read never ends by itself), end it.  Resets the QUADSPI if need be. */
+static void stop(void)
+{
+    if (QUADSPI_SR & SR_BUSY) {
+        struct deadline deadline = deadline_in(FRAME_MS);
+        QUADSPI_CR = control | CR_ABORT;
+        while ((QUADSPI_CR & CR_ABORT) || (QUADSPI_SR & SR_BUSY))
+            if (deadline_expired(&deadline)) {
+                uint32_t device = QUADSPI_DCR;
+                reset_peripheral();
+                QUADSPI_DCR = device;
+                QUADSPI_CR = control;
+                break;
+            }
+    }
+    QUADSPI_FCR = FCR_ALL;
+}
+
+uint32_t quadspi_open(uint32_t max_hz)
+{
+    RCC_AHB3ENR |= RCC_AHB3_QSPI;
+    (void)RCC_AHB3ENR;
+    reset_peripheral();
+    uint32_t hz = quadspi_set(max_hz, 0);
+    for (int i = 0; i < 6; i++)
+        configure_pin(&config.pins[i], i == 1); /* NCS must be high while nobody drives it */
+    return hz;
+}
+
+uint32_t quadspi_set(uint32_t max_hz, uint32_t size)
+{
+    uint32_t kernel = clock_quadspi_hz();
+    uint32_t divider = (kernel + max_hz - 1u) / max_hz;
+    if (divider > 256u)
+        divider = 256u;
+
+    stop();
+    /*
+     * FSIZE is one more than the size asks for: with an exact one, a mapped read of the last byte
+     * returns 0 and a second one stalls the bus (ES0392).  256 MiB is all that can be mapped.
+     */
+    uint32_t bits = 31;
+    if (size) {
+        bits = 31u - (uint32_t)__builtin_clz(size);
+        if (bits > 27u)
+            bits = 27u;
+    }
+    /* Six clocks between two frames are the 50 ns that a NOR wants after a write, up to 120 MHz. */
+    QUADSPI_DCR = DCR_FSIZE(bits) | DCR_CSHT(5u);
+    control = CR_PRESCALER(divider - 1u) | CR_SSHIFT | CR_APMS | CR_EN;
+    if (config.bank == 2u)
+        control |= CR_FSEL;
+    QUADSPI_CR = control;
+    return kernel / divider;
+}
+
+static bool finish(bool good)
+{
+    struct deadline deadline = deadline_in(FRAME_MS);
+    while (good && !(QUADSPI_SR & SR_TCF))
+        good = !(QUADSPI_SR & SR_TEF) && !deadline_expired(&deadline);
+    good = good && wait_idle() && !(QUADSPI_SR & SR_TEF);
+    stop();
+    return good;
+}
+
+bool quadspi_command(uint32_t phases)
+{
+    stop();
+    QUADSPI_CCR = phases;
+    return finish(true);
+}
+
+bool quadspi_command_at(uint32_t phases, uint32_t address)
+{
+    stop();
+    QUADSPI_CCR = phases;
+    QUADSPI_AR = address;
+    return finish(true);
+}
+
+bool quadspi_read(uint32_t phases, uint32_t address, uint8_t *data, uint32_t length)
+{
+    struct deadline deadline = deadline_in(FRAME_MS);
+
+    stop();
+    QUADSPI_DLR = length - 1u;
+    QUADSPI_ABR = 0xFFFFFFFFu;
+    QUADSPI_CCR = phases | CCR_FMODE_READ;
+    QUADSPI_AR = address; /* ignored when there is no address phase */
+    while (length) {
+        uint32_t burst = length < BURST_BYTES ? length : BURST_BYTES;
+        while (SR_FLEVEL(QUADSPI_SR) < burst)
+            if (deadline_expired(&deadline))
+                return finish(false);
+        length -= burst;
+        while (burst--)
+            *data++ = QUADSPI_DR8;
+    }
+    return finish(true);
+}
+
+bool quadspi_write(uint32_t phases, uint32_t address, const uint8_t *data, uint32_t length)
+{
+    struct deadline deadline = deadline_in(FRAME_MS);
+
+    stop();
+    QUADSPI_DLR = length - 1u;
+    QUADSPI_ABR = 0xFFFFFFFFu;
+    QUADSPI_CCR = phases;
+    QUADSPI_AR = address;
+    while (length) {
+        while (SR_FLEVEL(QUADSPI_SR) > FIFO_BYTES - BURST_BYTES)
+            if (deadline_expired(&deadline))
+                return finish(false);
+        uint32_t burst = length < BURST_BYTES ? length : BURST_BYTES;
+        length -= burst;
+        for (; burst >= 4; burst -= 4, data += 4) {
+            uint32_t word;
+            __builtin_memcpy(&word, data, 4);
+            QUADSPI_DR = word;
+        }
+        while (burst--)
+            QUADSPI_DR8 = *data++;
+    }
+    return finish(true);
+}
+
+bool quadspi_poll(uint32_t phases, uint32_t mask, uint32_t match, struct deadline deadline)
+{
+    stop();
+    QUADSPI_DLR = 0;
+    QUADSPI_PSMKR = mask;
+    QUADSPI_PSMAR = match;
+    QUADSPI_PIR = POLL_INTERVAL;
+    QUADSPI_CCR = phases | CCR_FMODE_POLL;
+    bool matched = true;
+    while (matched && !(QUADSPI_SR & SR_SMF))
+        matched = !deadline_expired(&deadline);
+    stop();
+    return matched;
+}
+
+bool quadspi_map(uint32_t phases)
+{
+    stop();
+    QUADSPI_ABR = 0xFFFFFFFFu; /* never the mode bits that mean "no instruction next time" */
+    QUADSPI_CCR = phases | CCR_FMODE_MAPPED;
+    __asm__ volatile("dsb" : : : "memory");
+    return true;
+}

@@ -1,0 +1,216 @@
+/*
+ * The resident call queue, and checksums: what runs on the core beside a loader.
+ *
+ * gdbserver/flash/call_queue.py is the host's half and describes the ring and each routine.
+ * Position independent: the host puts the image anywhere (DTCM: no wait states), the stack
+ * pointer elsewhere, and starts `run`.  No FPU, no interrupts, nothing outside the image is
+ * written but the ring and what the caller names.
+ */
+    .syntax unified
+    .thumb
+
+    /* The ring's header, then 32-byte records. */
+#define PUT 4
+#define DONE 8
+#define STATE 12
+#define CAPACITY 16
+#define STATIC_BASE 20
+#define RECORDS 32
+
+#define FUNCTION 0
+#define ARGUMENTS 4
+#define CHECK 20
+#define EXPECTED 24
+#define RESULT 28
+
+#define WAITING 0
+#define CALLING 1
+#define STOPPED 2
+#define ENDED 3
+
+    .macro  routine name
+    .global \name
+    .type   \name, %function
+    .thumb_func
+\name:
+    .endm
+
+    .text
+
+/* run(r0 = ring): never returns.  r4 ring, r5 record, r6 records done, r7 function. */
+routine run
+    mov     r4, r0
+.Lnext:
+    movs    r0, #WAITING
+    str     r0, [r4, #STATE]
+    ldr     r6, [r4, #DONE]
+.Lwait:
+    ldr     r0, [r4, #PUT]
+    cmp     r0, r6
+    beq     .Lwait
+    dmb                             @ the record was written before `put` was
+    ldr     r0, [r4, #CAPACITY]
+    subs    r0, #1
+    ands    r0, r6
+    add     r5, r4, #RECORDS
+    add     r5, r5, r0, lsl #5
+    ldr     r7, [r5, #FUNCTION]
+    movs    r0, #ENDED
+    cbz     r7, .Lstop
+
+    movs    r0, #CALLING
+    str     r0, [r4, #STATE]
+    ldr     r9, [r4, #STATIC_BASE]
+    ldrd    r0, r1, [r5, #ARGUMENTS]
+    ldrd    r2, r3, [r5, #ARGUMENTS + 8]
+    blx     r7
+
+    str     r0, [r5, #RESULT]
+    dmb                             @ whoever sees the new count sees the result
+    adds    r6, #1
+    str     r6, [r4, #DONE]
+    ldr     r1, [r5, #CHECK]
+    cmp     r1, #0
+    beq     .Lnext
+    ldr     r1, [r5, #EXPECTED]
+    cmp     r0, r1
+    beq     .Lnext
+    movs    r0, #STOPPED
+.Lstop:
+    str     r0, [r4, #STATE]
+    dsb
+.Lhalted:
+    bkpt    #0
+    b       .Lhalted
+    .size   run, . - run
+
+/*
+ * crc32(r0 = address, r1 = length) -> r0, as zlib's: four table look-ups per word ("slicing").
+ * r2, r8, r12, lr: the tables; r3: the remainder.
+ */
+routine crc32
+    push    {r4-r8, lr}
+    ldr     r4, .Ltables_offset
+.Lhere:
+    add     r4, pc
+    mov     r2, r4
+    ldr     r3, .Ltables_ready
+    cbnz    r3, .Lready
+    bl      make_tables
+.Lready:
+    add     r8, r2, #1024
+    add     r12, r2, #2048
+    mov     r3, #-1
+
+.Lhead:                               @ up to the first aligned word
+    tst     r0, #3
+    beq     .Laligned
+    cbz     r1, .Ldone
+    bl      .Lbyte
+    b       .Lhead
+.Laligned:
+    add     lr, r2, #3072
+    subs    r1, #4
+    blo     .Ltail
+.Lwords:
+    ldr     r4, [r0], #4
+    eors    r3, r4
+    uxtb    r4, r3
+    ubfx    r5, r3, #8, #8
+    ubfx    r6, r3, #16, #8
+    lsrs    r3, r3, #24
+    ldr     r4, [lr, r4, lsl #2]
+    ldr     r5, [r12, r5, lsl #2]
+    ldr     r6, [r8, r6, lsl #2]
+    ldr     r3, [r2, r3, lsl #2]
+    eors    r4, r5
+    eors    r3, r6
+    eors    r3, r4
+    subs    r1, #4
+    bhs     .Lwords
+.Ltail:
+    adds    r1, #4
+.Lrest:
+    cbz     r1, .Ldone
+    bl      .Lbyte
+    b       .Lrest
+.Ldone:
+    mvns    r0, r3
+    pop     {r4-r8, pc}
+
+/* One byte: the remainder moves on by eight bits.   */
+.Lbyte:
+    ldrb    r4, [r0], #1
+    eors    r4, r3
+    uxtb    r4, r4
+    ldr     r4, [r2, r4, lsl #2]
+    eor     r3, r4, r3, lsr #8
+    subs    r1, #1
+    bx      lr
+    .size   crc32, . - crc32
+
+/* Fill the tables at r2: table[0] byte by byte, table[k] is table[k - 1] with one more zero byte. */
+make_tables:
+    push    {r0, r1, lr}
+    ldr     r7, .Lpolynomial
+    movs    r3, #0
+.Lfirst:
+    mov     r4, r3
+    movs    r5, #8
+.Lbit:
+    lsrs    r4, #1
+    it      cs
+    eorcs   r4, r7
+    subs    r5, #1
+    bne     .Lbit
+    str     r4, [r2, r3, lsl #2]
+    adds    r3, #1
+    cmp     r3, #256
+    bne     .Lfirst
+    mov     r3, r2
+    add     r5, r2, #3072
+.Lmore:
+    ldr     r4, [r3], #4
+    uxtb    r6, r4
+    ldr     r6, [r2, r6, lsl #2]
+    eor     r4, r6, r4, lsr #8
+    str     r4, [r3, #1020]
+    cmp     r3, r5
+    bne     .Lmore
+    adr     r4, .Ltables_ready
+    str     r7, [r4]
+    pop     {r0, r1, pc}
+
+/* crc32_each(r0 = start, r1 = size, r2 = count, r3 = results) -> 0 */
+routine crc32_each
+    push    {r4-r8, lr}
+    mov     r4, r0
+    mov     r5, r1
+    mov     r6, r2
+    mov     r7, r3
+.Leach:
+    cbz     r6, .Lall
+    mov     r0, r4
+    mov     r1, r5
+    bl      crc32
+    str     r0, [r7], #4
+    add     r4, r5
+    subs    r6, #1
+    b       .Leach
+.Lall:
+    movs    r0, #0
+    pop     {r4-r8, pc}
+    .size   crc32_each, . - crc32_each
+
+    .align  2
+.Lpolynomial:
+    .word   0xEDB88320
+.Ltables_offset:
+    .word   .Ltables - (.Lhere + 4)
+.Ltables_ready:                       @ in the image, so that an upload forgets the tables
+    .word   0
+
+    .bss
+    .align  2
+.Ltables:
+    .space  4 * 1024

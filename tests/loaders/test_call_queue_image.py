@@ -1,0 +1,175 @@
+"""The resident call queue as an image: on a bare Cortex-M7, without a board around it."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import pytest
+from elftools.elf.elffile import ELFFile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from unicorn import (
+    UC_ARCH_ARM,
+    UC_HOOK_INTR,
+    UC_MODE_THUMB,
+    Uc,
+)
+from unicorn.arm_const import (
+    UC_ARM_REG_LR,
+    UC_ARM_REG_PC,
+    UC_ARM_REG_R0,
+    UC_ARM_REG_R1,
+    UC_ARM_REG_R2,
+    UC_ARM_REG_R3,
+    UC_ARM_REG_R9,
+    UC_ARM_REG_SP,
+    UC_CPU_ARM_CORTEX_M7,
+)
+
+from gdbserver.flash.call_queue import (
+    RECORD,
+    RING,
+    STATE_ENDED,
+    STATE_STOPPED,
+    STATE_WAITING,
+)
+
+ELF = Path(__file__).parents[2] / "loaders" / "built" / "queue.elf"
+
+RAM = 0x20000000
+RING_AT = 0x20008000
+DATA = 0x20010000
+STACK = 0x20020000
+TRAP = 0x2001FF00
+ARGUMENTS = (UC_ARM_REG_R0, UC_ARM_REG_R1, UC_ARM_REG_R2, UC_ARM_REG_R3)
+
+
+class Machine:
+    """RAM with the image somewhere in it; `call` runs until the routine is back."""
+
+    def __init__(self, base: int = RAM) -> None:
+        self.uc = Uc(UC_ARCH_ARM, UC_MODE_THUMB)
+        self.uc.ctl_set_cpu_model(UC_CPU_ARM_CORTEX_M7)
+        self.uc.mem_map(RAM, 0x20000)
+        self.uc.mem_write(RAM, b"\xa5" * 0x20000)  # nothing relies on zeroed memory
+        self.uc.hook_add(UC_HOOK_INTR, lambda uc, *_: uc.emu_stop())
+        with ELF.open("rb") as file:
+            elf = ELFFile(file)
+            (segment,) = elf.iter_segments("PT_LOAD")
+            self.size = segment["p_memsz"]
+            self.uc.mem_write(base, segment.data())
+            self.symbols = {
+                s.name: base + s["st_value"]
+                for s in elf.get_section_by_name(".symtab").iter_symbols()
+            }
+
+    def call(self, routine: str, *arguments: int) -> int:
+        for register, value in zip(ARGUMENTS, arguments, strict=False):
+            self.uc.reg_write(register, value)
+        self.uc.reg_write(UC_ARM_REG_SP, STACK)
+        self.uc.reg_write(UC_ARM_REG_LR, TRAP | 1)
+        self.uc.emu_start(self.symbols[routine], TRAP, count=50_000_000)
+        return self.uc.reg_read(UC_ARM_REG_R0)
+
+    def write_ring(self, records: list[dict[str, object]], **header: object) -> None:
+        image = RING.build(
+            {"put": len(records), "done": 0, "state": 9, "capacity": 8}
+            | {"static_base": 0, "spare": [0, 0]}
+            | header
+        )
+        for record in records:
+            image += RECORD.build({"check": 0, "expected": 0, "result": 0} | record)
+        self.uc.mem_write(RING_AT, image)
+
+    def ring(self) -> object:
+        return RING.parse(self.uc.mem_read(RING_AT, RING.sizeof()))
+
+    def record(self, index: int) -> object:
+        at = RING_AT + RING.sizeof() + index * RECORD.sizeof()
+        return RECORD.parse(self.uc.mem_read(at, RECORD.sizeof()))
+
+    def run(self, instructions: int = 100_000) -> None:
+        self.uc.reg_write(UC_ARM_REG_SP, STACK)
+        self.uc.reg_write(UC_ARM_REG_R0, RING_AT)
+        self.uc.emu_start(self.symbols["run"], TRAP, count=instructions)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.binary(max_size=600), st.integers(0, 7))
+def test_crc32_is_zlibs_for_any_length_and_alignment(data: bytes, offset: int) -> None:
+    machine = Machine()
+    machine.uc.mem_write(DATA + offset, data)
+    assert machine.call("crc32", DATA + offset, len(data)) == zlib.crc32(data)
+    assert machine.call("crc32", DATA + offset, len(data)) == zlib.crc32(data)  # tables are there
+
+
+@pytest.mark.parametrize("base", [RAM, RAM + 0x1234, RAM + 0x4000])
+def test_the_image_runs_wherever_it_is_put(base: int) -> None:
+    machine = Machine(base)
+    data = bytes(i * 7 & 0xFF for i in range(1024))
+    machine.uc.mem_write(DATA, data)
+    assert machine.call("crc32_each", DATA, 256, 4, DATA + 0x2000) == 0
+    results = bytes(machine.uc.mem_read(DATA + 0x2000, 16))
+    expected = [zlib.crc32(data[i : i + 256]) for i in range(0, 1024, 256)]
+    assert results == b"".join(c.to_bytes(4, "little") for c in expected)
+
+
+def test_crc32_takes_less_than_six_instructions_per_byte() -> None:
+    machine = Machine()
+    machine.call("crc32", DATA, 0)  # builds the tables
+    machine.uc.reg_write(UC_ARM_REG_R0, DATA)
+    machine.uc.reg_write(UC_ARM_REG_R1, 8192)
+    machine.uc.reg_write(UC_ARM_REG_LR, TRAP | 1)
+    machine.uc.reg_write(UC_ARM_REG_SP, STACK)
+    machine.uc.emu_start(machine.symbols["crc32"], TRAP, count=6 * 8192)
+    assert machine.uc.reg_read(UC_ARM_REG_PC) == TRAP
+
+
+SUM = bytes.fromhex("4018 8018 c018 4844 7047")  # r0 + r1 + r2 + r3 + r9
+SUM_AT = DATA + 0x4001
+
+
+def test_calls_get_four_arguments_and_the_static_base_and_leave_their_results() -> None:
+    machine = Machine()
+    machine.uc.mem_write(SUM_AT - 1, SUM)
+    machine.write_ring(
+        [
+            {"function": SUM_AT, "arguments": [1, 2, 3, 4]},
+            {"function": SUM_AT, "arguments": [10, 20, 30, 40], "check": 1, "expected": 1100},
+        ],
+        static_base=1000,
+    )
+    machine.run()
+    assert [machine.record(i).result for i in (0, 1)] == [1010, 1100]
+    assert (machine.ring().done, machine.ring().state) == (2, STATE_WAITING)
+
+
+def test_the_first_bad_result_stops_the_queue_after_it_was_counted() -> None:
+    machine = Machine()
+    machine.uc.mem_write(SUM_AT - 1, SUM)
+    bad = {"function": SUM_AT, "arguments": [0, 0, 0, 0], "check": 1, "expected": 1}
+    machine.write_ring([bad, {"function": SUM_AT, "arguments": [5, 0, 0, 0]}])
+    machine.run()
+    assert (machine.ring().done, machine.ring().state) == (1, STATE_STOPPED)
+    assert machine.record(1).result == 0
+    halted = machine.uc.reg_read(UC_ARM_REG_PC)
+    assert bytes(machine.uc.mem_read(halted, 2)) == b"\x00\xbe"
+
+
+def test_function_zero_ends_the_queue() -> None:
+    machine = Machine()
+    machine.write_ring([{"function": 0, "arguments": [0, 0, 0, 0]}])
+    machine.run()
+    assert (machine.ring().done, machine.ring().state) == (0, STATE_ENDED)
+
+
+def test_the_ring_wraps_and_counts_run_freely() -> None:
+    machine = Machine()
+    machine.uc.mem_write(SUM_AT - 1, SUM)
+    records = [{"function": SUM_AT, "arguments": [i, 0, 0, 0]} for i in range(4)]
+    machine.write_ring(records, capacity=4, put=0x1_0000_0001 & 0xFFFFFFFF, done=0xFFFFFFFE)
+    machine.uc.reg_write(UC_ARM_REG_R9, 0)
+    machine.run()
+    assert machine.ring().done == 1
+    assert [machine.record(i).result for i in range(4)] == [0, 0, 2, 3]
