@@ -172,6 +172,13 @@ class Nor:
         return self._event.when if self.busy and self._event is not None else None
 
     @property
+    def changes_at(self) -> int | None:
+        """When a status read can next give something else by itself."""
+        if self.clock.now < self._deaf_until:
+            return self._deaf_until
+        return self._event.when if self._event is not None else None
+
+    @property
     def address_bytes(self) -> int:
         """Address bytes of instructions whose length depends on the mode."""
         return 4 if self.four_byte else 3

@@ -1,0 +1,730 @@
+"""The QUADSPI controller: registers in, frames on six wires out, and a window onto the NOR.
+
+RM0433, "Quad-SPI interface (QUADSPI)".  In indirect mode software moves every byte through
+a FIFO of 32; in automatic-polling mode the controller reads a status register until it
+matches; in memory-mapped mode the NOR is memory at 0x90000000.
+
+Rule 1: a frame reaches the NOR once, whole: a write when chip select rises, a read when its
+command begins.  What passes in between is time, computed from the clocks of each phase.
+Rule 2: nothing happens by being looked at.  BUSY, TCF, FTF, SMF and TOF change at events on
+the clock, so whoever waits for one can go straight there.  A NOR that stays busy has none.
+Rule 3: mapped reads take no time of their own.  Plain contents are executed in place, and a
+debugger's link is slower than the wires of the NOR.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from gdbserver.chip.memory import Span
+from gdbserver.chip.stm32h743 import QSPI_WINDOW, QUADSPI_IRQ
+from gdbserver.sim.bus import Bus, BusError, BusStall, Direct, Master
+from gdbserver.sim.clock import Clock, Event
+from gdbserver.sim.nor import Frame, Nor
+from gdbserver.sim.registers import (
+    BitsInteger,
+    BitStruct,
+    Fields,
+    Flag,
+    Padding,
+    Peripheral,
+    Register,
+    Unmodelled,
+)
+
+log = logging.getLogger(__name__)
+
+FIFO = 32
+RESUME_FREE = 4  # a read that filled the FIFO goes on once so many bytes are free
+LINES = (0, 1, 2, 4)  # what IMODE, ADMODE, ABMODE and DMODE mean
+_PS = 1000  # picoseconds per nanosecond: a clock cycle is rarely whole nanoseconds
+_DR = 0x20
+
+
+class Mode(IntEnum):
+    """CCR.FMODE."""
+
+    INDIRECT_WRITE = 0
+    INDIRECT_READ = 1
+    AUTO_POLLING = 2
+    MEMORY_MAPPED = 3
+
+
+@dataclass(slots=True)
+class _Transfer:
+    """Data on its way through the FIFO.  `next_ps` is when the next byte has passed."""
+
+    frame: Frame
+    total: int
+    byte_ps: int
+    next_ps: int
+    data: bytearray = field(default_factory=bytearray)
+    passed: int = 0
+    """Bytes that crossed the wires."""
+    taken: int = 0
+    """Of a read: bytes that software fetched."""
+    paused: bool = False
+    """Of a read: the clock stands still because the FIFO is full."""
+
+
+class Window:
+    """256 MiB of address space at 0x90000000, of which the NOR fills the beginning."""
+
+    def __init__(self, controller: QuadSpi) -> None:
+        self._controller = controller
+
+    def read(self, offset: int, size: int, master: Master) -> int:
+        return int.from_bytes(self._controller.mapped_read(offset, size), "little")
+
+    def write(self, offset: int, size: int, value: int, master: Master) -> None:
+        raise BusError("write")
+
+    def direct(self, offset: int) -> Direct | None:
+        return self._controller.mapped_directly(offset)
+
+
+class QuadSpi(Peripheral):
+    """RM0433, "QUADSPI registers"."""
+
+    CR = Register(
+        0x00,
+        BitStruct(
+            "PRESCALER" / BitsInteger(8),
+            "PMM" / Flag,
+            "APMS" / Flag,
+            Padding(1),
+            "TOIE" / Flag,
+            "SMIE" / Flag,
+            "FTIE" / Flag,
+            "TCIE" / Flag,
+            "TEIE" / Flag,
+            Padding(3),
+            "FTHRES" / BitsInteger(5),
+            "FSEL" / Flag,
+            Unmodelled("DFM"),
+            Padding(1),
+            Unmodelled("SSHIFT"),
+            "TCEN" / Flag,
+            Unmodelled("DMAEN"),
+            "ABORT" / Flag,
+            "EN" / Flag,
+        ),
+    )
+    DCR = Register(
+        0x04,
+        BitStruct(
+            Padding(11),
+            "FSIZE" / BitsInteger(5),
+            Padding(5),
+            "CSHT" / BitsInteger(3),
+            Padding(7),
+            "CKMODE" / Flag,  # idle level of CLK: the NOR takes both
+        ),
+    )
+    SR = Register(
+        0x08,
+        BitStruct(
+            Padding(18),
+            "FLEVEL" / BitsInteger(6),
+            Padding(2),
+            "BUSY" / Flag,
+            "TOF" / Flag,
+            "SMF" / Flag,
+            "FTF" / Flag,
+            "TCF" / Flag,
+            "TEF" / Flag,
+        ),
+        writable=0,
+    )
+    FCR = Register(
+        0x0C,
+        BitStruct(
+            Padding(27),
+            "CTOF" / Flag,
+            "CSMF" / Flag,
+            Padding(1),
+            "CTCF" / Flag,
+            "CTEF" / Flag,
+        ),
+    )
+    DLR = Register(0x10, BitStruct("DL" / BitsInteger(32)))
+    CCR = Register(
+        0x14,
+        BitStruct(
+            "DDRM" / Flag,
+            Unmodelled("DHHC"),
+            Unmodelled("FRCM"),
+            "SIOO" / Flag,
+            "FMODE" / BitsInteger(2),
+            "DMODE" / BitsInteger(2),
+            Padding(1),
+            "DCYC" / BitsInteger(5),
+            "ABSIZE" / BitsInteger(2),
+            "ABMODE" / BitsInteger(2),
+            "ADSIZE" / BitsInteger(2),
+            "ADMODE" / BitsInteger(2),
+            "IMODE" / BitsInteger(2),
+            "INSTRUCTION" / BitsInteger(8),
+        ),
+    )
+    AR = Register(0x18, BitStruct("ADDRESS" / BitsInteger(32)))
+    ABR = Register(0x1C, BitStruct("ALTERNATE" / BitsInteger(32)))
+    DR = Register(_DR, BitStruct("DATA" / BitsInteger(32)))
+    PSMKR = Register(0x24, BitStruct("MASK" / BitsInteger(32)))
+    PSMAR = Register(0x28, BitStruct("MATCH" / BitsInteger(32)))
+    PIR = Register(0x2C, BitStruct(Padding(16), "INTERVAL" / BitsInteger(16)))
+    LPTR = Register(0x30, BitStruct(Padding(16), "TIMEOUT" / BitsInteger(16)))
+
+    def __init__(
+        self,
+        clock: Clock,
+        bus: Bus,
+        nor: Nor,
+        *,
+        kernel_hz: Callable[[], int],
+        wired: Callable[[], bool] = lambda: True,
+        clocked: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self.clock = clock
+        self.bus = bus
+        self.nor = nor
+        self.window = Window(self)
+        self.set_irq: Callable[[int, bool], None] = lambda number, level: None
+        self._kernel_hz = kernel_hz
+        self._wired = wired
+        self._clocked = clocked
+        self._event: Event | None = None
+        self._granted = False
+        super().__init__("QUADSPI")
+        nor.on_change.append(self._nor_changed)
+
+    def reset(self) -> None:
+        """RCC reset, or that of the chip.  The NOR is not told."""
+        super().reset()
+        self._cancel()
+        self._revoke()
+        self._out: _Transfer | None = None
+        self._in: _Transfer | None = None
+        self._polling = False
+        self._poll_start_ps = 0
+        self._busy = False
+        self._instruction_sent = False
+        self._irq = False
+        self.set_irq(QUADSPI_IRQ, False)
+
+    # --- Registers ----------------------------------------------------------------------------
+
+    def read(self, offset: int, size: int, master: Master) -> int:
+        if not self._clocked():
+            return 0
+        if offset & ~3 == _DR:
+            return self._pop(size)
+        return super().read(offset, size, master)
+
+    def write(self, offset: int, size: int, value: int, master: Master) -> None:
+        if not self._clocked():
+            log.info("QUADSPI: write of %#x to offset %#05x without a clock", value, offset)
+            return
+        if offset & ~3 == _DR:
+            self._push(size, value)
+        else:
+            super().write(offset, size, value, master)
+
+    @CR.writes
+    def _control(self, cr: Fields) -> None:
+        old = self[self.CR]
+        if self._busy:
+            # Only EN, ABORT, the threshold and the interrupt enables change while busy.
+            keep = 0xFFFFFFFF & ~0x001F1F03
+            cr = Fields(self.CR.fields, old.value & keep | cr.value & ~keep)
+        self.store(self.CR, cr)
+        self.update(self.CR, ABORT=0)
+        if cr.ABORT:
+            self._abort()
+            self.update(self.SR, TCF=1)
+        elif old.EN and not cr.EN:
+            self._abort()
+        if (old.value ^ cr.value) & 0xC1:  # EN, FSEL, DFM
+            self._revoke()
+        self._update_irq()
+
+    def _when_idle(self, register: Register, written: Fields) -> bool:
+        """Most of the configuration can be written only while BUSY is 0."""
+        if self._busy:
+            log.info("QUADSPI: write to %s ignored: BUSY", register.name)
+            return False
+        self.store(register, written)
+        return True
+
+    @DCR.writes
+    def _device_configuration(self, dcr: Fields) -> None:
+        if self._when_idle(self.DCR, dcr):
+            self._revoke()
+
+    @SR.reads
+    def _refresh_status(self) -> None:
+        self._settle()
+        transfer = self._out or self._in
+        level = 0
+        if self._out is not None:
+            level = len(self._out.data) - self._out.passed
+        elif self._in is not None:
+            level = self._in.passed - self._in.taken
+        self.update(self.SR, FLEVEL=level, BUSY=self._busy, FTF=self._threshold_reached())
+        if transfer is not None and self._event is None:
+            self._schedule()
+
+    @FCR.writes
+    def _clear_flags(self, fcr: Fields) -> None:
+        """Each set bit clears the flag of the same name in SR; FCR stores nothing."""
+        sr = self[self.SR]
+        self.update(
+            self.SR,
+            TOF=sr.TOF and not fcr.CTOF,
+            SMF=sr.SMF and not fcr.CSMF,
+            TCF=sr.TCF and not fcr.CTCF,
+            TEF=sr.TEF and not fcr.CTEF,
+        )
+        if fcr.CSMF and self._polling and self._event is None:
+            self._next_poll()
+        self._update_irq()
+
+    @DLR.writes
+    def _data_length(self, dlr: Fields) -> None:
+        self._when_idle(self.DLR, dlr)
+
+    @ABR.writes
+    def _alternate_bytes(self, abr: Fields) -> None:
+        if self._when_idle(self.ABR, abr):
+            self._revoke()
+
+    @PSMKR.writes
+    def _polling_mask(self, psmkr: Fields) -> None:
+        self._when_idle(self.PSMKR, psmkr)
+
+    @PSMAR.writes
+    def _polling_match(self, psmar: Fields) -> None:
+        self._when_idle(self.PSMAR, psmar)
+
+    @PIR.writes
+    def _polling_interval(self, pir: Fields) -> None:
+        self._when_idle(self.PIR, pir)
+
+    @LPTR.writes
+    def _low_power_timeout(self, lptr: Fields) -> None:
+        self._when_idle(self.LPTR, lptr)
+
+    @CCR.writes
+    def _communication(self, ccr: Fields) -> None:
+        """Starts the command if it needs neither address nor data to write."""
+        if not self._when_idle(self.CCR, ccr):
+            return
+        self._revoke()
+        self._drop_fifo()
+        self._instruction_sent = False
+        if ccr.FMODE == Mode.MEMORY_MAPPED or ccr.ADMODE:
+            return
+        if ccr.FMODE == Mode.INDIRECT_WRITE and ccr.DMODE:
+            return
+        if ccr.IMODE or ccr.DMODE:
+            self._start()
+
+    @AR.writes
+    def _address(self, ar: Fields) -> None:
+        """Starts a command with an address, unless data to write must come first."""
+        ccr = self[self.CCR]
+        if ccr.FMODE == Mode.MEMORY_MAPPED or not self._when_idle(self.AR, ar):
+            return
+        if not ccr.ADMODE:
+            return
+        self._drop_fifo()
+        if ar.value >= self._size():
+            self._transfer_error()
+        elif not (ccr.FMODE == Mode.INDIRECT_WRITE and ccr.DMODE):
+            self._start()
+
+    def _transfer_error(self) -> None:
+        self.update(self.SR, TEF=1)
+        self._update_irq()
+
+    # --- Commands -----------------------------------------------------------------------------
+
+    def _size(self) -> int:
+        """Bytes of flash, as DCR says."""
+        return 2 << self[self.DCR].FSIZE
+
+    def _length(self) -> int:
+        """Bytes of the data phase; all ones in DLR mean up to the end of the flash."""
+        length = self.raw(self.DLR)
+        if length == 0xFFFFFFFF:
+            return int(self._size() - (self.raw(self.AR) if self[self.CCR].ADMODE else 0))
+        return length + 1
+
+    def _frame(self, address: int, *, write: bytes = b"", read: int = 0) -> Frame:
+        ccr = self[self.CCR]
+        instruction: int | None = None
+        if ccr.IMODE and not (ccr.SIOO and self._instruction_sent):
+            instruction = ccr.INSTRUCTION
+        return Frame(
+            instruction=instruction,
+            instruction_lines=LINES[ccr.IMODE] or 1,
+            address=address,
+            address_bytes=ccr.ADSIZE + 1 if ccr.ADMODE else 0,
+            address_lines=LINES[ccr.ADMODE] or 1,
+            alternate=self.raw(self.ABR),
+            alternate_bytes=ccr.ABSIZE + 1 if ccr.ABMODE else 0,
+            alternate_lines=LINES[ccr.ABMODE] or 1,
+            dummy=ccr.DCYC,
+            data_lines=LINES[ccr.DMODE] or 1,
+            write=write,
+            read=read,
+            ddr=bool(ccr.DDRM),
+        )
+
+    def _clock_ps(self) -> int:
+        """One cycle of CLK; 0 if the kernel clock stands still."""
+        hz = self._kernel_hz()
+        return (self[self.CR].PRESCALER + 1) * 1_000_000_000_000 // hz if hz > 0 else 0
+
+    def _lead_clocks(self, frame: Frame) -> int:
+        """Cycles from chip select to the first data bit."""
+        clocks = 1 + frame.dummy
+        if frame.instruction is not None:
+            clocks += 8 // frame.instruction_lines
+        edges = 2 if frame.ddr else 1
+        clocks += 8 * frame.address_bytes // frame.address_lines // edges
+        return clocks + 8 * frame.alternate_bytes // frame.alternate_lines // edges
+
+    def _tail_clocks(self) -> int:
+        """Cycles from the last bit to when chip select may fall again."""
+        return 1 + int(self[self.DCR].CSHT) + 1
+
+    def _ask(self, frame: Frame) -> bytes:
+        """The wires: to the NOR, if it hangs on them, or into the void."""
+        self._instruction_sent = True
+        if not self._wired() or self[self.CR].FSEL:
+            return b"\xff" * frame.read
+        return self.nor.transfer(frame)
+
+    def _start(self) -> None:
+        ccr, cr = self[self.CCR], self[self.CR]
+        if not cr.EN:
+            log.info("QUADSPI: command %#04x while disabled", ccr.INSTRUCTION)
+            return
+        has_data = bool(ccr.DMODE)
+        length = self._length() if has_data else 0
+        address = self.raw(self.AR) if ccr.ADMODE else 0
+        if ccr.ADMODE and has_data and address + length > self._size():
+            self._transfer_error()
+            return
+        self._busy = True
+        clock_ps = self._clock_ps()
+        if not clock_ps:
+            log.warning("QUADSPI: command %#04x without a kernel clock", ccr.INSTRUCTION)
+            return
+        now_ps = self.clock.now * _PS
+        if ccr.FMODE == Mode.AUTO_POLLING:
+            self._polling = True
+            self._poll_start_ps = now_ps
+            self._next_poll()
+            return
+        reading = ccr.FMODE == Mode.INDIRECT_READ and has_data
+        frame = self._frame(address, read=length if reading else 0)
+        data_ps = now_ps + self._lead_clocks(frame) * clock_ps
+        byte_ps = 8 * clock_ps // frame.data_lines // (2 if frame.ddr else 1)
+        if reading:
+            self._in = _Transfer(frame, length, byte_ps, data_ps + byte_ps)
+            self._in.data = bytearray(self._ask(frame))
+            self._schedule()
+        elif has_data:
+            self._out = _Transfer(frame, length, byte_ps, data_ps + byte_ps)
+        else:
+            end_ps = data_ps + self._tail_clocks() * clock_ps
+            self._at(end_ps, lambda: self._end_without_data(frame))
+
+    def _end_without_data(self, frame: Frame) -> None:
+        self._event = None
+        self._ask(frame)
+        self._complete()
+
+    def _complete(self) -> None:
+        self._busy = False
+        self.update(self.SR, TCF=1)
+        self._update_irq()
+
+    # --- The FIFO -----------------------------------------------------------------------------
+
+    def _push(self, size: int, value: int) -> None:
+        """A write to DR; the first one of an indirect write starts the command."""
+        if self._out is None:
+            ccr = self[self.CCR]
+            if self._busy or ccr.FMODE != Mode.INDIRECT_WRITE or not ccr.DMODE:
+                log.info("QUADSPI: write to DR ignored")
+                return
+            self._start()
+            if self._out is None:
+                return
+        out = self._out
+        now_ps = self.clock.now * _PS
+        if len(out.data) == out.total:
+            log.info("QUADSPI: write to DR beyond DLR ignored")
+            return
+        waiting = len(out.data) - out.passed
+        if waiting:
+            # What `_settle` does, in place: a loader moves every byte of a page through here.
+            if now_ps >= out.next_ps:
+                passed = min(waiting, (now_ps - out.next_ps) // out.byte_ps + 1)
+                out.passed += passed
+                out.next_ps += passed * out.byte_ps
+                waiting -= passed
+            if waiting + size > FIFO:
+                ready = out.next_ps + (waiting + size - FIFO - 1) * out.byte_ps
+                raise BusStall(-(-ready // _PS))
+        if not waiting:  # the clock stood still
+            out.next_ps = max(out.next_ps, now_ps + out.byte_ps)
+        out.data += value.to_bytes(size, "little")
+        if len(out.data) >= out.total:
+            del out.data[out.total :]
+            left = out.total - out.passed
+            end_ps = out.next_ps + (left - 1) * out.byte_ps
+            self._at(end_ps + self._tail_clocks() * self._clock_ps(), self._end_of_write)
+        elif self._event is not None:
+            self._cancel()
+            self._schedule()
+        self._update_irq()
+
+    def _end_of_write(self) -> None:
+        self._event = None
+        out, self._out = self._out, None
+        assert out is not None
+        self._send(out, len(out.data))
+        self._complete()
+
+    def _send(self, out: _Transfer, length: int) -> None:
+        address = out.frame.address
+        self._ask(self._frame(address, write=bytes(out.data[:length])))
+
+    def _pop(self, size: int) -> int:
+        """A read of DR: takes just as many bytes as it is wide."""
+        incoming = self._in
+        if incoming is None:
+            return 0
+        self._settle()
+        level = incoming.passed - incoming.taken
+        if level < size and incoming.passed < incoming.total and self._busy:
+            ready = incoming.next_ps + (size - level - 1) * incoming.byte_ps
+            raise BusStall(-(-ready // _PS))
+        data = incoming.data[incoming.taken : incoming.taken + min(size, level)]
+        incoming.taken += len(data)
+        if incoming.taken == incoming.total:
+            self._cancel()
+            self._in = None
+            if not self._polling:
+                if not self[self.SR].TCF and self._busy:
+                    self.update(self.SR, TCF=1)
+                self._busy = False
+        elif incoming.paused and FIFO - (incoming.passed - incoming.taken) >= RESUME_FREE:
+            incoming.paused = False
+            incoming.next_ps = max(incoming.next_ps, self.clock.now * _PS + incoming.byte_ps)
+            self._cancel()
+            self._schedule()
+        self._update_irq()
+        return int.from_bytes(data, "little")
+
+    def _settle(self) -> None:
+        """Let the bytes pass that had time to since somebody looked."""
+        now_ps = self.clock.now * _PS
+        for transfer in (self._out, self._in):
+            if transfer is None or transfer.paused or now_ps < transfer.next_ps:
+                continue
+            if transfer is self._in:
+                free = FIFO - (transfer.passed - transfer.taken)
+                most = min(free, transfer.total - transfer.passed)
+            else:
+                most = len(transfer.data) - transfer.passed
+            passed = min(most, (now_ps - transfer.next_ps) // transfer.byte_ps + 1)
+            transfer.passed += passed
+            transfer.next_ps += passed * transfer.byte_ps
+            if transfer is self._in:
+                if transfer.passed == transfer.total:
+                    if not transfer.paused and not self._polling:
+                        self.update(self.SR, TCF=1)
+                        transfer.paused = True  # nothing more to come; TCF is set once
+                elif transfer.passed - transfer.taken == FIFO:
+                    transfer.paused = True
+
+    def _threshold_reached(self) -> bool:
+        needed = self[self.CR].FTHRES + 1
+        if self._in is not None:
+            level = self._in.passed - self._in.taken
+            return level >= needed or (level > 0 and self._in.passed == self._in.total)
+        if self[self.CCR].FMODE == Mode.INDIRECT_WRITE and self[self.CR].EN:
+            waiting = len(self._out.data) - self._out.passed if self._out is not None else 0
+            return FIFO - waiting >= needed
+        return False
+
+    def _drop_fifo(self) -> None:
+        self._out = self._in = None
+
+    # --- Time ---------------------------------------------------------------------------------
+
+    def _at(self, when_ps: int, action: Callable[[], None]) -> None:
+        self._cancel()
+        delay = -(-when_ps // _PS) - self.clock.now
+        self._event = self.clock.after(delay, action)
+
+    def _cancel(self) -> None:
+        if self._event is not None:
+            self._event.cancel()
+            self._event = None
+
+    def _schedule(self) -> None:
+        """An event for the next flag that will change in SR while data passes."""
+        needed = self[self.CR].FTHRES + 1
+        transfer = self._in
+        if transfer is not None:
+            if transfer.paused or transfer.passed == transfer.total:
+                return
+            level = transfer.passed - transfer.taken
+            room = min(FIFO - level, transfer.total - transfer.passed)
+            wanted = min(needed - level, room) if level < needed else room
+            self._at(transfer.next_ps + (wanted - 1) * transfer.byte_ps, self._progress)
+            return
+        transfer = self._out
+        if transfer is not None:
+            waiting = len(transfer.data) - transfer.passed
+            wanted = needed - (FIFO - waiting)
+            if wanted > 0:
+                self._at(transfer.next_ps + (wanted - 1) * transfer.byte_ps, self._progress)
+
+    def _progress(self) -> None:
+        self._event = None
+        self._settle()
+        self._schedule()
+        self._update_irq()
+
+    def _update_irq(self) -> None:
+        cr = self.raw(self.CR)
+        enabled = cr >> 16 & 0x1F
+        if not enabled and not self._irq:
+            return
+        flags = self.raw(self.SR) & 0x1B | (4 if self._threshold_reached() else 0)
+        level = bool(flags & enabled)
+        if level != self._irq:
+            self._irq = level
+            self.set_irq(QUADSPI_IRQ, level)
+
+    def _abort(self) -> None:
+        """Chip select rises at once: the NOR sees as much of a write as has passed."""
+        self._settle()
+        self._cancel()
+        out, self._out, self._in = self._out, None, None
+        self._polling = False
+        self._busy = False
+        self._revoke()
+        if out is not None and out.passed:
+            self._send(out, out.passed)
+
+    # --- Automatic polling --------------------------------------------------------------------
+
+    def _next_poll(self) -> None:
+        """Schedule the next poll that can read something new, on the grid of polls.
+
+        Polls in between read what the last one read, so they are left out.
+        """
+        length = min(self._length(), 4)
+        frame = self._frame(self.raw(self.AR), read=length)
+        clock_ps = self._clock_ps()
+        if not clock_ps:
+            return
+        data_clocks = 8 * length // frame.data_lines // (2 if frame.ddr else 1)
+        command_ps = (self._lead_clocks(frame) + data_clocks + self._tail_clocks()) * clock_ps
+        period_ps = command_ps + self[self.PIR].INTERVAL * clock_ps
+        first_ps = self._poll_start_ps + command_ps
+        now_ps = self.clock.now * _PS
+        if now_ps < first_ps:
+            self._at(first_ps, self._poll)
+            return
+        change = self.nor.changes_at
+        if change is None:
+            return
+        polls = max((change * _PS - first_ps + period_ps - 1) // period_ps, 0)
+        polls = max(polls, (now_ps - first_ps) // period_ps + 1)
+        self._at(first_ps + polls * period_ps, self._poll)
+
+    def _poll(self) -> None:
+        self._event = None
+        length = min(self._length(), 4)
+        data = self._ask(self._frame(self.raw(self.AR), read=length))
+        self._in = _Transfer(Frame(), length, 1, 0, bytearray(data), passed=length, paused=True)
+        mask, match = self.raw(self.PSMKR), self.raw(self.PSMAR)
+        same = ~(int.from_bytes(data, "little") ^ match) & mask
+        cr = self[self.CR]
+        if same if cr.PMM else same == mask:
+            self.update(self.SR, SMF=1)
+            if cr.APMS:
+                self._polling = False
+                self._busy = False
+            self._update_irq()
+        else:
+            self._next_poll()
+
+    def _nor_changed(self) -> None:
+        if self._granted:
+            self._revoke()
+        if self._polling and self._event is None and not self[self.SR].SMF:
+            self._next_poll()
+
+    # --- Memory-mapped ------------------------------------------------------------------------
+
+    def _mapped(self, offset: int, size: int) -> bool:
+        return bool(
+            self._clocked()
+            and self[self.CR].EN
+            and self[self.CCR].FMODE == Mode.MEMORY_MAPPED
+            and offset + size <= self._size()
+        )
+
+    def _access(self) -> None:
+        """BUSY from the first access on; with TCEN, until nobody asked for a while."""
+        self._busy = True
+        if self[self.CR].TCEN and (clock_ps := self._clock_ps()):
+            idle_ps = self.raw(self.LPTR) * clock_ps
+            self._at(self.clock.now * _PS + idle_ps, self._time_out)
+
+    def _time_out(self) -> None:
+        self._event = None
+        self._busy = False
+        self._revoke()
+        self.update(self.SR, TOF=1)
+        self._update_irq()
+
+    def mapped_read(self, offset: int, size: int) -> bytes:
+        if not self._mapped(offset, size):
+            raise BusError("read")
+        self._access()
+        return self._ask(self._frame(offset, read=size))
+
+    def mapped_directly(self, offset: int) -> Direct | None:
+        size = len(self.nor.memory)
+        if not self._mapped(offset, 1) or self._size() < size or offset >= size:
+            return None
+        if self[self.CR].FSEL or not self._wired():
+            return None
+        if not self.nor.understands(self._frame(offset, read=4)):
+            return None
+        self._access()
+        self._granted = True
+        return Direct(0, self.nor.memory, writable=False)
+
+    def _revoke(self) -> None:
+        if self._granted:
+            self._granted = False
+            self.bus.revoke(Span.of(QSPI_WINDOW.start, len(self.nor.memory)))
+
+    def pins_changed(self) -> None:
+        """The board says so when a pin is multiplexed differently."""
+        self._revoke()
