@@ -53,6 +53,49 @@ class ProtocolError(GdbServerError):
     """The client broke the framing rules; the connection cannot go on."""
 
 
+class BadRequest(GdbServerError):
+    """A client asks for something that there is not, or with values that cannot be."""
+
+    code = errno.EINVAL
+
+
+class NotInControl(GdbServerError):
+    """A second client wants what only the first may do."""
+
+    code = errno.EPERM
+
+    def __init__(self, holder: str) -> None:
+        super().__init__(f"the client at {holder} controls the core; this one may only read")
+        self.hint = "disconnect the other client, then ask again"
+
+
+class FlashBusy(GdbServerError):
+    """Flash is being changed for one client while another one wants to read it."""
+
+    code = errno.EBUSY
+
+    def __init__(self, job: str) -> None:
+        super().__init__(f"flash cannot be read during {job}")
+
+
+class ClientLeft(GdbServerError):
+    """The client for whom a long job was done is gone, so the job was ended."""
+
+    def __init__(self) -> None:
+        super().__init__("the client disconnected in the middle; what was done stays done")
+
+
+class CannotListen(GdbServerError):
+    """The address or port that clients shall connect to cannot be had."""
+
+    def __init__(self, host: str, port: int, reason: OSError) -> None:
+        super().__init__(f"cannot listen on {host} port {port}: {reason.strerror}")
+        if reason.errno == errno.EADDRINUSE:
+            self.hint = (
+                "another server, perhaps an IDE's, has this port: stop it or choose a --port"
+            )
+
+
 # --- The probe and the core -----------------------------------------------------------------------
 
 

@@ -101,11 +101,6 @@ class Offsets:
 
 
 @dataclass(frozen=True, slots=True)
-class TraceStatus:
-    """qTStatus: is a trace experiment running?  We have none."""
-
-
-@dataclass(frozen=True, slots=True)
 class Symbols:
     """qSymbol:: "I can look up symbols now, do you want any?" """
 
@@ -118,16 +113,6 @@ class Transfer:
     annex: str
     offset: int
     length: int
-
-
-@dataclass(frozen=True, slots=True)
-class HostInfo:
-    """LLDB: what kind of machine is this?"""
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessInfo:
-    """LLDB: and what runs on it?"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,11 +316,8 @@ Command = (
     | ThreadExtraInfo
     | Attached
     | Offsets
-    | TraceStatus
     | Symbols
     | Transfer
-    | HostInfo
-    | ProcessInfo
     | MemoryRegionInfo
     | WatchpointSupport
     | ReadRegisters
@@ -510,11 +492,8 @@ GRAMMAR = (
     _Row("QStartNoAckMode", StartNoAckMode),
     _Row("qSupported{text}", _supported),
     _Row("qSymbol::", Symbols),
-    _Row("qTStatus", TraceStatus),
     _Row("qXfer:{word}:read:{word}:{int},{int}", _transfer),
     # LLDB's "GDB Remote Protocol Extensions".
-    _Row("qHostInfo", HostInfo),
-    _Row("qProcessInfo", ProcessInfo),
     _Row("qMemoryRegionInfo:{address}", MemoryRegionInfo),
     _Row("qWatchpointSupportInfo:", WatchpointSupport),
     _Row("qWatchpointSupportInfo", WatchpointSupport),

@@ -1,0 +1,61 @@
+"""What the clients of one machine share: who is in control, and what went wrong last.
+
+The first client controls the core.  Later ones read memory and registers, and never halt,
+resume or write; what they may not do is refused with a sentence.  Whoever asks to control
+while nobody does, does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from gdbserver.errors import GdbServerError, NotInControl, explain
+
+
+@dataclass
+class Control:
+    """Shared by all sessions; a client is known by its name, such as 127.0.0.1:50414."""
+
+    holder: str | None = None
+    clients: list[str] = field(default_factory=list)
+    flash_job: str | None = None
+    _failures: dict[str, list[str]] = field(default_factory=dict)
+
+    def enter(self, client: str) -> None:
+        self.clients.append(client)
+        self.holder = self.holder or client
+
+    def leave(self, client: str) -> None:
+        self.clients.remove(client)
+        if self.holder == client:
+            self.holder = None
+
+    def check(self, client: str) -> None:
+        """Take control if it is free.
+
+        Raises:
+            NotInControl: somebody else has it.
+        """
+        self.holder = self.holder or client
+        if self.holder != client:
+            raise NotInControl(self.holder)
+
+    @contextmanager
+    def changing_flash(self, job: str) -> Iterator[None]:
+        """While it lasts nobody reads flash: a device that is busy would stall the bus."""
+        self.flash_job = job
+        try:
+            yield
+        finally:
+            self.flash_job = None
+
+    def remember(self, action: str, error: GdbServerError) -> None:
+        """Keep the last failure of each kind of action for `monitor why`."""
+        self._failures.pop(action, None)
+        self._failures[action] = list(explain(error))
+
+    def failures(self) -> Iterator[tuple[str, list[str]]]:
+        """What failed and why, the newest first."""
+        return reversed(self._failures.items())

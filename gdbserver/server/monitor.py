@@ -1,0 +1,142 @@
+"""`monitor` commands: what GDB has no packet for.
+
+Output is streamed, line by line: GDB prints it as it comes, and does not run out of patience
+while it does.  `COMMANDS` is all there is; the longest name that begins a line wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from gdbserver.errors import BadRequest
+from gdbserver.flash.programmer import Programmer, Step
+from gdbserver.server.control import Control
+from gdbserver.server.worker import Bench
+from gdbserver.target.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What a command may use.  `look` ends a job whose client has left."""
+
+    bench: Bench
+    control: Control
+    say: Callable[[str], Awaitable[None]]
+    look: Callable[[], None]
+
+
+Handler = Callable[[Desk, str], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorCommand:
+    help: str
+    handler: Handler
+    reads_only: bool = False
+
+
+async def _help(desk: Desk, _arguments: str) -> None:
+    width = max(map(len, COMMANDS))
+    for name, command in COMMANDS.items():
+        await desk.say(f"{name:{width}}  {command.help}\n")
+
+
+async def _reset(desk: Desk, arguments: str) -> None:
+    # GDB believes that a core to which it can send a monitor command is halted, so it is.
+    if arguments:
+        raise BadRequest(f"monitor reset knows halt and init, not {arguments!r}")
+    await desk.bench.target.call(Target.reset, halt=True)
+    await desk.say("reset; the core is halted at its first instruction\n")
+
+
+async def _reset_init(desk: Desk, arguments: str) -> None:
+    await _reset(desk, arguments)
+    await desk.bench.programmer.call(Programmer.prepare_external_reads)
+    await desk.say("the external flash can be read\n")
+
+
+async def _halt(desk: Desk, _arguments: str) -> None:
+    await desk.bench.target.call(Target.halt)
+    await desk.say("halted\n")
+
+
+async def _why(desk: Desk, _arguments: str) -> None:
+    nothing = True
+    for action, lines in desk.control.failures():
+        nothing = False
+        await desk.say(f"{action}: {lines[0]}\n" + "".join(f"  {line}\n" for line in lines[1:]))
+    if (fault := await desk.bench.target.call(Target.describe_fault)) is not None:
+        nothing = False
+        await desk.say(f"core: {fault}\n")
+    if nothing:
+        await desk.say("nothing has failed\n")
+
+
+def _describe_chip(target: Target) -> list[str]:
+    chip = target.chip
+    sectors = len(chip.protected_sectors) or "no"
+    return [
+        f"probe           {target.probe_name} ({target.probe_uid})",
+        f"chip            device {chip.device_id:#05x}, revision {chip.revision}",
+        f"internal flash  {chip.flash_kib} KiB, banks {'' if chip.swap_bank else 'not '}swapped",
+        f"protection      readout level {chip.rdp_level}, {sectors} write-protected sectors",
+        f"core            {'halted' if target.is_halted() else 'running'}",
+    ]
+
+
+async def _info(desk: Desk, _arguments: str) -> None:
+    for line in await desk.bench.target.call(_describe_chip):
+        await desk.say(f"{line}\n")
+    for region in await desk.bench.programmer.call(Programmer.regions):
+        sizes = ", ".join(f"{count} x {size // 1024} KiB" for count, size in region.groups)
+        await desk.say(f"flash           {region}: {sizes}\n")
+    await desk.say(f"clients         {len(desk.control.clients)}, control: {desk.control.holder}\n")
+
+
+async def _mass_erase(desk: Desk, arguments: str) -> None:
+    which: dict[str, Literal["internal", "external", "all"]] = {
+        "": "internal",
+        "internal": "internal",
+        "external": "external",
+        "all": "all",
+    }
+    if arguments not in which:
+        raise BadRequest(f"mass_erase knows internal, external and all, not {arguments!r}")
+
+    async def tell(step: Step) -> None:
+        desk.look()
+        if step.done >= step.total:
+            await desk.say(f"{step.action} {step.region}\n")
+
+    with desk.control.changing_flash("a mass erase"):
+        await desk.bench.programmer.run_steps(Programmer.mass_erase, tell, which[arguments])
+    await desk.say("mass erase complete\n")
+
+
+COMMANDS = {
+    "help": MonitorCommand("this list", _help, reads_only=True),
+    "info": MonitorCommand("probe, chip, flash devices, clients", _info, reads_only=True),
+    "why": MonitorCommand("what failed last, why, and what to do", _why, reads_only=True),
+    "halt": MonitorCommand("halt the core", _halt),
+    "reset": MonitorCommand("reset the chip; the core halts at its first instruction", _reset),
+    "reset halt": MonitorCommand("the same", _reset),
+    "reset init": MonitorCommand("the same, and make the external flash readable", _reset_init),
+    "flash mass_erase": MonitorCommand(
+        "[internal|external|all]: erase whole flash devices", _mass_erase
+    ),
+}
+
+
+def find(line: str) -> tuple[MonitorCommand, str]:
+    """The command that a line names, and its arguments.
+
+    Raises:
+        BadRequest: it names none.
+    """
+    words = line.split()
+    for count in range(len(words), 0, -1):
+        if command := COMMANDS.get(" ".join(words[:count])):
+            return command, " ".join(words[count:])
+    raise BadRequest("unknown monitor command; try: monitor help")

@@ -1,0 +1,109 @@
+"""The one bridge from async code to the blocking machine.
+
+pyOCD blocks, and a probe takes one transaction at a time.  So one object owns the machine and
+lends out the *methods* of its parts, never the parts: async code names what it wants,
+``await bench.target.call(Target.read_memory, address, length)``, and cannot touch the target
+from the event loop, nor twice at once, because it never has it.
+
+A call that has started always finishes.  Cancellation lands between calls, and so never in the
+middle of a probe transaction or a flash operation.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Concatenate, Generic, ParamSpec, TypeVar
+
+import trio
+
+from gdbserver.flash.programmer import Programmer
+from gdbserver.target.target import Target
+
+P = ParamSpec("P")
+T = TypeVar("T")
+PartT = TypeVar("PartT")
+
+# A hop to the thread and back costs as much as a small step does, so take several at a time;
+# and this long is nothing to a client that wants to interrupt or to look at memory.
+_SLICE = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What is served: the chip being debugged, and what changes its flash."""
+
+    target: Target
+    programmer: Programmer
+
+
+class Worker(Generic[PartT]):
+    """Lends out the methods of one part of the machine."""
+
+    def __init__(self, part: PartT, one_at_a_time: trio.CapacityLimiter) -> None:
+        self._part = part
+        self._one_at_a_time = one_at_a_time
+
+    async def call(
+        self,
+        method: Callable[Concatenate[PartT, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run ``method(part, *args)`` in a thread, after any call before it."""
+        bound = partial(method, self._part, *args, **kwargs)
+        return await trio.to_thread.run_sync(bound, limiter=self._one_at_a_time)
+
+    async def run_steps(
+        self,
+        job: Callable[Concatenate[PartT, P], Iterator[T]],
+        on_step: Callable[[T], Awaitable[None]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> None:
+        """Run a generator function a few yields at a time, in a thread.
+
+        In between the event loop breathes, and other clients get their turn: this is where a
+        long job can be cancelled, or ended by an exception out of `on_step`.  Either way the
+        generator is closed, so its ``with`` and ``finally`` blocks run, in a thread as well.
+        """
+        steps = job(self._part, *args, **kwargs)
+        try:
+            while taken := await self.call(lambda _: list(_slice(steps))):
+                for step in taken:
+                    await on_step(step)
+        finally:
+            with trio.CancelScope(shield=True):
+                await self.call(lambda _: steps.close())  # type: ignore[attr-defined]
+
+
+def _slice(steps: Iterator[T]) -> Iterator[T]:
+    end = time.monotonic() + _SLICE
+    for step in steps:
+        yield step
+        if time.monotonic() >= end:
+            return
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """The machine as async code sees it."""
+
+    target: Worker[Target]
+    programmer: Worker[Programmer]
+
+
+@asynccontextmanager
+async def owning(open_machine: Callable[[], Machine]) -> AsyncIterator[Bench]:
+    """Open the machine, lend it out, and leave its core as it should be, whatever happens."""
+    machine = await trio.to_thread.run_sync(open_machine)
+    one_at_a_time = trio.CapacityLimiter(1)
+    bench = Bench(Worker(machine.target, one_at_a_time), Worker(machine.programmer, one_at_a_time))
+    try:
+        yield bench
+    finally:
+        with trio.CancelScope(shield=True):
+            await bench.target.call(Target.close)
