@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from gdbserver.chip.memory import FlashRegion, Span
@@ -174,3 +175,12 @@ class OutsideFlash(FlashError):
             self.hint = "external flash needs its loader: give it with --extload; " + self.hint
         elif past is None and span.start >> 24 == 0x09:
             self.hint = "the QSPI window is at 0x90000000, not 0x09000000; " + self.hint
+
+
+class LoaderRejected(FlashError):
+    """An external loader file that cannot work: refused before the target is touched."""
+
+    exit_status = 2
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"loader {path.name} {why}")

@@ -1,0 +1,67 @@
+"""What a lane expects of a flash device, whether the host drives it or a loader does.
+
+A driver exists only inside the ``with`` block that opened it, so "is it initialised?" is never
+a question.  Its operations are generators: they yield `Did` after each operation of the
+device, and `Busy` whenever the device works on its own and another lane may have the link.
+Closing a driver leaves the device idle, however far its generators came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal, Protocol, Self
+
+from gdbserver.chip.memory import FlashRegion, Span
+from gdbserver.flash.plan import SectorPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Nothing to do for this device, for about so many seconds; 0 when only being polite."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Did:
+    """One operation is complete."""
+
+    action: Literal["compared", "erased", "programmed", "verified"]
+    span: Span
+
+
+Event = Busy | Did
+
+
+class FlashDriver(Protocol):
+    """A flash device that is ready to be changed."""
+
+    region: FlashRegion
+    digest_of: Callable[[bytes], int]
+    """What `digest` finds where the device holds these bytes."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+    def digest(self, sectors: Sequence[Span]) -> Generator[Event, None, list[int]]:
+        """Digests of sectors, computed where the data is."""
+        ...
+
+    def change(self, sectors: Sequence[SectorPlan]) -> Iterator[Event]:
+        """Erase, where the plan says so, and program; complete when exhausted."""
+        ...
+
+    def erase_all(self) -> Iterator[Event]:
+        """Erase the whole device."""
+        ...
+
+    def read(self, span: Span) -> bytes:
+        """What the device holds: read back, not computed."""
+        ...
