@@ -1,18 +1,20 @@
-"""Programs for the target, as fixtures: built once per session, and only when a test asks."""
+"""Fixtures that several packages share: a simulated board, and a probe on it."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-import support
+
+from gdbserver.sim.board import Board
+from gdbserver.sim.probe import SimProbe
 
 
-@pytest.fixture(scope="session")
-def demo_elf() -> Path:
-    return support.demo()
+@pytest.fixture
+def probe() -> SimProbe:
+    """A probe that costs next to nothing, with a fresh board on its end."""
+    return SimProbe("sim:ideal")
 
 
-@pytest.fixture(scope="session")
-def drills_elf() -> Path:
-    return support.drills()
+@pytest.fixture
+def board(probe: SimProbe) -> Board:
+    """The board that `probe` is plugged into."""
+    return probe.board

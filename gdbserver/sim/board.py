@@ -1,29 +1,87 @@
-"""The board: an STM32H743 and its NOR, wired together, with ways to look inside and to break it."""
+"""The board: an STM32H743 and its NOR, wired together, with ways to look inside and to break it.
+
+What a reset reaches, RM0433, "Reset and clock control", "Power-on and system reset":
+
+- A *system reset* (pin, SYSRESETREQ, watchdogs) restarts the core and every peripheral.
+  Memories keep their contents.  The debug port, DBGMCU, and the core's debug units (halting
+  debug, vector catch, breakpoints, watchpoints) do not notice it, which is what makes
+  connecting under reset work.  The NOR is another chip and does not notice it either.
+- *Power-on* restarts all of that too.  RAM then holds noise: the same noise each time.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from random import Random
+from typing import Literal, get_args
 
+from gdbserver.chip.cortex_m import DWT_BASE, FPB_BASE, ITM_BASE, SCS_BASE
 from gdbserver.chip.memory import Span
 from gdbserver.chip.stm32h743 import (
     AXI_SRAM,
+    BACKUP_SRAM,
+    BANK1,
+    BANK2,
+    D2_SRAM_ALIAS,
+    DBGMCU,
+    DBGMCU_APB_D,
     DTCM,
+    FLASH,
+    FLASH_IRQ,
     ITCM,
     PPB,
+    QSPI_WINDOW,
+    QUADSPI,
+    QUADSPI_PINS,
+    RCC,
     SRAM1,
     SRAM2,
     SRAM3,
     SRAM4,
+    SYSTEM_FLASH_1,
+    SYSTEM_FLASH_2,
+    DbgmcuCr,
 )
 from gdbserver.sim import components
 from gdbserver.sim.access_port import AHB_AP, APB_AP, MemAp
-from gdbserver.sim.bus import Bus, Master, Ram
-from gdbserver.sim.clock import Clock
+from gdbserver.sim.bus import Bus, Device, Direct, Master, Ram
+from gdbserver.sim.clock import MICROSECOND, MILLISECOND, Clock
+from gdbserver.sim.cpu import Core
 from gdbserver.sim.debug_port import DebugPort
+from gdbserver.sim.debug_units import Dwt, Fpb, Itm, SystemControl
+from gdbserver.sim.flash_interface import FlashInterface, SharedRegisters
 from gdbserver.sim.link import LINKS, STLINK_V3, Link, LinkModel
+from gdbserver.sim.nor import PARTS, Nor
+from gdbserver.sim.quadspi import QuadSpi
+from gdbserver.sim.rcc import Rcc, ResetCause
+from gdbserver.sim.registers import BitsInteger, BitStruct, Peripheral, Register
 
-# What the D3 domain holds: where AP1 gets to.
-_D3 = (SRAM4, Span(0x38800000, 0x38801000), Span(0x58000000, 0x5C000000))
+log = logging.getLogger(__name__)
+
+RESET_PULSE = 20 * MICROSECOND  # DS12110, "NRST pin characteristics": an internal reset's pulse
+
+DEFAULT_PINS = {"CLK": "PB2", "NCS": "PB6", "IO0": "PF8", "IO1": "PF9", "IO2": "PF7", "IO3": "PF6"}
+
+_DEBUG_CLOCKS = int(DbgmcuCr.TRACECLKEN | DbgmcuCr.D1DBGCKEN | DbgmcuCr.D3DBGCKEN)
+
+# What hangs off the D3 domain's bus matrix: as far as AP1 gets.
+_D3 = (SRAM4, BACKUP_SRAM, Span(0x58000000, 0x5C000000))
+
+# Where peripherals are.  RM0433, "Memory map and register boundary addresses".
+_PERIPHERAL_BUSES = {
+    "APB1": Span(0x40000000, 0x4000D800),
+    "APB2": Span(0x40010000, 0x40017800),
+    "AHB1": Span(0x40020000, 0x400C0000),
+    "AHB2": Span(0x48020000, 0x48022800),
+    "APB3": Span(0x50000000, 0x50004000),
+    "AHB3": Span(0x51000000, 0x52009000),
+    "APB4": Span(0x58000000, 0x58007000),
+    "AHB4": Span(0x58020000, 0x58027000),
+}
+
+Timing = Literal["typical", "maximum"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +89,30 @@ class BoardOptions:
     """What is on the board, and what it is plugged into."""
 
     nor: str = "W25Q256JV"
-    timing: str = "typical"
+    timing: Timing = "typical"
+    """Which column of the datasheets holds for flash and NOR."""
     revision: int = 0x2003
+    """REV_ID of DBGMCU_IDCODE."""
     flash_kib: int = 2048
     rdp: int = 0xAA
+    """Readout protection byte: 0xAA level 0, 0xCC level 2, anything else level 1."""
+    qspi_pins: Mapping[str, str] = field(default_factory=lambda: DEFAULT_PINS)
+    """Which pins the NOR is soldered to."""
     link: str = STLINK_V3.name
     waits: int | None = None
+    """How many WAITs in a row the probe's firmware takes before it reports an error."""
+
+    def __post_init__(self) -> None:
+        if self.link not in LINKS:
+            raise ValueError(f"no link is called {self.link!r}; there are {', '.join(LINKS)}")
+        if self.nor not in PARTS:
+            raise ValueError(f"no NOR is called {self.nor!r}; there are {', '.join(PARTS)}")
+        if self.timing not in get_args(Timing):
+            raise ValueError(f"timing is typical or maximum, not {self.timing!r}")
+        for signal, pin in self.qspi_pins.items():
+            if pin not in QUADSPI_PINS[signal]:
+                choice = ", ".join(QUADSPI_PINS[signal])
+                raise ValueError(f"{signal} can be on {choice}, not on {pin}")
 
     @property
     def link_model(self) -> LinkModel:
@@ -44,32 +120,220 @@ class BoardOptions:
 
 
 def parse_options(text: str) -> BoardOptions:
-    """``cmsis-dap-v2,nor=W25Q128JV`` -> options.
+    """Read what follows ``sim:`` in a probe's id, such as ``stlink-v2,nor=W25Q128JV,waits=8``.
+
+    Pins are given in the order CLK, NCS, IO0 to IO3: ``qspi_pins=PB2/PB6/PF8/PF9/PF7/PF6``.
 
     Raises:
         ValueError: there is no such link, option or value.
     """
-    link, *_rest = text.split(",") if text else [STLINK_V3.name]
-    if link not in LINKS:
-        raise ValueError(f"no link is called {link!r}; there are {', '.join(LINKS)}")
-    return BoardOptions(link=link)
+    link, _, rest = text.partition(",")
+    values: dict[str, object] = {"link": link} if link else {}
+    known = [option.name for option in fields(BoardOptions) if option.name != "link"]
+    for item in filter(None, rest.split(",")):
+        name, _, value = item.partition("=")
+        if name not in known:
+            raise ValueError(f"no option is called {name!r}; there are {', '.join(known)}")
+        values[name] = _parse_value(name, value)
+    return BoardOptions(**values)  # type: ignore[arg-type]  # checked by __post_init__
+
+
+def _parse_value(name: str, text: str) -> object:
+    if name in ("nor", "timing"):
+        return text
+    if name == "qspi_pins":
+        pins = text.split("/")
+        if len(pins) != len(DEFAULT_PINS):
+            raise ValueError("qspi_pins are six, in the order CLK/NCS/IO0/IO1/IO2/IO3")
+        return dict(zip(DEFAULT_PINS, pins, strict=True))
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise ValueError(f"{name} is a number, not {text!r}") from None
+
+
+class GatedRam:
+    """A memory of the D2 domain: seen at two addresses, and dead while its clock is off."""
+
+    def __init__(self, ram: Ram, rcc: Rcc, name: str, bus: Bus, starts: Sequence[int]) -> None:
+        self._ram = ram
+        self._rcc = rcc
+        self._name = name
+        self._bus = bus
+        self._starts = starts
+        self._clocked = rcc.clocked(name)
+        rcc.on_gates_changed.append(self._gates_changed)
+
+    def read(self, offset: int, size: int, master: Master) -> int:
+        return self._ram.read(offset, size, master) if self._clocked else 0
+
+    def write(self, offset: int, size: int, value: int, master: Master) -> None:
+        if not self._clocked:
+            log.warning("%s: written while its clock is off", self._name)
+            return
+        self._ram.write(offset, size, value, master)
+        if master is not Master.CORE:
+            for start in self._starts:
+                self._bus.changed(Span.of(start + offset, size))
+
+    def direct(self, offset: int) -> Direct | None:
+        return self._ram.direct(offset) if self._clocked else None
+
+    def _gates_changed(self) -> None:
+        clocked = self._rcc.clocked(self._name)
+        if clocked != self._clocked:
+            self._clocked = clocked
+            for start in self._starts:
+                self._bus.revoke(Span.of(start, len(self._ram.data)))
+
+
+class Dbgmcu(Peripheral):
+    """Who the chip is, and what keeps its clock for the debugger."""
+
+    IDCODE = Register(0x00, BitStruct("REV_ID" / BitsInteger(16), "DEV_ID" / BitsInteger(16)))
+    CR = Register(0x04, BitStruct("BITS" / BitsInteger(32)))
+
+    def __init__(self, revision: int) -> None:
+        super().__init__("DBGMCU")
+        self.update(self.IDCODE, REV_ID=revision, DEV_ID=0x6450)
+
+
+class NotModelled:
+    """Peripherals that the chip has and this board has not: they read as zero."""
+
+    def __init__(self, bus_name: str, start: int) -> None:
+        self._bus_name = bus_name
+        self._start = start
+        self._told: set[int] = set()
+
+    def read(self, offset: int, size: int, master: Master) -> int:
+        self._tell(offset)
+        return 0
+
+    def write(self, offset: int, size: int, value: int, master: Master) -> None:
+        self._tell(offset)
+
+    def _tell(self, offset: int) -> None:
+        address = self._start + offset
+        if address >> 10 not in self._told:
+            self._told.add(address >> 10)
+            log.warning("%s: no peripheral is modelled at %#010x", self._bus_name, address)
 
 
 class Board:
+    """Everything behind the probe's cable.
+
+    Time: `run_until` is the only thing that lets it pass.  The probe calls it with the time
+    on its link, and the core executes for just that long.
+    """
+
     def __init__(self, options: BoardOptions | None = None) -> None:
         self.options = options or BoardOptions()
         self.clock = Clock()
         self.bus = Bus()
+        """What the core sees, and AP0."""
         self.apb_d = Bus()
-        self._in_reset = False
+        """What AP2 sees."""
+        self._rams: list[Ram] = []
         self._links: list[Link] = []
-        for span in (ITCM, DTCM, AXI_SRAM, SRAM1, SRAM2, SRAM3, SRAM4):
-            self.bus.attach(span.start, len(span), Ram(len(span)))
-        components.attach_core_components(self.bus)
-        components.attach_trace_components(self.apb_d, lambda: True)
+        self._pin_low = False
+
+        self.rcc = Rcc(self.clock)
+        self.scs = SystemControl()
+        self.core = Core(self.clock, self.bus, self.scs, lambda: self.rcc.core_hz)
+        self.fpb = Fpb(self.core)
+        self.dwt = Dwt(self.core)
+        self.itm = Itm()
+        self.flash = FlashInterface(
+            self.clock,
+            self.bus,
+            timing=self.options.timing,
+            flash_kib=self.options.flash_kib,
+            rdp=self.options.rdp,
+            axi_hz=lambda: self.rcc.hclk3_hz,
+            debugger=lambda: self.scs.debug_enabled,
+        )
+        self.nor = Nor(self.options.nor, self.clock, timing=self.options.timing)
+        self.quadspi = QuadSpi(
+            self.clock,
+            self.bus,
+            self.nor,
+            kernel_hz=lambda: self.rcc.quadspi_hz,
+            clocked=lambda: self.rcc.clocked("QSPI"),
+        )
+        self.dbgmcu = Dbgmcu(self.options.revision)
         self.debug_port = DebugPort(self.clock, self._access_ports())
 
+        self._attach_memories()
+        self._attach_peripherals()
+        self._attach_debug()
+        self.scs.on_system_reset = lambda: self.reset(ResetCause.SOFTWARE)
+        self.flash.on_irq = lambda level: self.scs.set_irq(FLASH_IRQ, level)
+        self.quadspi.set_irq = self.scs.set_irq
+        self._fill_rams()
+        self._end_reset()
+
+    # --- Wiring --------------------------------------------------------------------------------
+
+    def _attach_memories(self) -> None:
+        attach = self.bus.attach
+        for span in (ITCM, DTCM, AXI_SRAM, SRAM4):
+            attach(span.start, len(span), self._ram(span))
+        alias = D2_SRAM_ALIAS.start
+        for name, span in (("SRAM1", SRAM1), ("SRAM2", SRAM2), ("SRAM3", SRAM3)):
+            starts = (span.start, alias)
+            gated = GatedRam(self._ram(span), self.rcc, name, self.bus, starts)
+            for start in starts:
+                attach(start, len(span), gated)
+            alias += len(span)
+        attach(BANK1.start, len(BANK1), self.flash.array(1))
+        attach(BANK2.start, len(BANK2), self.flash.array(2))
+        attach(SYSTEM_FLASH_1.start, len(SYSTEM_FLASH_1), self.flash.system)
+        attach(SYSTEM_FLASH_2.start, len(SYSTEM_FLASH_2), self.flash.system_2)
+        attach(QSPI_WINDOW.start, len(QSPI_WINDOW), self.quadspi.window)
+
+    def _ram(self, span: Span) -> Ram:
+        ram = Ram(len(span))
+        self._rams.append(ram)
+        return ram
+
+    def _attach_peripherals(self) -> None:
+        attach = self.bus.attach
+        attach(FLASH, self.flash.registers.size, self.flash.registers)
+        attach(QUADSPI, self.quadspi.size, self.quadspi)
+        attach(RCC, self.rcc.size, self.rcc)
+        attach(DBGMCU, self.dbgmcu.size, self.dbgmcu)
+        self.apb_d.attach(DBGMCU_APB_D, self.dbgmcu.size, self.dbgmcu)
+        for name, span in _PERIPHERAL_BUSES.items():
+            self._fill_gaps(name, span)
+
+    def _fill_gaps(self, name: str, span: Span) -> None:
+        """Let what is not modelled read as zero, as a peripheral without a clock does."""
+        start = span.start
+        taken = sorted(device_span for device_span, _ in self.bus.devices if device_span in span)
+        for device_span in [*taken, Span(span.end, span.end)]:
+            if device_span.start > start:
+                self.bus.attach(start, device_span.start - start, NotModelled(name, start))
+            start = device_span.end
+
+    def _attach_debug(self) -> None:
+        units: dict[int, Device] = {
+            ITM_BASE: self.itm,
+            DWT_BASE: self.dwt,
+            FPB_BASE: self.fpb,
+            SCS_BASE: self.scs,
+        }
+        for start, unit in units.items():
+            self.bus.attach(start, components.PAGE, unit)
+        components.attach_core_components(self.bus)
+        components.attach_trace_components(self.apb_d, self._trace_clocked)
+
+    def _trace_clocked(self) -> bool:
+        cr = self.dbgmcu.raw(self.dbgmcu.CR)
+        return cr & _DEBUG_CLOCKS == _DEBUG_CLOCKS
+
     def _access_ports(self) -> dict[int, MemAp]:
+        enabled = self.options.rdp != 0xCC
         return {
             0: MemAp(
                 AHB_AP,
@@ -78,31 +342,104 @@ class Board:
                 Master.AP0,
                 base=components.AP0_ROM | 3,
                 reaches=self._ap0_reaches,
+                enabled=enabled,
             ),
-            1: MemAp(AHB_AP, self.clock, self.bus, Master.AP1, reaches=self._ap1_reaches),
+            1: MemAp(
+                AHB_AP,
+                self.clock,
+                self.bus,
+                Master.AP1,
+                reaches=self._ap1_reaches,
+                enabled=enabled,
+            ),
             2: MemAp(APB_AP, self.clock, self.apb_d, Master.AP2, base=components.AP2_ROM | 3),
         }
 
     def _ap0_reaches(self, address: int) -> bool:
-        """While NRST is held, the core's own debug units answer and nothing behind them."""
-        return not self._in_reset or address in PPB
+        """While the chip is in reset, the core's debug units answer and nothing behind them."""
+        return not self.core.in_reset or address in PPB
 
     def _ap1_reaches(self, address: int) -> bool:
-        return not self._in_reset and any(address in span for span in _D3)
+        return not self.core.in_reset and any(address in span for span in _D3)
 
-    def attach(self, link: Link) -> None:
-        self._links.append(link)
+    # --- Time ----------------------------------------------------------------------------------
 
     def run_until(self, when: int) -> None:
-        self.clock.advance_to(when)
+        """Let the core run, or time pass, until `when`: never less, perhaps a little more."""
+        if when > self.clock.now:
+            self.core.run_until(when)
+
+    # --- Resets ---------------------------------------------------------------------------------
+
+    def reset(self, cause: ResetCause) -> None:
+        """A system reset from inside the chip; its pulse on NRST lasts `RESET_PULSE`."""
+        if self.core.in_reset:
+            return
+        self._begin_reset(cause)
+        self.clock.after(RESET_PULSE, self._pulse_over)
 
     def hold_reset(self, asserted: bool) -> None:
-        self._in_reset = asserted
+        """Somebody pulls NRST low, or lets go."""
+        if asserted and not self._pin_low:
+            self._pin_low = True
+            self._begin_reset(ResetCause.PIN)
+        elif not asserted and self._pin_low:
+            self._pin_low = False
+            self._end_reset()
+
+    def _pulse_over(self) -> None:
+        if not self._pin_low and self.core.in_reset:
+            self._end_reset()
+
+    def _begin_reset(self, cause: ResetCause) -> None:
+        log.info("reset: %s", cause.name)
+        self.core.in_reset = True
+        self.rcc.reset(cause)
+        self.flash.reset()
+        self.quadspi.reset()
+
+    def _end_reset(self) -> None:
+        boot = self.flash.shared[SharedRegisters.BOOT_CUR]
+        self.core.boot_address = boot.BOOT_ADD0 << 16
+        self.core.in_reset = False
+        self.core.reset()
+
+    def power_cycle(self) -> None:
+        """Take the power away from chip and NOR, and give it back."""
+        self.core.in_reset = True
+        self.nor.power_cycle()
+        self.flash.power_loss()
+        self.scs.power_on_reset()
+        for unit in (self.fpb, self.dwt, self.itm):
+            unit.reset()
+        self.rcc.reset(ResetCause.POWER_ON)
+        self.quadspi.reset()
+        self.debug_port.power_on()
+        self._fill_rams()
+        self._end_reset()
+
+    def _fill_rams(self) -> None:
+        for seed, ram in enumerate(self._rams):
+            ram.data[:] = Random(seed).randbytes(len(ram.data))
+        for span, device in self.bus.devices:
+            if isinstance(device, (Ram, GatedRam)):
+                self.bus.changed(span)
+
+    # --- Faults -----------------------------------------------------------------------------------
+
+    def attach(self, link: Link) -> None:
+        """A probe is plugged in."""
+        self._links.append(link)
 
     def unplug(self) -> None:
+        """Somebody pulls the probe's USB cable.  The chip does not notice."""
         for link in self._links:
             link.plugged = False
 
     def replug(self) -> None:
         for link in self._links:
             link.plugged = True
+
+    def wait_storm(self, duration: int = 100 * MILLISECOND) -> None:
+        """For so many nanoseconds every access through an access port is answered WAIT."""
+        self.debug_port.stormy_until = self.clock.now + duration

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from gdbserver.sim.bus import Bus, BusError, Device, Master
+from gdbserver.sim.bus import Bus, BusError, Master
 
 PAGE = 0x1000
 _DEVARCH, _DEVTYPE = 0xFBC, 0xFCC
 _PIDR4, _PIDR0, _CIDR0 = 0xFD0, 0xFE0, 0xFF0
 
 _ARM, _ST = (4, 0x3B), (0, 0x20)  # JEP106: continuation, identity
-_ROM_TABLE, _CORESIGHT, _GENERIC = 0x1, 0x9, 0xE  # component classes
+_ROM_TABLE, _CORESIGHT = 0x1, 0x9  # component classes
 _JEDEC = 1 << 19
 
 
@@ -41,10 +41,6 @@ class Identity:
         return {_PIDR4: continuation, _DEVTYPE: self.devtype, _DEVARCH: self.devarch}.get(offset, 0)
 
 
-SCS = Identity(0x00C, _GENERIC)
-DWT = Identity(0x002, _GENERIC)
-FPB = Identity(0x00E, _GENERIC)
-ITM = Identity(0x001, _GENERIC)
 ETM = Identity(0x975, _CORESIGHT, devtype=0x13, devarch=0x47704A13)
 CTI = Identity(0x906, _CORESIGHT, devtype=0x14)
 FUNNEL = Identity(0x908, _CORESIGHT, devtype=0x12)
@@ -86,24 +82,6 @@ class Component:
     def write(self, offset: int, size: int, value: int, master: Master) -> None:
         if not self._clocked():
             raise BusError("write")
-
-
-class Identified:
-    """A unit of the core, with the ID registers at the end of its page."""
-
-    def __init__(self, device: Device, identity: Identity) -> None:
-        self._device = device
-        self._identity = identity
-
-    def read(self, offset: int, size: int, master: Master) -> int:
-        if offset >= _PIDR4:
-            value = self._identity.read(offset & ~3)
-            return value >> 8 * (offset & 3) & (1 << 8 * size) - 1
-        return self._device.read(offset, size, master)
-
-    def write(self, offset: int, size: int, value: int, master: Master) -> None:
-        if offset < _PIDR4:
-            self._device.write(offset, size, value, master)
 
 
 def rom_table(at: int, components: Sequence[int]) -> list[int]:
