@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import trio
 
@@ -17,10 +18,24 @@ from gdbserver.server.control import Control
 from gdbserver.server.session import Session
 from gdbserver.server.worker import Bench, Machine, owning
 
+__all__ = ["Machine", "Options", "serve", "serve_clients"]
+
 log = logging.getLogger(__name__)
 
 
-async def serve(
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Where to listen, and when to stop."""
+
+    host: str = "127.0.0.1"
+    port: int = 61234
+    persistent: bool = False
+    """Whether to go on when the last client has left."""
+    leave_halted: bool = False
+    """Whether the core stays halted when its client has left."""
+
+
+def serve(
     open_machine: Callable[[], Machine],
     *,
     host: str = "127.0.0.1",
@@ -32,19 +47,28 @@ async def serve(
     """Serve until the last client has left, or for ever if `persistent`, or until a signal.
 
     `open_machine` runs in a thread.  The machine is closed on the way out, whatever the way.
-    `on_listening` is told the port as soon as a client is welcome.
+    `on_listening` is told the port as soon as a client is welcome; 0 picks one.  With
+    `leave_halted` the core stays halted when its client has left.
 
     Raises:
         CannotListen: the port is in use, or the address is not ours.
         GdbServerError: the machine could not be opened.
     """
-    listeners = await _listen(host, port)
+    options = Options(host, port, persistent, leave_halted)
+    trio.run(serve_clients, open_machine, options, on_listening)
+
+
+async def serve_clients(
+    open_machine: Callable[[], Machine], options: Options, on_listening: Callable[[int], None]
+) -> None:
+    """`serve`, inside an event loop."""
+    listeners = await _listen(options.host, options.port)
     failure: GdbServerError | None = None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_cancel_on_signal, nursery.cancel_scope)
         try:
             async with owning(open_machine) as bench:
-                house = _House(bench, persistent, leave_halted)
+                house = _House(bench, options)
                 on_listening(listeners[0].socket.getsockname()[1])
                 await house.keep(listeners)
         except GdbServerError as error:
@@ -80,10 +104,9 @@ async def _cancel_on_signal(scope: trio.CancelScope) -> None:
 class _House:
     """Welcomes connections, and closes when the last client has gone."""
 
-    def __init__(self, bench: Bench, persistent: bool, leave_halted: bool) -> None:
+    def __init__(self, bench: Bench, options: Options) -> None:
         self._bench = bench
-        self._persistent = persistent
-        self._leave_halted = leave_halted
+        self._options = options
         self._control = Control()
         self._empty = trio.Event()
 
@@ -100,14 +123,13 @@ class _House:
             name = "{}:{}".format(*stream.socket.getpeername()[:2])
         except OSError:
             return  # it has gone already
-        session = Session(
-            stream, self._bench, self._control, name=name, leave_halted=self._leave_halted
-        )
+        halted = self._options.leave_halted
+        session = Session(stream, self._bench, self._control, name=name, leave_halted=halted)
         try:
             was_client = await session.run()
         except Exception:
             # A bug.  It ends this session, whose clean-up has run, and not the other clients'.
             log.critical("%s: session ended by a bug in this program", name, exc_info=True)
             was_client = True
-        if was_client and not self._persistent and not self._control.clients:
+        if was_client and not self._options.persistent and not self._control.clients:
             self._empty.set()

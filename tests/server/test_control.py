@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+
+from gdbserver.errors import BadRequest, NotInControl
+from gdbserver.server import monitor
+from gdbserver.server.control import Control
+
+
+def test_the_first_client_controls_and_the_second_is_told_who_does() -> None:
+    control = Control()
+    control.enter("a:1")
+    control.enter("b:2")
+    control.check("a:1")
+    with pytest.raises(NotInControl, match=r"^the client at a:1 controls the core; this one"):
+        control.check("b:2")
+
+
+def test_control_that_is_free_goes_to_who_asks() -> None:
+    control = Control()
+    control.enter("a:1")
+    control.enter("b:2")
+    control.leave("a:1")
+    assert control.holder is None
+    control.check("b:2")
+    assert control.holder == "b:2"
+
+
+def test_a_reader_that_leaves_changes_nothing() -> None:
+    control = Control()
+    control.enter("a:1")
+    control.enter("b:2")
+    control.leave("b:2")
+    assert control.holder == "a:1"
+    assert control.clients == ["a:1"]
+
+
+def test_each_kind_of_failure_is_remembered_newest_first() -> None:
+    control = Control()
+    for action, text in [("FlashDone", "x"), ("SetPoint", "y"), ("FlashDone", "z")]:
+        control.remember(action, BadRequest(text))
+    assert list(control.failures()) == [("FlashDone", ["z"]), ("SetPoint", ["y"])]
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "arguments"),
+    [
+        ("reset", "reset", ""),
+        ("  reset   halt ", "reset halt", ""),
+        ("reset run", "reset", "run"),
+        ("flash mass_erase all", "flash mass_erase", "all"),
+    ],
+)
+def test_the_longest_name_wins(line: str, name: str, arguments: str) -> None:
+    assert monitor.find(line) == (monitor.COMMANDS[name], arguments)
+
+
+@pytest.mark.parametrize("line", ["", "flash", "rest", "WriteDP 0x2 0xF0"])
+def test_an_unknown_monitor_command_points_to_the_list(line: str) -> None:
+    with pytest.raises(BadRequest, match=r"^unknown monitor command; try: monitor help$"):
+        monitor.find(line)
