@@ -1,11 +1,28 @@
-"""Fixtures that several packages share: a simulated board, and a probe on it."""
+"""Fixtures that several packages share.
+
+Programs for the target are built once per session, and only when a test asks; a simulated
+board is fresh for each test.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import support
 
 from gdbserver.sim.board import Board
 from gdbserver.sim.probe import SimProbe
+
+
+@pytest.fixture(scope="session")
+def demo_elf() -> Path:
+    return support.demo()
+
+
+@pytest.fixture(scope="session")
+def drills_elf() -> Path:
+    return support.drills()
 
 
 @pytest.fixture
