@@ -149,7 +149,7 @@ class Nor:
         self.write_enabled = False
         self.volatile_write_enabled = False
         self.powered_down = False
-        self.qpi = False
+        self.protocol = 1
         self.wrap = 0  # bytes; 0 for no wrap
         self.extended_address = 0
         self.four_byte = False
@@ -165,6 +165,10 @@ class Nor:
     @property
     def suspended(self) -> bool:
         return self._suspended is not None
+
+    @property
+    def suspended_kind(self) -> str | None:
+        return self._suspended.kind if self._suspended is not None else None
 
     @property
     def busy_until(self) -> int | None:
@@ -191,7 +195,8 @@ class Nor:
         """A datasheet time in nanoseconds: by name, or the erase of so many bytes."""
         return self.part.times[what][self._timing]
 
-    def _changed(self) -> None:
+    def changed(self) -> None:
+        """Reads are understood differently from now on: tell who relied on them."""
         for notify in self.on_change:
             notify()
 
@@ -202,7 +207,7 @@ class Nor:
         if now or self._operation is not None:
             self._stuck = "yes"
             self._cancel()
-            self._changed()
+            self.changed()
         else:
             self._stuck = "next"
 
@@ -217,7 +222,7 @@ class Nor:
         self._break_off()
         self.vendor.power_cycled()
         self._power_up()
-        self._changed()
+        self.changed()
 
     def power_cycle(self) -> None:
         """Power goes and comes back, which also ends `stick_busy`."""
@@ -229,19 +234,31 @@ class Nor:
         """One chip-select cycle; gives the `frame.read` bytes that the controller samples."""
         if self.clock.now < self._deaf_until:
             return b"\xff" * frame.read
-        before = (self._continuous, self.busy, self.powered_down, self.four_byte, self.wrap)
+        before = self._reading()
         request, late = self._decode(frame)
         answer = b""
         if request is not None:
             answer = self._execute(request)
-        if (self._continuous, self.busy, self.powered_down, self.four_byte, self.wrap) != before:
-            self._changed()
+        if self._reading() != before:
+            self.changed()
         if not frame.read:
             return b""
         if late is None:
             return answer or b"\xff" * frame.read
-        lines = request.command.lines[1] if request is not None else 1
+        lines = self._lines(request.command)[1] if request is not None else 1
         return _sample(frame, answer, lines, late)
+
+    def _reading(self) -> tuple[object, ...]:
+        """All that decides how a read of the array is understood, registers aside."""
+        return (
+            self.busy,
+            self.powered_down,
+            self.four_byte,
+            self.extended_address,
+            self.protocol,
+            self.wrap,
+            self._continuous,
+        )
 
     def understands(self, frame: Frame) -> bool:
         """Would this frame, read or not, give plain data of the array from its address on?"""
@@ -260,10 +277,16 @@ class Nor:
             return self.part.commands[self._continuous] if instruction is None else None
         return self.part.commands.get(instruction) if instruction is not None else None
 
+    def _lines(self, command: Command) -> tuple[int, int]:
+        """Of address and data: the instruction's own, or all that the protocol uses."""
+        return command.lines if self.protocol == 1 else (self.protocol, self.protocol)
+
     def _fits(self, frame: Frame, command: Command) -> bool:
         """Does the frame have just the shape that the instruction has?"""
-        lines_of_address, lines_of_data = command.lines
-        if frame.ddr or (frame.instruction is not None and frame.instruction_lines != 1):
+        lines_of_address, lines_of_data = self._lines(command)
+        if frame.ddr:
+            return False
+        if frame.instruction is not None and frame.instruction_lines != self.protocol:
             return False
         if frame.address_bytes != self._address_length(command):
             return False
@@ -271,9 +294,7 @@ class Nor:
             return False
         between = frame.dummy
         if frame.alternate_bytes:
-            if command.mode and (
-                frame.alternate_bytes != 1 or frame.alternate_lines != lines_of_address
-            ):
+            if frame.alternate_lines != lines_of_address:
                 return False
             between += 8 * frame.alternate_bytes // frame.alternate_lines
         if between != self.vendor.waits(command):
@@ -294,12 +315,14 @@ class Nor:
         """
         command = self._command(frame.instruction)
         if command is not None and self._fits(frame, command) and self._usable(command):
-            mode = frame.alternate & 0xFF if frame.alternate_bytes and command.mode else 0xFF
+            mode = 0xFF
+            if frame.alternate_bytes:
+                mode = frame.alternate >> 8 * (frame.alternate_bytes - 1) & 0xFF
             return Request(command, frame.address, mode, frame.write, frame.read), None
         return self._decode_clocks(frame)
 
     def _usable(self, command: Command) -> bool:
-        return max(command.lines) < 4 or self.vendor.quad_enabled
+        return max(self._lines(command)) < 4 or self.vendor.quad_enabled
 
     def _decode_clocks(self, frame: Frame) -> tuple[Request | None, int]:
         levels = frame.levels()
@@ -312,10 +335,10 @@ class Nor:
         clocks = held + [0xF] * reads
         position = 0
         if self._continuous is None:
-            if len(clocks) < 8:
+            position = 8 // self.protocol
+            if len(clocks) < position:
                 return None, 0
-            opcode = _bits(clocks[:8], 1)
-            position = 8
+            opcode = _bits(clocks[:position], self.protocol)
         else:
             opcode = self._continuous
         command = self.part.commands.get(opcode)
@@ -323,14 +346,13 @@ class Nor:
             log.info("%s: instruction %#04x is not for this part now", self.part.name, opcode)
             return None, 0
         request = Request(command)
-        for_address, for_data = command.lines
+        for_address, for_data = self._lines(command)
         length = 8 * self._address_length(command) // for_address
         request.address = _bits(clocks[position : position + length], for_address)
         position += length
         waits = self.vendor.waits(command)
-        if command.mode:
-            mode = clocks[position : position + 8 // for_address]
-            request.mode = _bits(mode, for_address) if len(mode) == 8 // for_address else -1
+        mode = clocks[position : position + min(waits, 8 // for_address)]
+        request.mode = _bits(mode, for_address) if len(mode) == 8 // for_address else -1
         position += waits
         rest = len(clocks) - position
         request.complete = rest >= 0
@@ -347,16 +369,15 @@ class Nor:
 
     def _execute(self, request: Request) -> bytes:
         command = request.command
-        if command.mode and request.mode != -1 and command.action == "read_array":
-            self._continuous = (
-                command.opcode if self.vendor.continues(command, request.mode) else None
-            )
         enabled, self._reset_enabled = self._reset_enabled, False
         if self.powered_down and not command.when_down:
             return b""
         if self.busy and not command.when_busy:
             log.info("%s: %s ignored while busy", self.part.name, command.name)
             return b""
+        if command.action == "read_array" and request.mode != -1:
+            more = self.vendor.continues(command, request.mode)
+            self._continuous = command.opcode if more else None
         if not request.complete and command.action != "release":
             return b""
         if command.data is not Data.OUT and not request.exact:
@@ -394,7 +415,7 @@ class Nor:
         self._break_off()
         self._power_up()
         self._deaf_until = self.clock.now + self.time("reset")
-        self._changed()
+        self.changed()
 
     def jedec(self, request: Request) -> bytes:
         return repeat(self.jedec_id, request.read)
@@ -464,7 +485,6 @@ class Nor:
             return False
         if self.vendor.protected(span):
             log.info("%s: %s of %s refused: protected", self.part.name, what, span)
-            self.write_enabled = False
             self.vendor.refused(what)
             return False
         return True
@@ -475,6 +495,15 @@ class Nor:
 
     def exit_four_byte(self, request: Request) -> bytes:
         self.four_byte = False
+        return b""
+
+    def enter_quad_protocol(self, request: Request) -> bytes:
+        """QPI: from now on everything, opcodes too, travels on four lines."""
+        self.protocol = 4
+        return b""
+
+    def leave_quad_protocol(self, request: Request) -> bytes:
+        self.protocol = 1
         return b""
 
     def read_extended_address(self, request: Request) -> bytes:
@@ -512,7 +541,7 @@ class Nor:
     def _suspend_now(self) -> None:
         self._suspended, self._operation, self._event = self._operation, None, None
         self.write_enabled = False
-        self._changed()
+        self.changed()
 
     def resume(self, request: Request) -> bytes:
         if self._suspended is not None and not self.busy:
@@ -542,7 +571,7 @@ class Nor:
         self.write_enabled = False
         self._apply(operation, 1.0)
         operation.finish()
-        self._changed()
+        self.changed()
 
     def _break_off(self) -> None:
         """Reset or power loss: operations under way stop where they are."""

@@ -1,6 +1,7 @@
 """The parts that a board can carry: geometry, instructions, times, SFDP.
 
-Datasheets: Winbond W25Q256JV, W25Q128JV, W25Q64JV; JEDEC JESD216 for the layout of SFDP.
+Datasheets: Winbond W25Q256JV, W25Q128JV, W25Q64JV; Micron MT25QL512ABB; ISSI IS25LP256D;
+JEDEC JESD216 for the layout of SFDP.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gdbserver.sim.clock import MICROSECOND, MILLISECOND, SECOND
-from gdbserver.sim.nor_vendors import BY_MODE, Command, Data, Vendor, Winbond
+from gdbserver.sim.nor_vendors import BY_MODE, Command, Data, Issi, Micron, Vendor, Winbond
 
 if TYPE_CHECKING:
     from gdbserver.sim.nor import Nor
@@ -220,6 +221,182 @@ _W25Q256JV = Part(
     quad_fixed=True,
 )
 
+
+# --- Micron ------------------------------------------------------------------------------------
+
+_MICRON_READS = (
+    _READ,
+    replace(_FAST, wraps=True),
+    replace(_DUAL_OUT, wraps=True),
+    replace(_QUAD_OUT, wraps=True),
+    _read(0xBB, "Dual I/O Fast Read", lines=(2, 2), dummy=8, wraps=True),
+    _read(0xEB, "Quad I/O Fast Read", lines=(4, 4), dummy=10, wraps=True),
+)
+_MICRON_PROGRAMS = (
+    _PROGRAM,
+    replace(_QUAD_PROGRAM, name="Quad Input Fast Program"),
+    replace(_PROGRAM, opcode=0x38, name="Extended Quad Input Fast Program", lines=(4, 4)),
+    replace(_PROGRAM, opcode=0xA2, name="Dual Input Fast Program", lines=(1, 2)),
+    replace(_PROGRAM, opcode=0xD2, name="Extended Dual Input Fast Program", lines=(2, 2)),
+)
+
+_MICRON = (
+    *_COMMON,
+    *_MICRON_READS,
+    *_MICRON_PROGRAMS,
+    _register(0x9E, "Read ID", "jedec"),
+    _register(0xAF, "Multiple I/O Read ID", "jedec"),
+    _register(0xAB, "Release from Deep Power-down", "release", dummy=24, when_down=True),
+    _register(0x05, "Read Status Register", "read_status", when_busy=True),
+    _change(0x01, "Write Status Register", "write_status", data=Data.IN),
+    _register(0x70, "Read Flag Status Register", "read_flag_status", when_busy=True),
+    Command(0x50, "Clear Flag Status Register", "clear_flag_status"),
+    _register(0xB5, "Read Nonvolatile Configuration", "read_nonvolatile"),
+    _change(0xB1, "Write Nonvolatile Configuration", "write_nonvolatile", data=Data.IN),
+    _register(0x85, "Read Volatile Configuration", "read_volatile"),
+    _change(0x81, "Write Volatile Configuration", "write_volatile", data=Data.IN),
+    _register(0x65, "Read Enhanced Volatile Configuration", "read_enhanced"),
+    _change(0x61, "Write Enhanced Volatile Configuration", "write_enhanced", data=Data.IN),
+    _register(0xC8, "Read Extended Address Register", "read_extended_address"),
+    _change(0xC5, "Write Extended Address Register", "write_extended_address", data=Data.IN),
+    _change(0xB7, "Enter 4-Byte Address Mode", "enter_four_byte"),
+    _change(0xE9, "Exit 4-Byte Address Mode", "exit_four_byte"),
+    Command(0x35, "Enter Quad Input/Output Mode", "enter_quad_protocol"),
+    Command(0xF5, "Reset Quad Input/Output Mode", "leave_quad_protocol"),
+    _register(0xE8, "Read Volatile Lock Bits", "read_lock", address=BY_MODE),
+    _register(0xE0, "Read Volatile Lock Bits (4-byte)", "read_lock", address=4),
+    _change(0xE5, "Write Volatile Lock Bits", "write_lock", address=BY_MODE, data=Data.IN),
+    _change(0xE1, "Write Volatile Lock Bits (4-byte)", "write_lock", address=4, data=Data.IN),
+    *_four_byte(
+        (
+            *zip((0x13, 0x0C, 0x3C, 0x6C, 0xBC, 0xEC), _MICRON_READS, strict=True),
+            *zip((0x12, 0x34, 0x3E), _MICRON_PROGRAMS[:3], strict=True),
+            (0x21, _ERASE_4K),
+            (0x5C, _ERASE_32K),
+            (0xDC, _ERASE_64K),
+        )
+    ),
+)
+
+# A single die ("monolithic"): one bulk erase, no die erase.
+_MT25QL512ABB = Part(
+    name="MT25QL512ABB",
+    jedec_id=bytes.fromhex("20ba20 10 44 00") + bytes(14),
+    size=64 * MIB,
+    commands=_table(_MICRON),
+    times={
+        "program": (120 * MICROSECOND, 1800 * MICROSECOND),
+        4 * KIB: (50 * MILLISECOND, 400 * MILLISECOND),
+        32 * KIB: (100 * MILLISECOND, 1 * SECOND),
+        64 * KIB: (150 * MILLISECOND, 1 * SECOND),
+        "chip": (153 * SECOND, 460 * SECOND),
+        "status": (1300 * MICROSECOND, 8 * MILLISECOND),
+        "nonvolatile": (200 * MILLISECOND, 1 * SECOND),
+        "suspend": (30 * MICROSECOND, 30 * MICROSECOND),
+        "power down": (3 * MICROSECOND, 3 * MICROSECOND),
+        "release": (30 * MICROSECOND, 30 * MICROSECOND),
+        "reset": (30 * MICROSECOND, 30 * MICROSECOND),
+    },
+    # JESD216B (1.6) with the table of 4-byte instructions; read off sister parts of the family.
+    sfdp=sfdp(
+        {
+            0x00: "53464450 060101ff 00060110 300000ff 84000102 800000ff",
+            0x30: "e520fbff ffffff1f 29eb276b 273b27bb ffffffff ffff27bb ffff29eb 0c2010d8"
+            "0f520000 244a9900 8b8e03e1 ac012738 7a757a75 fbbdd55c 4a0f82ff 81bd3d36",
+            0x80: "ffe7ffff 21dc5cff",
+        }
+    ),
+    vendor=Micron,
+    device_id=0xFF,
+)
+
+
+# --- ISSI ----------------------------------------------------------------------------------------
+
+_ISSI_READS = (
+    _READ,
+    replace(_FAST, wraps=True),
+    replace(_DUAL_OUT, wraps=True),
+    replace(_QUAD_OUT, wraps=True),
+    replace(_DUAL_IO, wraps=True),
+    _QUAD_IO,
+)
+
+_ISSI = (
+    *_COMMON,
+    *_ISSI_READS,
+    _QUAD_PROGRAM,
+    replace(_QUAD_PROGRAM, opcode=0x38),
+    replace(_ERASE_4K, opcode=0xD7),
+    Command(0xB0, "Suspend", "suspend", when_busy=True),
+    Command(0x30, "Resume", "resume"),
+    _register(0xAB, "Release Power-down / ID", "release", dummy=24, when_down=True),
+    _register(0x05, "Read Status Register", "read_status", when_busy=True),
+    Command(0x01, "Write Status Register", "write_status", data=Data.IN),
+    Command(0x50, "Volatile SR Write Enable", "volatile_write_enable"),
+    _register(0x48, "Read Function Register", "read_function", when_busy=True),
+    _change(0x42, "Write Function Register", "write_function", data=Data.IN),
+    _register(0x61, "Read Read Parameters", "read_read_parameters"),
+    Command(0x63, "Set Read Parameters (volatile)", "set_read_volatile", data=Data.IN),
+    Command(0xC0, "Set Read Parameters (volatile)", "set_read_volatile", data=Data.IN),
+    _change(0x65, "Set Read Parameters", "set_read_nonvolatile", data=Data.IN),
+    _register(0x81, "Read Extended Read Parameters", "read_extended_parameters", when_busy=True),
+    Command(0x82, "Clear Extended Read Parameters", "clear_errors"),
+    _register(0x16, "Read Bank Address Register", "read_bank"),
+    _register(0xC8, "Read Bank Address Register", "read_bank"),
+    Command(0x17, "Write Bank Address Register (volatile)", "write_bank", data=Data.IN),
+    _change(0xC5, "Write Bank Address Register (volatile)", "write_bank", data=Data.IN),
+    _change(0x18, "Write Bank Address Register", "write_bank_nonvolatile", data=Data.IN),
+    Command(0xB7, "Enter 4-Byte Address Mode", "enter_four_byte"),
+    Command(0x29, "Exit 4-Byte Address Mode", "exit_four_byte"),
+    Command(0x35, "Enter Quad Peripheral Interface", "enter_quad_protocol"),
+    Command(0xF5, "Exit Quad Peripheral Interface", "leave_quad_protocol"),
+    _register(0x4B, "Read Unique ID", "read_unique_id", address=BY_MODE, dummy=8),
+    *_four_byte(
+        (
+            *zip((0x13, 0x0C, 0x3C, 0x6C, 0xBC, 0xEC), _ISSI_READS, strict=True),
+            (0x12, _PROGRAM),
+            (0x34, _QUAD_PROGRAM),
+            (0x3E, _QUAD_PROGRAM),
+            (0x21, _ERASE_4K),
+            (0x5C, _ERASE_32K),
+            (0xDC, _ERASE_64K),
+        )
+    ),
+)
+
+_IS25LP256D = Part(
+    name="IS25LP256D",
+    jedec_id=bytes.fromhex("9d6019"),
+    size=32 * MIB,
+    commands=_table(_ISSI),
+    # Typical erase and program times as the part's own SFDP has them.
+    times={
+        "program": (200 * MICROSECOND, 800 * MICROSECOND),
+        4 * KIB: (48 * MILLISECOND, 300 * MILLISECOND),
+        32 * KIB: (160 * MILLISECOND, 500 * MILLISECOND),
+        64 * KIB: (304 * MILLISECOND, 1 * SECOND),
+        "chip": (60 * SECOND, 180 * SECOND),
+        "status": (2 * MILLISECOND, 15 * MILLISECOND),
+        "suspend": (100 * MICROSECOND, 100 * MICROSECOND),
+        "power down": (3 * MICROSECOND, 3 * MICROSECOND),
+        "release": (5 * MICROSECOND, 5 * MICROSECOND),
+        "reset": (100 * MICROSECOND, 100 * MICROSECOND),
+    },
+    # JESD216B (1.6); says "three address bytes only", which is not so.
+    sfdp=sfdp(
+        {
+            0x00: "53464450 060101ff 00060110 300000ff 9d050103 80000002",
+            0x30: "e520f9ff ffffff0f 44eb086b 083b80bb feffffff ffff00ff ffff44eb 0c200f52"
+            "10d800ff 234ac900 82d811ce cccd6846 7a757a75 f7aed55c 4a422cff f030faa9",
+            0x80: "50195016 9ff9c064 8fefffff",
+        }
+    ),
+    vendor=Issi,
+    device_id=0x18,
+    unique_id=bytes.fromhex("4a 31 36 22 0c 9d 58 01 e7 70 12 b3 6f 05 c8 21"),
+)
+
 _PARTS = (
     _W25Q256JV,
     replace(
@@ -250,6 +427,8 @@ _PARTS = (
         device_id=0x16,
         quad_fixed=True,
     ),
+    _MT25QL512ABB,
+    _IS25LP256D,
 )
 
 PARTS: Mapping[str, Part] = {part.name: part for part in _PARTS}

@@ -200,7 +200,7 @@ class Winbond:
         }
 
     def refused(self, what: Literal["program", "erase"]) -> None:
-        pass  # these parts do not tell
+        self.nor.write_enabled = False  # all that these parts let one see
 
     def failed(self, what: Literal["program", "erase"]) -> None:
         pass
@@ -353,4 +353,310 @@ class Winbond:
             register[:] = b"\xff" * 256
 
         self.nor.start(Operation("security", Span(0, 0), self.nor.time(0x1000), finish))
+        return b""
+
+
+class Micron:
+    """MT25Q: flag status, and configuration registers with a non-volatile twin."""
+
+    TB = 1 << 5
+    STATUS_WRITABLE = 0b11111100
+    ERASE_SUSPENDED, ERASE_FAILED, PROGRAM_FAILED = 1 << 6, 1 << 5, 1 << 4
+    PROGRAM_SUSPENDED, PROTECTION, FOUR_BYTE = 1 << 2, 1 << 1, 1 << 0
+    XIP_OFF = 1 << 3  # in the volatile configuration register
+
+    def __init__(self, nor: Nor) -> None:
+        self.nor = nor
+        self.status = 0
+        self.nonvolatile = 0xFFFF
+        self.flags = 0
+        self.configuration = 0xFB
+        self.enhanced = 0xFF
+        self.locks: dict[int, int] = {}
+        """Volatile lock bits by sector: bit 0 write lock, bit 1 lock down."""
+
+    def power_up(self) -> None:
+        """The volatile registers take what the non-volatile one says."""
+        bits = self.nonvolatile
+        xip = bits >> 9 & 0b111
+        self.configuration = (bits >> 12 & 0xF) << 4 | 0b11 | (self.XIP_OFF if xip == 7 else 0)
+        self.enhanced = (bits >> 2 & 0b11) << 6 | 0x3F
+        self.flags = 0
+        self.locks.clear()
+        self.nor.four_byte = not bits & 1
+        self._set_protocol()
+
+    def power_cycled(self) -> None:
+        pass
+
+    @property
+    def quad_enabled(self) -> bool:
+        return True  # no QE bit: a quad instruction takes W# and HOLD# for its duration
+
+    def waits(self, command: Command) -> int:
+        """Dummy cycles of fast reads are set in VCR; 0 and 15 mean the instruction's own."""
+        own = command.dummy
+        if command.action != "read_array" or not own:
+            return own
+        chosen = self.configuration >> 4
+        if chosen in {0, 15}:
+            return 10 if self.nor.protocol == 4 else own
+        return chosen
+
+    def continues(self, command: Command, mode: int) -> bool:
+        """XIP: enabled in VCR, and confirmed by a 0 on IO0 in the first dummy cycle."""
+        lines = self.nor.protocol if self.nor.protocol > 1 else command.lines[0]
+        first = mode >> 8 - lines & 1
+        return bool(command.dummy) and not self.configuration & self.XIP_OFF and not first
+
+    def protected(self, span: Span) -> bool:
+        if any(lock & 1 and len(span & Span.of(at, 0x10000)) for at, lock in self.locks.items()):
+            return True
+        bp = self.status >> 2 & 7 | self.status >> 3 & 8
+        size = self.nor.part.size
+        length = min(size, 0x10000 << bp - 1) if bp else 0
+        kept = Span(0, length) if self.status & self.TB else Span(size - length, size)
+        return bool(len(span & kept))
+
+    def refused(self, what: Literal["program", "erase"]) -> None:
+        """The flags tell, and the write enable latch stays set."""
+        self.flags |= self.PROTECTION
+        self.failed(what)
+
+    def failed(self, what: Literal["program", "erase"]) -> None:
+        self.flags |= self.PROGRAM_FAILED if what == "program" else self.ERASE_FAILED
+        self.nor.write_enabled = True
+
+    # --- Registers -----------------------------------------------------------------------------
+
+    def read_status(self, request: Request) -> bytes:
+        nor = self.nor
+        value = self.status | (WEL if nor.write_enabled else 0) | (BUSY if nor.busy else 0)
+        return bytes([value]) * request.read
+
+    def read_flag_status(self, request: Request) -> bytes:
+        value = self.flags | (self.FOUR_BYTE if self.nor.four_byte else 0)
+        if not self.nor.busy:
+            value |= 0x80
+        held = self.nor.suspended_kind
+        if held is not None:
+            value |= self.PROGRAM_SUSPENDED if held == "program" else self.ERASE_SUSPENDED
+        return bytes([value]) * request.read
+
+    def clear_flag_status(self, request: Request) -> bytes:
+        self.flags = 0
+        return b""
+
+    def _write(self, request: Request, length: int, finish: Callable[[], None], time: str) -> bytes:
+        if len(request.write) == length and not self.nor.suspended:
+            self.nor.start(Operation("registers", Span(0, 0), self.nor.time(time), finish))
+        return b""
+
+    def write_status(self, request: Request) -> bytes:
+        def finish() -> None:
+            self.status = request.write[0] & self.STATUS_WRITABLE
+
+        return self._write(request, 1, finish, "status")
+
+    def read_nonvolatile(self, request: Request) -> bytes:
+        return repeat(self.nonvolatile.to_bytes(2, "little"), request.read)
+
+    def write_nonvolatile(self, request: Request) -> bytes:
+        def finish() -> None:
+            self.nonvolatile = int.from_bytes(request.write, "little")
+
+        return self._write(request, 2, finish, "nonvolatile")
+
+    def read_volatile(self, request: Request) -> bytes:
+        return bytes([self.configuration]) * request.read
+
+    def write_volatile(self, request: Request) -> bytes:
+        if len(request.write) == 1:
+            self.configuration = request.write[0] & 0xFB
+            self.nor.wrap = (16, 32, 64, 0)[self.configuration & 0b11]
+            self.nor.write_enabled = False
+            self.nor.changed()
+        return b""
+
+    def read_enhanced(self, request: Request) -> bytes:
+        return bytes([self.enhanced]) * request.read
+
+    def write_enhanced(self, request: Request) -> bytes:
+        if len(request.write) == 1:
+            self.enhanced = request.write[0]
+            self.nor.write_enabled = False
+            self._set_protocol()
+        return b""
+
+    def _set_protocol(self) -> None:
+        """EVCR bits 7 and 6, low active: opcodes on four lines, or on two."""
+        quad, dual = not self.enhanced & 0x80, not self.enhanced & 0x40
+        self.nor.protocol = 4 if quad else 2 if dual else 1
+
+    def write_extended_address(self, request: Request) -> bytes:
+        if len(request.write) == 1:
+            self.nor.extended_address = request.write[0] & (self.nor.part.size - 1 >> 24)
+            self.nor.write_enabled = False
+        return b""
+
+    def read_lock(self, request: Request) -> bytes:
+        sector = self.nor.full_address(request) & ~0xFFFF
+        return bytes([self.locks.get(sector, 0)]) * request.read
+
+    def write_lock(self, request: Request) -> bytes:
+        sector = self.nor.full_address(request) & ~0xFFFF
+        if len(request.write) == 1 and not self.locks.get(sector, 0) & 2:
+            self.locks[sector] = request.write[0] & 0b11
+        self.nor.write_enabled = False
+        return b""
+
+
+class Issi:
+    """IS25LP: QE in the one status register, read parameters, a bank address register."""
+
+    QE, STATUS_WRITABLE = 1 << 6, 0b11111100
+    TBS = 1 << 1  # in the function register
+    WRAP = 1 << 2  # in the read register
+    PROTECTION, PROGRAM_FAILED, ERASE_FAILED = 1 << 1, 1 << 2, 1 << 3
+
+    def __init__(self, nor: Nor) -> None:
+        self.nor = nor
+        self.stored_status = self.status = 0
+        self.function = 0
+        self.stored_read = self.read_parameters = 0
+        self.extended_read = 0xF0
+        self.errors = 0
+        self.stored_bank = 0
+
+    def power_up(self) -> None:
+        self.status = self.stored_status
+        self.read_parameters = self.stored_read
+        self.errors = 0
+        self._set_bank(self.stored_bank)
+        self._set_wrap()
+
+    def power_cycled(self) -> None:
+        pass
+
+    @property
+    def quad_enabled(self) -> bool:
+        return bool(self.status & self.QE)
+
+    def waits(self, command: Command) -> int:
+        """P6 to P3 choose the cycles of all fast reads, mode bits included; 0 their own."""
+        own = command.dummy + (8 // command.lines[0] if command.mode else 0)
+        if command.action != "read_array" or not own:
+            return own
+        chosen = self.read_parameters >> 3 & 0xF
+        return chosen or (6 if self.nor.protocol == 4 else own)
+
+    def continues(self, command: Command, mode: int) -> bool:
+        return command.mode and mode >> 4 == 0xA
+
+    def protected(self, span: Span) -> bool:
+        bp, size = self.status >> 2 & 0xF, self.nor.part.size
+        length = min(size, 0x10000 << bp - 1) if bp else 0
+        kept = Span(0, length) if self.function & self.TBS else Span(size - length, size)
+        return bool(len(span & kept))
+
+    def refused(self, what: Literal["program", "erase"]) -> None:
+        self.errors |= self.PROTECTION
+        self.failed(what)
+
+    def failed(self, what: Literal["program", "erase"]) -> None:
+        self.errors |= self.PROGRAM_FAILED if what == "program" else self.ERASE_FAILED
+        self.nor.write_enabled = False
+
+    # --- Registers -----------------------------------------------------------------------------
+
+    def read_status(self, request: Request) -> bytes:
+        nor = self.nor
+        value = self.status | (WEL if nor.write_enabled else 0) | (BUSY if nor.busy else 0)
+        return bytes([value]) * request.read
+
+    def write_status(self, request: Request) -> bytes:
+        nor = self.nor
+        if len(request.write) != 1 or nor.suspended:
+            return b""
+        value = request.write[0] & self.STATUS_WRITABLE
+        if nor.write_enabled:
+
+            def finish() -> None:
+                self.status = self.stored_status = value
+
+            nor.start(Operation("registers", Span(0, 0), nor.time("status"), finish))
+        elif nor.volatile_write_enabled:
+            nor.volatile_write_enabled = False
+            self.status = value
+        return b""
+
+    def read_function(self, request: Request) -> bytes:
+        suspended = {None: 0, "program": 1 << 2}.get(self.nor.suspended_kind, 1 << 3)
+        return bytes([self.function | suspended]) * request.read
+
+    def write_function(self, request: Request) -> bytes:
+        """One-time programmable."""
+
+        def finish() -> None:
+            self.function |= request.write[0] & 0xF3
+
+        if len(request.write) == 1:
+            time = self.nor.time("status")
+            self.nor.start(Operation("registers", Span(0, 0), time, finish))
+        return b""
+
+    def read_read_parameters(self, request: Request) -> bytes:
+        return bytes([self.read_parameters]) * request.read
+
+    def set_read_volatile(self, request: Request) -> bytes:
+        if len(request.write) == 1:
+            self.read_parameters = request.write[0]
+            self._set_wrap()
+            self.nor.changed()
+        return b""
+
+    def set_read_nonvolatile(self, request: Request) -> bytes:
+        def finish() -> None:
+            self.read_parameters = self.stored_read = request.write[0]
+            self._set_wrap()
+
+        if len(request.write) == 1:
+            time = self.nor.time("status")
+            self.nor.start(Operation("registers", Span(0, 0), time, finish))
+        return b""
+
+    def _set_wrap(self) -> None:
+        bits = self.read_parameters
+        self.nor.wrap = 8 << (bits & 0b11) if bits & self.WRAP else 0
+
+    def read_extended_parameters(self, request: Request) -> bytes:
+        value = self.extended_read | self.errors | (1 if self.nor.busy else 0)
+        return bytes([value]) * request.read
+
+    def clear_errors(self, request: Request) -> bytes:
+        self.errors = 0
+        return b""
+
+    def _set_bank(self, value: int) -> None:
+        """Bit 7 chooses four address bytes; bit 0 is A24 for three."""
+        self.nor.four_byte = bool(value & 0x80)
+        self.nor.extended_address = value & 1
+
+    def read_bank(self, request: Request) -> bytes:
+        value = self.nor.extended_address | (0x80 if self.nor.four_byte else 0)
+        return bytes([value]) * request.read
+
+    def write_bank(self, request: Request) -> bytes:
+        if len(request.write) == 1:
+            self._set_bank(request.write[0])
+        return b""
+
+    def write_bank_nonvolatile(self, request: Request) -> bytes:
+        def finish() -> None:
+            self.stored_bank = request.write[0] & 0x81
+            self._set_bank(self.stored_bank)
+
+        if len(request.write) == 1:
+            time = self.nor.time("status")
+            self.nor.start(Operation("registers", Span(0, 0), time, finish))
         return b""
