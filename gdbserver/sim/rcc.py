@@ -1,52 +1,754 @@
-"""Reset and clock control (RCC), as far as clocks and clock gates go."""
+"""Reset and clock control (RCC): oscillators, PLLs, prescalers, clock gates, reset flags.
+
+RM0433, "Reset and Clock Control (RCC)".
+
+Frequencies are computed from the registers when asked for, so that whoever depends on one
+passes a property of `Rcc` on.  An oscillator or PLL is ready some time after it was switched on;
+the system clock follows SW once its source is ready, and what it runs on cannot be switched off.
+
+A peripheral without a clock answers reads with zero and ignores writes: `ClockGated` is put
+before it on the bus.  The manual warns of such accesses without saying what they give; zeros
+are what is seen on silicon.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
+from fractions import Fraction
 
-from gdbserver.sim.clock import Clock
-from gdbserver.sim.registers import Peripheral
+from gdbserver.chip.memory import Span
+from gdbserver.sim.bus import Bus, Device, Direct, Mappable, Master
+from gdbserver.sim.clock import MICROSECOND, MILLISECOND, Clock
+from gdbserver.sim.registers import (
+    BitsInteger,
+    BitStruct,
+    Fields,
+    Flag,
+    Padding,
+    Peripheral,
+    Register,
+    Unmodelled,
+)
+
+HSI_HZ = 64_000_000
+CSI_HZ = 4_000_000
+HSI48_HZ = 48_000_000
+LSI_HZ = 32_000
+LSE_HZ = 32_768
+
+# DS12110, "External clock source characteristics", "Internal clock source characteristics",
+# "PLL characteristics": typical start-up times.
+STARTUP = {
+    "HSI": 4 * MICROSECOND,
+    "CSI": 4 * MICROSECOND,
+    "HSI48": 3 * MICROSECOND,
+    "HSE": 2 * MILLISECOND,
+    "LSI": 120 * MICROSECOND,
+    "LSE": 2000 * MILLISECOND,
+    "PLL": 50 * MICROSECOND,
+}
+
+# Which bit of the bus's ENR, LPENR and RSTR registers belongs to which peripheral.
+GATES: dict[str, dict[str, int]] = {
+    "AHB3": {"MDMA": 0, "DMA2D": 4, "JPGDEC": 5, "FMC": 12, "QSPI": 14, "SDMMC1": 16},
+    "AHB1": {
+        "DMA1": 0,
+        "DMA2": 1,
+        "ADC12": 5,
+        "ETH1MAC": 15,
+        "ETH1TX": 16,
+        "ETH1RX": 17,
+        "USB1OTGHS": 25,
+        "USB1OTGHSULPI": 26,
+        "USB2OTGHS": 27,
+        "USB2OTGHSULPI": 28,
+    },
+    "AHB2": {
+        "DCMI": 0,
+        "CRYP": 4,
+        "HASH": 5,
+        "RNG": 6,
+        "SDMMC2": 9,
+        "SRAM1": 29,
+        "SRAM2": 30,
+        "SRAM3": 31,
+    },
+    "AHB4": {
+        **{f"GPIO{port}": bit for bit, port in enumerate("ABCDEFGHIJK")},
+        "CRC": 19,
+        "BDMA": 21,
+        "ADC3": 24,
+        "HSEM": 25,
+        "BKPRAM": 28,
+    },
+    "APB3": {"LTDC": 3, "WWDG1": 6},
+    "APB1L": {
+        "TIM2": 0,
+        "TIM3": 1,
+        "TIM4": 2,
+        "TIM5": 3,
+        "TIM6": 4,
+        "TIM7": 5,
+        "TIM12": 6,
+        "TIM13": 7,
+        "TIM14": 8,
+        "LPTIM1": 9,
+        "SPI2": 14,
+        "SPI3": 15,
+        "SPDIFRX": 16,
+        "USART2": 17,
+        "USART3": 18,
+        "UART4": 19,
+        "UART5": 20,
+        "I2C1": 21,
+        "I2C2": 22,
+        "I2C3": 23,
+        "CEC": 27,
+        "DAC12": 29,
+        "UART7": 30,
+        "UART8": 31,
+    },
+    "APB1H": {"CRS": 1, "SWPMI": 2, "OPAMP": 4, "MDIOS": 5, "FDCAN": 8},
+    "APB2": {
+        "TIM1": 0,
+        "TIM8": 1,
+        "USART1": 4,
+        "USART6": 5,
+        "SPI1": 12,
+        "SPI4": 13,
+        "TIM15": 16,
+        "TIM16": 17,
+        "TIM17": 18,
+        "SPI5": 20,
+        "SAI1": 22,
+        "SAI2": 23,
+        "SAI3": 24,
+        "DFSDM1": 28,
+        "HRTIM": 29,
+    },
+    "APB4": {
+        "SYSCFG": 1,
+        "LPUART1": 3,
+        "SPI6": 5,
+        "I2C4": 7,
+        "LPTIM2": 9,
+        "LPTIM3": 10,
+        "LPTIM4": 11,
+        "LPTIM5": 12,
+        "COMP12": 14,
+        "VREF": 15,
+        "RTCAPB": 16,
+        "SAI4": 21,
+    },
+}
+_NO_RESET_BIT = frozenset(
+    {"SRAM1", "SRAM2", "SRAM3", "BKPRAM", "WWDG1", "VREF", "RTCAPB", "ETH1TX", "ETH1RX"}
+)
+_C1_COPIES = Span(0x130, 0x180)  # RCC_C1_RSR to RCC_C1_APB4LPENR
+_C1_DISTANCE = 0x60
+
+
+def _gates(bus: str, suffix: str, without: frozenset[str] = frozenset()) -> BitStruct:
+    """The layout of an ENR, LPENR or RSTR: a flag for each peripheral, named with `suffix`."""
+    names = {bit: name for name, bit in GATES[bus].items() if name not in without}
+    bits = [names[b] + suffix if b in names else None for b in range(31, -1, -1)]
+    return BitStruct(*(Padding(1) if bit is None else bit / Flag for bit in bits))
+
+
+def _enable(offset: int, bus: str, reset: int = 0) -> Register:
+    return Register(offset, _gates(bus, "EN"), reset=reset)
+
+
+def _enable_asleep(offset: int, bus: str) -> Register:
+    """Clocks in Sleep mode, which the model never stops: kept, without effect."""
+    register = Register(offset, _gates(bus, "LPEN"))
+    register.reset = register.defined
+    return register
+
+
+def _resets(offset: int, bus: str) -> Register:
+    return Register(offset, _gates(bus, "RST", _NO_RESET_BIT))
+
+
+def _pll_dividers(offset: int) -> Register:
+    return Register(
+        offset,
+        BitStruct(
+            Padding(1),
+            "DIVR" / BitsInteger(7),
+            Padding(1),
+            "DIVQ" / BitsInteger(7),
+            "DIVP" / BitsInteger(7),
+            "DIVN" / BitsInteger(9),
+        ),
+        reset=0x01010280,
+    )
+
+
+def _pll_fraction(offset: int) -> Register:
+    return Register(offset, BitStruct(Padding(16), "FRACN" / BitsInteger(13), Padding(3)))
+
+
+def _interrupts(*, suffix: str) -> BitStruct:
+    names = [
+        "LSECSS" + suffix,
+        *(f"PLL{n}RDY" + suffix for n in (3, 2, 1)),
+        *(name + "RDY" + suffix for name in ("HSI48", "CSI", "HSE", "HSI", "LSE", "LSI")),
+    ]
+    return BitStruct(Padding(22), *map(Unmodelled, names))
 
 
 class ResetCause(Enum):
-    """What reset the chip: RCC_RSR tells the program afterwards."""
+    """What reset the chip; the value is what RSR says of it (RM0433, "RCC reset status")."""
 
-    POWER_ON = "power-on"
-    PIN = "reset pin"
-    SOFTWARE = "software"
-    IWDG1 = "independent watchdog"
-    WWDG1 = "window watchdog"
+    POWER_ON = 0x00FA0000
+    PIN = 0x00420000
+    SOFTWARE = 0x01420000
+    IWDG1 = 0x04420000
+    WWDG1 = 0x10420000
 
 
 class Rcc(Peripheral):
-    def __init__(self, clock: Clock, *, hse_hz: int = 25_000_000) -> None:
-        self.clock = clock
+    """The RCC of a board with a crystal of `hse_hz`, or without one: 0.
+
+    `on_peripheral_reset` is called with a name of `GATES` when its reset bit is set;
+    `on_gates_changed` after each change of an enable register.  `backup_access` is PWR_CR1.DBP.
+    """
+
+    CR = Register(
+        0x00,
+        BitStruct(
+            Padding(2),
+            "PLL3RDY" / Flag,
+            "PLL3ON" / Flag,
+            "PLL2RDY" / Flag,
+            "PLL2ON" / Flag,
+            "PLL1RDY" / Flag,
+            "PLL1ON" / Flag,
+            Padding(4),
+            Unmodelled("HSECSSON"),
+            "HSEBYP" / Flag,
+            "HSERDY" / Flag,
+            "HSEON" / Flag,
+            "D2CKRDY" / Flag,
+            "D1CKRDY" / Flag,
+            "HSI48RDY" / Flag,
+            "HSI48ON" / Flag,
+            Padding(2),
+            Unmodelled("CSIKERON"),
+            "CSIRDY" / Flag,
+            "CSION" / Flag,
+            Padding(1),
+            "HSIDIVF" / Flag,
+            "HSIDIV" / BitsInteger(2),
+            "HSIRDY" / Flag,
+            Unmodelled("HSIKERON"),
+            "HSION" / Flag,
+        ),
+        reset=0x0000C025,
+        writable=~(0x2A02E124),  # the ready bits
+    )
+    HSICFGR = Register(
+        0x04,
+        BitStruct(
+            Padding(1),
+            Unmodelled("HSITRIM", 7),
+            Padding(12),
+            Unmodelled("HSICAL", 12),
+        ),
+        reset=0x40000000,
+        writable=0x7F000000,
+    )
+    CRRCR = Register(0x08, BitStruct(Padding(22), Unmodelled("HSI48CAL", 10)), writable=0)
+    CSICFGR = Register(
+        0x0C,
+        BitStruct(
+            Padding(2),
+            Unmodelled("CSITRIM", 6),
+            Padding(14),
+            Unmodelled("CSICAL", 10),
+        ),
+        reset=0x20000000,
+        writable=0x3F000000,
+    )
+    CFGR = Register(
+        0x10,
+        BitStruct(
+            Unmodelled("MCO2", 3),
+            Unmodelled("MCO2PRE", 4),
+            Unmodelled("MCO1", 3),
+            Unmodelled("MCO1PRE", 4),
+            Padding(2),
+            Unmodelled("TIMPRE"),
+            Unmodelled("HRTIMSEL"),
+            Unmodelled("RTCPRE", 6),
+            Unmodelled("STOPKERWUCK"),
+            Unmodelled("STOPWUCK"),
+            "SWS" / BitsInteger(3),
+            "SW" / BitsInteger(3),
+        ),
+        writable=~0x38,
+    )
+    D1CFGR = Register(
+        0x18,
+        BitStruct(
+            Padding(20),
+            "D1CPRE" / BitsInteger(4),
+            Padding(1),
+            "D1PPRE" / BitsInteger(3),
+            "HPRE" / BitsInteger(4),
+        ),
+    )
+    D2CFGR = Register(
+        0x1C,
+        BitStruct(
+            Padding(21),
+            "D2PPRE2" / BitsInteger(3),
+            Padding(1),
+            "D2PPRE1" / BitsInteger(3),
+            Padding(4),
+        ),
+    )
+    D3CFGR = Register(0x20, BitStruct(Padding(25), "D3PPRE" / BitsInteger(3), Padding(4)))
+    PLLCKSELR = Register(
+        0x28,
+        BitStruct(
+            Padding(6),
+            "DIVM3" / BitsInteger(6),
+            Padding(2),
+            "DIVM2" / BitsInteger(6),
+            Padding(2),
+            "DIVM1" / BitsInteger(6),
+            Padding(2),
+            "PLLSRC" / BitsInteger(2),
+        ),
+        reset=0x02020200,
+    )
+    PLLCFGR = Register(
+        0x2C,
+        BitStruct(
+            Padding(7),
+            "DIVR3EN" / Flag,
+            "DIVQ3EN" / Flag,
+            "DIVP3EN" / Flag,
+            "DIVR2EN" / Flag,
+            "DIVQ2EN" / Flag,
+            "DIVP2EN" / Flag,
+            "DIVR1EN" / Flag,
+            "DIVQ1EN" / Flag,
+            "DIVP1EN" / Flag,
+            Padding(4),
+            # The VCO's range is not checked: a wrong one gives the frequency all the same.
+            "PLL3RGE" / BitsInteger(2),
+            "PLL3VCOSEL" / Flag,
+            "PLL3FRACEN" / Flag,
+            "PLL2RGE" / BitsInteger(2),
+            "PLL2VCOSEL" / Flag,
+            "PLL2FRACEN" / Flag,
+            "PLL1RGE" / BitsInteger(2),
+            "PLL1VCOSEL" / Flag,
+            "PLL1FRACEN" / Flag,
+        ),
+        reset=0x01FF0000,
+    )
+    PLL1DIVR, PLL1FRACR = _pll_dividers(0x30), _pll_fraction(0x34)
+    PLL2DIVR, PLL2FRACR = _pll_dividers(0x38), _pll_fraction(0x3C)
+    PLL3DIVR, PLL3FRACR = _pll_dividers(0x40), _pll_fraction(0x44)
+    D1CCIPR = Register(
+        0x4C,
+        BitStruct(
+            Padding(2),
+            "CKPERSEL" / BitsInteger(2),
+            Padding(11),
+            Unmodelled("SDMMCSEL"),
+            Padding(10),
+            "QSPISEL" / BitsInteger(2),
+            Padding(2),
+            Unmodelled("FMCSEL", 2),
+        ),
+    )
+    D2CCIP1R = Register(0x50, BitStruct(Unmodelled("D2CCIP1", 32)))
+    D2CCIP2R = Register(0x54, BitStruct(Unmodelled("D2CCIP2", 32)))
+    D3CCIPR = Register(0x58, BitStruct(Unmodelled("D3CCIP", 32)))
+    CIER = Register(0x60, _interrupts(suffix="IE"))
+    CIFR = Register(0x64, _interrupts(suffix="F"), writable=0)
+    CICR = Register(0x68, _interrupts(suffix="C"), writable=0)
+    BDCR = Register(
+        0x70,
+        BitStruct(
+            Padding(15),
+            "BDRST" / Flag,
+            Unmodelled("RTCEN"),
+            Padding(5),
+            Unmodelled("RTCSEL", 2),
+            Padding(1),
+            Unmodelled("LSECSSD"),
+            Unmodelled("LSECSSON"),
+            Unmodelled("LSEDRV", 2),
+            "LSEBYP" / Flag,
+            "LSERDY" / Flag,
+            "LSEON" / Flag,
+        ),
+        writable=0x0001833D,
+    )
+    CSR = Register(
+        0x74,
+        BitStruct(Padding(30), "LSIRDY" / Flag, "LSION" / Flag),
+        writable=1,
+    )
+    AHB3RSTR = _resets(0x7C, "AHB3")
+    AHB1RSTR = _resets(0x80, "AHB1")
+    AHB2RSTR = _resets(0x84, "AHB2")
+    AHB4RSTR = _resets(0x88, "AHB4")
+    APB3RSTR = _resets(0x8C, "APB3")
+    APB1LRSTR = _resets(0x90, "APB1L")
+    APB1HRSTR = _resets(0x94, "APB1H")
+    APB2RSTR = _resets(0x98, "APB2")
+    APB4RSTR = _resets(0x9C, "APB4")
+    GCR = Register(0xA0, BitStruct(Padding(31), "WW1RSC" / Flag))
+    D3AMR = Register(0xA8, BitStruct(Unmodelled("D3AM", 32)))
+    RSR = Register(
+        0xD0,
+        BitStruct(
+            Padding(1),
+            "LPWRRST" / Flag,
+            Padding(1),
+            "WWDG1RST" / Flag,
+            Padding(1),
+            "IWDG1RST" / Flag,
+            Padding(1),
+            "SFTRST" / Flag,
+            "PORRST" / Flag,
+            "PINRST" / Flag,
+            "BORRST" / Flag,
+            "D2RST" / Flag,
+            "D1RST" / Flag,
+            Padding(1),
+            "CPURST" / Flag,
+            "RMVF" / Flag,
+            Padding(16),
+        ),
+        writable=0,
+    )
+    AHB3ENR = _enable(0xD4, "AHB3")
+    AHB1ENR = _enable(0xD8, "AHB1")
+    AHB2ENR = _enable(0xDC, "AHB2")
+    AHB4ENR = _enable(0xE0, "AHB4")
+    APB3ENR = _enable(0xE4, "APB3")
+    APB1LENR = _enable(0xE8, "APB1L")
+    APB1HENR = _enable(0xEC, "APB1H")
+    APB2ENR = _enable(0xF0, "APB2")
+    APB4ENR = _enable(0xF4, "APB4", reset=0x00010000)
+    AHB3LPENR = _enable_asleep(0xFC, "AHB3")
+    AHB1LPENR = _enable_asleep(0x100, "AHB1")
+    AHB2LPENR = _enable_asleep(0x104, "AHB2")
+    AHB4LPENR = _enable_asleep(0x108, "AHB4")
+    APB3LPENR = _enable_asleep(0x10C, "APB3")
+    APB1LLPENR = _enable_asleep(0x110, "APB1L")
+    APB1HLPENR = _enable_asleep(0x114, "APB1H")
+    APB2LPENR = _enable_asleep(0x118, "APB2")
+    APB4LPENR = _enable_asleep(0x11C, "APB4")
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        hse_hz: int = 25_000_000,
+        backup_access: Callable[[], bool] = lambda: True,
+    ) -> None:
         self.hse_hz = hse_hz
-        self.lsi_hz = 32_000
+        self.lsi_hz = LSI_HZ
         self.on_gates_changed: list[Callable[[], None]] = []
         self.on_peripheral_reset: Callable[[str], None] = lambda name: None
+        self._clock = clock
+        self._backup_access = backup_access
+        self._generation = 0
         super().__init__("RCC")
 
     def reset(self, cause: ResetCause = ResetCause.POWER_ON) -> None:
+        """A reset.  The backup domain, LSI and the flags of earlier resets survive some."""
+        kept = [self.BDCR, self.CSR, self.RSR] if cause is not ResetCause.POWER_ON else []
+        values = {register: self.raw(register) for register in kept}
+        self._generation += 1  # what was starting up does not get ready any more
         super().reset()
+        for register, value in values.items():
+            self.set_raw(register, value)
+        self.set_raw(self.RSR, self.raw(self.RSR) | cause.value)
+        for notify in self.on_gates_changed:
+            notify()
+
+    def read(self, offset: int, size: int, master: Master) -> int:
+        return super().read(self._uncopied(offset), size, master)
+
+    def write(self, offset: int, size: int, value: int, master: Master) -> None:
+        super().write(self._uncopied(offset), size, value, master)
+
+    @staticmethod
+    def _uncopied(offset: int) -> int:
+        """The one CPU's own view of the enable registers is the registers themselves."""
+        return offset - _C1_DISTANCE if offset in _C1_COPIES else offset
+
+    # --- Oscillators ------------------------------------------------------------------------
+
+    @CR.writes
+    def _switch(self, cr: Fields) -> None:
+        before = self[self.CR]
+        self.store(self.CR, cr)
+        for name in self._in_use():
+            self.update(self.CR, **{name + "ON": 1})
+        now = self[self.CR]
+        self.update(self.CR, HSIDIVF=1)
+        for name in ("HSI", "CSI", "HSI48", "HSE", "PLL1", "PLL2", "PLL3"):
+            on, was_on = getattr(now, name + "ON"), getattr(before, name + "ON")
+            if not on:
+                self.update(self.CR, **{name + "RDY": 0})
+            elif not was_on:
+                self._start_up(self.CR, name)
+
+    def _start_up(self, register: Register, name: str) -> None:
+        """Raise the ready bit in a while, unless it is switched off again before."""
+        generation = self._generation
+
+        def ready() -> None:
+            if generation == self._generation and getattr(self[register], name + "ON"):
+                if name == "HSE" and not self.hse_hz:
+                    return
+                if name.startswith("PLL") and not self._pll_input(int(name[3])):
+                    return
+                self.update(register, **{name + "RDY": 1})
+                self._follow_switch()
+
+        self._clock.after(STARTUP["PLL" if name.startswith("PLL") else name], ready)
+
+    def _in_use(self) -> list[str]:
+        """What the system clock comes from, which cannot be switched off."""
+        source = ("HSI", "CSI", "HSE", "PLL1")[self[self.CFGR].SWS & 3]
+        if source != "PLL1":
+            return [source]
+        return [source, *self._pll_source_name()]
+
+    def _pll_source_name(self) -> list[str]:
+        return [["HSI"], ["CSI"], ["HSE"], []][self[self.PLLCKSELR].PLLSRC]
+
+    @CFGR.writes
+    def _configure(self, cfgr: Fields) -> None:
+        self.store(self.CFGR, cfgr)
+        self._follow_switch()
+
+    def _follow_switch(self) -> None:
+        """SWS becomes SW when that source is ready."""
+        wanted = self[self.CFGR].SW
+        if wanted < 4 and getattr(self[self.CR], ("HSI", "CSI", "HSE", "PLL1")[wanted] + "RDY"):
+            self.update(self.CFGR, SWS=wanted)
+
+    @PLLCKSELR.writes
+    def _select_pll_inputs(self, selection: Fields) -> None:
+        """The source can change while all PLLs are off, a divider while its own PLL is."""
+        cr, old = self[self.CR], self[self.PLLCKSELR]
+        on = [cr.PLL1ON, cr.PLL2ON, cr.PLL3ON]
+        self.update(
+            self.PLLCKSELR,
+            PLLSRC=old.PLLSRC if any(on) else selection.PLLSRC,
+            DIVM1=old.DIVM1 if on[0] else selection.DIVM1,
+            DIVM2=old.DIVM2 if on[1] else selection.DIVM2,
+            DIVM3=old.DIVM3 if on[2] else selection.DIVM3,
+        )
+
+    @PLL1DIVR.writes
+    def _divide_pll1(self, dividers: Fields) -> None:
+        if not self[self.CR].PLL1ON:
+            self.store(self.PLL1DIVR, dividers)
+
+    @PLL2DIVR.writes
+    def _divide_pll2(self, dividers: Fields) -> None:
+        if not self[self.CR].PLL2ON:
+            self.store(self.PLL2DIVR, dividers)
+
+    @PLL3DIVR.writes
+    def _divide_pll3(self, dividers: Fields) -> None:
+        if not self[self.CR].PLL3ON:
+            self.store(self.PLL3DIVR, dividers)
+
+    @CSR.writes
+    def _switch_lsi(self, csr: Fields) -> None:
+        was_on = self[self.CSR].LSION
+        self.store(self.CSR, csr)
+        if not csr.LSION:
+            self.update(self.CSR, LSIRDY=0)
+        elif not was_on:
+            self._start_up(self.CSR, "LSI")
+
+    @BDCR.writes
+    def _control_backup(self, bdcr: Fields) -> None:
+        if not self._backup_access():
+            return
+        was_on = self[self.BDCR].LSEON
+        if bdcr.BDRST:
+            self.set_raw(self.BDCR, 0x00010000)
+            return
+        self.store(self.BDCR, bdcr)
+        if not bdcr.LSEON:
+            self.update(self.BDCR, LSERDY=0)
+        elif not was_on:
+            self._start_up(self.BDCR, "LSE")
+
+    @RSR.writes
+    def _forget_resets(self, rsr: Fields) -> None:
+        if rsr.RMVF:
+            self.set_raw(self.RSR, 0)
+
+    # --- Frequencies --------------------------------------------------------------------------
+
+    @property
+    def hsi_hz(self) -> int:
+        return HSI_HZ >> self[self.CR].HSIDIV
+
+    def _pll_input(self, number: int) -> int:
+        """Frequency into the PLL's divider M, or 0 when there is none."""
+        cr = self[self.CR]
+        selection = self[self.PLLCKSELR]
+        sources = (
+            self.hsi_hz * cr.HSIRDY,
+            CSI_HZ * cr.CSIRDY,
+            self.hse_hz * cr.HSERDY,
+            0,
+        )
+        return sources[selection.PLLSRC] if getattr(selection, f"DIVM{number}") else 0
+
+    def pll_hz(self, number: int, output: str) -> int:
+        """Output P, Q or R of PLL 1, 2 or 3; 0 when it is off."""
+        configuration, cr = self[self.PLLCFGR], self[self.CR]
+        if not getattr(cr, f"PLL{number}RDY"):
+            return 0
+        if not getattr(configuration, f"DIV{output}{number}EN"):
+            return 0
+        dividers = self[getattr(self, f"PLL{number}DIVR")]
+        fraction = 0
+        if getattr(configuration, f"PLL{number}FRACEN"):
+            fraction = self[getattr(self, f"PLL{number}FRACR")].FRACN
+        reference = Fraction(
+            self._pll_input(number), max(1, getattr(self[self.PLLCKSELR], f"DIVM{number}"))
+        )
+        vco = reference * (dividers.DIVN + 1 + Fraction(fraction, 8192))
+        return int(vco / (getattr(dividers, f"DIV{output}") + 1))
+
+    @property
+    def sysclk_hz(self) -> int:
+        source = self[self.CFGR].SWS
+        if source == 0:
+            return self.hsi_hz
+        return (0, CSI_HZ, self.hse_hz, self.pll_hz(1, "P"))[source]
 
     @property
     def core_hz(self) -> int:
-        return 64_000_000
+        """The CPU and its SysTick."""
+        return self.sysclk_hz // _ahb_divider(self[self.D1CFGR].D1CPRE)
 
     @property
     def hclk3_hz(self) -> int:
-        return 64_000_000
+        """AXI, and the AHB and AXI peripherals of domain 1: flash, QUADSPI."""
+        return self.core_hz // _ahb_divider(self[self.D1CFGR].HPRE)
+
+    @property
+    def pclk3_hz(self) -> int:
+        """APB3: WWDG1."""
+        return self.hclk3_hz // _apb_divider(self[self.D1CFGR].D1PPRE)
+
+    @property
+    def per_hz(self) -> int:
+        """per_ck, as D1CCIPR.CKPERSEL selects it."""
+        cr = self[self.CR]
+        choices = (self.hsi_hz * cr.HSIRDY, CSI_HZ * cr.CSIRDY, self.hse_hz * cr.HSERDY, 0)
+        return choices[self[self.D1CCIPR].CKPERSEL]
 
     @property
     def quadspi_hz(self) -> int:
-        return 64_000_000
+        """The kernel clock of QUADSPI; 0 when its source is off."""
+        selection = self[self.D1CCIPR].QSPISEL
+        if selection == 0:
+            return self.hclk3_hz
+        return (0, self.pll_hz(1, "Q"), self.pll_hz(2, "R"), self.per_hz)[selection]
+
+    # --- Gates --------------------------------------------------------------------------------
 
     def clocked(self, name: str) -> bool:
-        return True
+        """Whether the peripheral `name`, as in `GATES`, has its bus clock."""
+        register, bit = _ENABLE_BITS[name]
+        return bool(self._values[register.offset] >> bit & 1)
 
 
-class Pwr(Peripheral):
-    def __init__(self, clock: Clock) -> None:
-        super().__init__("PWR")
+_ENABLE_REGISTERS = {bus: getattr(Rcc, f"{bus}ENR") for bus in GATES}
+_ENABLE_BITS = {
+    name: (_ENABLE_REGISTERS[bus], bit)
+    for bus, gates in GATES.items()
+    for name, bit in gates.items()
+}
+
+
+def _hook_gates(bus: str) -> None:
+    enable: Register = getattr(Rcc, f"{bus}ENR")
+    resets: Register = getattr(Rcc, f"{bus}RSTR")
+
+    @enable.writes
+    def write_enable(rcc: Rcc, written: Fields) -> None:
+        once = rcc.raw(enable) & 1 << 6 if bus == "APB3" else 0
+        rcc.store(enable, written)
+        # WWDG1EN can be set and not cleared.
+        rcc.set_raw(enable, rcc.raw(enable) | once)
+        for notify in rcc.on_gates_changed:
+            notify()
+
+    @resets.writes
+    def write_resets(rcc: Rcc, written: Fields) -> None:
+        before = rcc.raw(resets)
+        rcc.store(resets, written)
+        for name, bit in GATES[bus].items():
+            if rcc.raw(resets) & ~before & 1 << bit:
+                rcc.on_peripheral_reset(name)
+
+
+for _bus in GATES:
+    _hook_gates(_bus)
+
+
+def _ahb_divider(code: int) -> int:
+    return 1 if code < 8 else (2, 4, 8, 16, 64, 128, 256, 512)[code - 8]
+
+
+def _apb_divider(code: int) -> int:
+    return 1 if code < 4 else 2 << (code - 4)
+
+
+class ClockGated:
+    """A device on the bus that is dead while its clock is off.
+
+    `span` is where it is attached, for telling those who have mapped it.
+    """
+
+    def __init__(self, device: Device, rcc: Rcc, name: str, bus: Bus, span: Span) -> None:
+        self.device = device
+        self._clocked = rcc.clocked(name)
+        self._rcc = rcc
+        self._name = name
+        self._bus = bus
+        self._span = span
+        rcc.on_gates_changed.append(self._gates_changed)
+
+    def _gates_changed(self) -> None:
+        clocked = self._rcc.clocked(self._name)
+        if clocked != self._clocked:
+            self._clocked = clocked
+            self._bus.revoke(self._span)
+
+    def read(self, offset: int, size: int, master: Master) -> int:
+        return self.device.read(offset, size, master) if self._clocked else 0
+
+    def write(self, offset: int, size: int, value: int, master: Master) -> None:
+        if self._clocked:
+            self.device.write(offset, size, value, master)
+
+    def direct(self, offset: int) -> Direct | None:
+        if self._clocked and isinstance(self.device, Mappable):
+            return self.device.direct(offset)
+        return None
