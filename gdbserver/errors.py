@@ -103,9 +103,29 @@ class CannotListen(GdbServerError):
 class ProbeError(GdbServerError):
     """The debug adapter, or the wire to the chip, does not do what it should."""
 
+    def __init__(self, sentence: str, *, hint: str | None = None) -> None:
+        super().__init__(sentence)
+        self.hint = hint
+
 
 class TargetError(GdbServerError):
     """The chip answers, but not with what was asked for."""
+
+    def __init__(self, sentence: str, *, hint: str | None = None) -> None:
+        super().__init__(sentence)
+        self.hint = hint
+
+
+class AccessRefused(TargetError):
+    """An access ended in a bus error."""
+
+    code = errno.EFAULT
+
+
+class AccessStalled(TargetError):
+    """A slave kept an access waiting for longer than the probe puts up with."""
+
+    code = errno.ETIMEDOUT
 
 
 class MemoryFault(TargetError):
@@ -184,3 +204,47 @@ class LoaderRejected(FlashError):
 
     def __init__(self, path: Path, why: str) -> None:
         super().__init__(f"loader {path.name} {why}")
+
+
+class LoaderRefused(FlashError):
+    """A routine of a loader ran, and returned something else than success."""
+
+    def __init__(self, path: Path, call: str, result: int, good: int) -> None:
+        super().__init__(f"loader {path.name}: {call} returned {result:#x} (expected {good})")
+
+
+class LoaderFault(FlashError):
+    """A routine of a loader crashed on the target."""
+
+    def __init__(self, path: Path, call: str, where: str, fault: str) -> None:
+        super().__init__(f"loader {path.name} crashed in {call} at {where}: {fault}")
+        self.hint = "was the loader built for this chip and board?"
+
+
+class LoaderTimeout(FlashError):
+    """A routine of a loader does not return."""
+
+    def __init__(self, path: Path, call: str, timeout: float, where: str, notes: str) -> None:
+        super().__init__(
+            f"loader {path.name}: {call} has not returned after {timeout:.1f} s; "
+            f"it is at {where}; {notes}"
+        )
+
+
+class LoaderBroken(FlashError):
+    """A loader that is in RAM, but not to be trusted."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"loader {path.name} {why}")
+
+
+class VerifyError(FlashError):
+    """Flash does not hold what was programmed."""
+
+    def __init__(self, region: FlashRegion, address: int, expected: bytes, found: bytes) -> None:
+        super().__init__(
+            f"{region.name} does not hold what was programmed: at {address:#010x} "
+            f"{expected.hex(' ')} was expected, and {found.hex(' ')} found"
+        )
+        if not found.strip(b"\xff"):
+            self.hint = "it is still erased: the device did not program it"

@@ -43,7 +43,32 @@ Both read memory by words where aligned, and are quick enough for megabytes.
 
 from __future__ import annotations
 
+import logging
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
 from construct import Array, Const, Int32ul, Struct
+
+from gdbserver.chip import cortex_m as cm
+from gdbserver.chip.memory import Span, merge
+from gdbserver.chip.stm32h743 import AXI_SRAM, DTCM
+from gdbserver.errors import (
+    LoaderBroken,
+    LoaderFault,
+    LoaderRefused,
+    LoaderRejected,
+    LoaderTimeout,
+)
+from gdbserver.flash.driver import Busy
+from gdbserver.flash.known_state import VECTORS, known_state
+from gdbserver.flash.loader_file import Image, built, load_image
+from gdbserver.target.target import Target
+
+log = logging.getLogger(__name__)
 
 RECORD = Struct(
     "function" / Int32ul,  # entry address, thumb bit set; 0 ends the queue
@@ -65,4 +90,444 @@ RING = Struct(
 )
 """Header of the ring, 8 words; the records follow it at once."""
 
+_HEADER_SIZE, _RECORD_SIZE = 32, 32
+_DONE, _STATE, _RESULT = 8, 12, 28  # where to look: bytes from the start of header and record
+
+HELPERS = ("crc32", "crc32_each")
+RESULTS = 256
+"""Words that a helper may fill in one call."""
+
 STATE_WAITING, STATE_CALLING, STATE_STOPPED, STATE_ENDED = range(4)
+
+_RING_CALLS = 64  # records: far more than buffers, so erases may queue up between writes
+_STACK = 8 * 1024  # loaders in the wild use less than 1 KiB, because ST's tools give no more
+_CANARY = 64  # bytes at the foot of the stack that nobody may touch
+_PAINT = b"\xa5\x5a\xc3\x3c"
+_TRAPS = bytes.fromhex("00be00be 01be00be")  # BKPT 0: "returned"; BKPT 1: a stray interrupt
+_SCRATCH = 4 * 1024  # for r9 of a loader that is movable but brings no data section
+_LOOKS = 8  # polls without progress between two looks at the core itself
+_XPSR_THUMB = cm.XPSR_THUMB
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a routine, as it was asked for."""
+
+    routine: str
+    arguments: tuple[int, ...]
+    timeout: float
+    checked: bool
+
+    def __str__(self) -> str:
+        return f"{self.routine}({', '.join(f'{a:#x}' for a in self.arguments)})"
+
+
+class BorrowedRam:
+    """RAM that is used for a while and then holds again what it held before.
+
+    GDB writes the sections of a program that live in RAM before the flash ones, so that by
+    the time a loader runs they are there already.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._before: list[tuple[int, bytes]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def borrow(self, span: Span) -> None:
+        self._before.append((span.start, self._target.read_memory(span.start, len(span))))
+
+    def __exit__(self, *_: object) -> None:
+        for address, data in self._before:
+            self._target.write_memory(address, data)
+
+
+class CallQueue:
+    """A loader in RAM, callable, for as long as the ``with`` block lasts.
+
+    Calls are posted, finish in order, and are followed up by `poll`; a call that fails ends the
+    queue with an exception.  `queued=False` makes calls one at a time through the core's
+    registers instead, for a loader that cannot live beside the resident routine.
+    """
+
+    def __init__(self, target: Target, image: Image, *, good: int, queued: bool = True) -> None:
+        self._target = target
+        self._image = image
+        self._good = good
+        self._queued = queued
+        resident = load_image(built("queue.elf"))
+        self._layout = _Layout(image, resident)
+        self._resident = resident.at(self._layout.resident)
+        self._calls: deque[Call] = deque()
+        self._posted = self._finished = 0
+        self._results: dict[int, int] = {}
+        self._idle_looks = 0
+        self._running = self._broken = False
+
+    # --- Opening and closing --------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        target, layout = self._target, self._layout
+        with ExitStack() as stack:
+            stack.enter_context(target.saved_core())
+            ram = stack.enter_context(BorrowedRam(target))
+            ram.borrow(layout.block)
+            for span in self._image.memory:
+                ram.borrow(span)
+            self._ram = ram
+            self._upload()
+            stack.enter_context(known_state(target, layout.vectors))
+            stack.callback(self._stop)
+            target.write_word(cm.DEMCR, target.read_word(cm.DEMCR) | cm.VC_ALL_FAULTS)
+            target.write_registers(
+                {f"r{n}": 0 for n in range(13)}
+                | {"control": 0, "faultmask": 0, "basepri": 0, "primask": 0}
+                | {"psp": 0, "msp": layout.stack.end, "xpsr": _XPSR_THUMB}
+            )
+            if self._queued:
+                self._start_resident()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, traceback)
+
+    def _upload(self) -> None:
+        """Write everything, and read it back: a loader with a wrong bit in it is no fun."""
+        layout = self._layout
+        stray = layout.traps + 4 | 1
+        vectors = [layout.stack.end, *[stray] * (VECTORS - 1)]
+        header = RING.build(
+            {
+                "put": 0,
+                "done": 0,
+                "state": STATE_WAITING,
+                "capacity": _RING_CALLS,
+                "static_base": layout.static_base,
+                "spare": [0, 0],
+            }
+        )
+        parts = [
+            *self._image.chunks,
+            *self._resident.at(layout.resident).chunks,
+            (layout.vectors, b"".join(Int32ul.build(vector) for vector in vectors)),
+            (layout.traps, _TRAPS),
+            (layout.ring, header),
+            (layout.stack.start, _PAINT * (len(layout.stack) // len(_PAINT))),
+        ]
+        if layout.scratch:
+            parts.append((layout.scratch, bytes(_SCRATCH)))
+        for address, data in parts:
+            self._target.write_memory(address, data)
+        for address, data in parts:
+            if self._target.read_memory(address, len(data)) != data:
+                raise LoaderBroken(
+                    self._image.path, f"did not arrive whole at {Span.of(address, len(data))}"
+                )
+
+    def _start_resident(self) -> None:
+        entry = self._resident.entries["run"] & ~1
+        self._target.write_registers({"r0": self._layout.ring, "pc": entry})
+        self._target.resume()
+        self._running = True
+
+    def _stop(self) -> None:
+        """Let the call under way finish, forget those that wait, and halt the core."""
+        if not self._running:
+            return
+        if self._calls and not self._broken:
+            # A record without a function ends the queue, whichever of them comes next.
+            if self._queued:
+                for number in range(self._finished + 1, self._posted):
+                    self._target.write_word(self._record(number), 0)
+            first = self._calls[0]
+            log.info("waiting for %s to finish", first)
+            self._calls = deque([first])
+            deadline = self._target.deadline(first.timeout)
+            while not self._at_rest() and not deadline.expired():
+                pass
+        self._target.halt()
+        self._running = False
+
+    def _at_rest(self) -> bool:
+        """Whether the core has nothing more to do, or has stopped doing it."""
+        if self._queued:
+            done, state = self._target.read_words(self._layout.ring + _DONE, 2)
+            if state in (STATE_STOPPED, STATE_ENDED) or (
+                done == self._posted and state == STATE_WAITING
+            ):
+                return True
+        return self._target.is_halted()
+
+    # --- Calling ---------------------------------------------------------------------------------
+
+    @property
+    def free(self) -> Span:
+        """RAM for buffers, which the loader and the queue leave free; `borrow` what is used."""
+        return self._layout.free
+
+    def borrow(self, span: Span) -> None:
+        self._ram.borrow(span)
+
+    @property
+    def results(self) -> int:
+        """Address of `RESULTS` words for what helpers find out."""
+        return self._layout.results
+
+    @property
+    def helpers(self) -> bool:
+        """Whether the routines of the resident image can be called, too."""
+        return self._queued
+
+    def has_room(self) -> bool:
+        return len(self._calls) < (_RING_CALLS if self._queued else 1)
+
+    def post(self, routine: str, *arguments: int, timeout: float, checked: bool = True) -> int:
+        """Call a routine when those before it have returned; needs `has_room`.
+
+        `timeout` counts from when the call's turn comes.  With `checked`, any result but the
+        one that means success ends the queue.  Returns the call's number, for `result`.
+        """
+        call = Call(routine, arguments, timeout, checked)
+        self._calls.append(call)
+        number = self._posted
+        self._posted += 1
+        if len(self._calls) == 1:
+            self._deadline = self._target.deadline(timeout)
+        if self._queued:
+            record = RECORD.build(
+                {
+                    "function": self._entry(routine),
+                    "arguments": [*arguments, 0, 0, 0, 0][:4],
+                    "check": checked,
+                    "expected": self._good,
+                    "result": 0,
+                }
+            )
+            self._target.write_memory(self._record(number), record)
+            self._target.write_word(self._layout.ring + 4, self._posted)
+        else:
+            self._call_through_registers(call)
+        return number
+
+    def _entry(self, routine: str) -> int:
+        if routine in HELPERS:
+            return self._resident.entries[routine]
+        return self._image.entries[routine]
+
+    def _record(self, number: int) -> int:
+        return self._layout.records + number % _RING_CALLS * _RECORD_SIZE
+
+    def _call_through_registers(self, call: Call) -> None:
+        registers = {f"r{n}": value for n, value in enumerate([*call.arguments, 0, 0, 0, 0][:4])}
+        self._target.write_registers(
+            registers
+            | {
+                "r9": self._layout.static_base,
+                "msp": self._layout.stack.end,
+                "lr": self._layout.traps | 1,
+                "pc": self._entry(call.routine) & ~1,
+                "xpsr": _XPSR_THUMB,
+            }
+        )
+        self._target.resume()
+        self._running = True
+
+    def poll(self) -> int:
+        """Look once; return how many calls have finished since the queue was opened.
+
+        Raises:
+            LoaderRefused: a routine returned something else than success.
+            LoaderFault: a routine crashed.
+            LoaderTimeout: a routine does not return.
+        """
+        if not self._calls:
+            return self._finished
+        before = self._finished
+        if self._queued:
+            self._poll_ring()
+        else:
+            self._poll_core()
+        if self._finished > before:
+            self._idle_looks = 0
+            if self._calls:
+                self._deadline = self._target.deadline(self._calls[0].timeout)
+        elif self._deadline.expired():
+            self._broken = True
+            raise self._overdue()
+        return self._finished
+
+    def _poll_ring(self) -> None:
+        done, state = self._target.read_words(self._layout.ring + _DONE, 2)
+        if state == STATE_STOPPED:
+            done = self._target.read_word(self._layout.ring + _DONE)  # it counts before it stops
+        progress = done != self._finished
+        for number in range(self._finished, done):
+            call = self._calls.popleft()
+            self._finished += 1
+            stopped = state == STATE_STOPPED and number == done - 1
+            if not call.checked or stopped:
+                self._results[number] = self._target.read_word(self._record(number) + _RESULT)
+            if stopped:
+                self._broken = True
+                raise LoaderRefused(self._image.path, str(call), self._results[number], self._good)
+        if not progress:
+            self._idle_looks += 1
+            if self._idle_looks % _LOOKS == 0 and self._target.poll_stop() is not None:
+                if self._target.read_word(self._layout.ring + _STATE) == STATE_STOPPED:
+                    return  # it has stopped by itself since we looked: the next poll tells why
+                self._broken = True
+                raise self._crashed()
+
+    def _poll_core(self) -> None:
+        if (stop := self._target.poll_stop()) is None:
+            return
+        self._running = False
+        registers = self._target.read_registers(["pc", "r0"])
+        if registers["pc"] != self._layout.traps:
+            self._broken = True
+            log.info("%s", stop.detail)
+            raise self._crashed()
+        call = self._calls.popleft()
+        self._results[self._finished] = result = registers["r0"]
+        self._finished += 1
+        if call.checked and result != self._good:
+            self._broken = True
+            raise LoaderRefused(self._image.path, str(call), result, self._good)
+
+    def result(self, number: int) -> int:
+        """r0 of a call that was posted with ``checked=False`` and has finished."""
+        return self._results.pop(number)
+
+    def call(
+        self, routine: str, *arguments: int, timeout: float, checked: bool = True
+    ) -> Generator[Busy, None, int]:
+        """Call a routine and wait until it has returned; its result, when not checked."""
+        while not self.has_room():
+            self.poll()
+            yield Busy(0)
+        number = self.post(routine, *arguments, timeout=timeout, checked=checked)
+        while self.poll() <= number:
+            yield Busy(0)
+        return self._good if checked else self.result(number)
+
+    # --- When it goes wrong ------------------------------------------------------------------
+
+    def check_stack(self) -> None:
+        """Raises: LoaderBroken when a routine needed more stack than there is."""
+        foot = self._target.read_memory(self._layout.stack.start, _CANARY)
+        if foot != _PAINT * (_CANARY // len(_PAINT)):
+            raise LoaderBroken(self._image.path, f"needs more than {_STACK} bytes of stack")
+
+    def stack_used(self) -> int:
+        """High-water mark, in bytes: how far down the paint is gone."""
+        stack = self._target.read_memory(self._layout.stack.start, len(self._layout.stack))
+        for offset in range(0, len(stack), len(_PAINT)):
+            if stack[offset : offset + len(_PAINT)] != _PAINT:
+                return len(stack) - offset
+        return 0
+
+    def _place(self, address: int) -> str:
+        if address & ~1 in self._layout.block:
+            return "the call queue"
+        return self._image.place(address & ~1)
+
+    def _crashed(self) -> LoaderFault:
+        """The core has halted where it should not: say where, and on what."""
+        registers = self._target.read_registers(["pc", "lr", "xpsr"])
+        pc, exception = registers["pc"], registers["xpsr"] & 0x1FF
+        fault = self._target.describe_fault()
+        if pc == self._layout.traps + 4:
+            fault = f"{_exception(exception)} came, and the loader has no handler for it"
+        elif fault is None:
+            fault = "the core halted, though no fault is flagged"
+        foot = self._target.read_memory(self._layout.stack.start, _CANARY)
+        if foot != _PAINT * (_CANARY // len(_PAINT)):
+            fault += f"; it has used up its {_STACK} bytes of stack"
+        where = f"{self._place(pc)} ({pc:#010x}), called from {self._place(registers['lr'])}"
+        return LoaderFault(self._image.path, str(self._calls[0]), where, fault)
+
+    def _overdue(self) -> LoaderTimeout:
+        """A call takes too long: halt the core, and say where it spins."""
+        call = self._calls[0]
+        asleep = bool(self._target.read_word(cm.DHCSR) & cm.Dhcsr.S_SLEEP)
+        self._target.halt()
+        registers = self._target.read_registers(["pc", "lr", "xpsr", "primask"])
+        systick = self._target.read_word(cm.SYST_CSR)
+        notes = [f"SysTick is {'running' if systick & 1 else 'stopped'}"]
+        if asleep:
+            notes.append("the core sleeps (WFI)")
+        if registers["primask"]:
+            notes.append("interrupts are masked (PRIMASK = 1)")
+        if registers["xpsr"] & 0x1FF:
+            notes.append(f"in {_exception(registers['xpsr'] & 0x1FF)}")
+        pc = registers["pc"]
+        where = f"{self._place(pc)} ({pc:#010x}), called from {self._place(registers['lr'])}"
+        return LoaderTimeout(self._image.path, str(call), call.timeout, where, "; ".join(notes))
+
+
+def _exception(number: int) -> str:
+    if number >= 16:
+        return f"interrupt {number - 16}"
+    try:
+        return f"exception {cm.ExceptionNumber(number).name}"
+    except ValueError:
+        return f"exception {number}"
+
+
+class _Layout:
+    """Who lies where in RAM, beside a loader that is linked where it is linked.
+
+    One block holds all that is ours: vector table, traps, ring, resident code, stack.  It goes to
+    the end of DTCM, which nothing stalls, or of AXI SRAM when the loader is in its way.
+    """
+
+    def __init__(self, image: Image, resident: Image) -> None:
+        offset = 1024  # the vector table: 166 words, aligned to the next power of two
+        parts = {}
+        sizes = {
+            "traps": len(_TRAPS),
+            "ring": _HEADER_SIZE + _RING_CALLS * _RECORD_SIZE,
+            "results": 4 * RESULTS,
+            "resident": resident.memory[-1].end,
+            "scratch": _SCRATCH if image.rwpi and image.static_base is None else 0,
+            "stack": _STACK,
+        }
+        for name, size in sizes.items():
+            parts[name] = offset
+            offset += -(-size // 32) * 32
+        size = -(-offset // 1024) * 1024
+        for ram in (DTCM, AXI_SRAM):
+            block = Span(ram.end - size, ram.end)
+            if not any(len(block & span) for span in image.memory):
+                break
+        else:
+            raise LoaderRejected(image.path, f"leaves no room for {size} bytes of stack and queue")
+        self.block = block
+        self.vectors = block.start
+        self.traps = block.start + parts["traps"]
+        self.ring = block.start + parts["ring"]
+        self.results = block.start + parts["results"]
+        self.records = self.ring + _HEADER_SIZE
+        self.resident = block.start + parts["resident"]
+        self.scratch = block.start + parts["scratch"] if sizes["scratch"] else 0
+        self.stack = Span.of(block.start + parts["stack"], _STACK)
+        self.static_base = image.static_base or self.scratch
+        self.free = max(_gaps(AXI_SRAM, [*image.memory, block]), key=len)
+
+
+def _gaps(area: Span, taken: Sequence[Span]) -> Iterator[Span]:
+    """What is left of `area`, in whole cache lines."""
+    start = area.start
+    for span in [*merge(list(taken)), Span(area.end, area.end)]:
+        if len(span & area) or span.start == area.end:
+            first = -(-start // 32) * 32
+            yield Span(first, max(first, span.start // 32 * 32))
+            start = max(start, span.end)

@@ -8,7 +8,7 @@ Closing a driver leaves the device idle, however far its generators came.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Protocol, Self
@@ -39,8 +39,11 @@ class FlashDriver(Protocol):
     """A flash device that is ready to be changed."""
 
     region: FlashRegion
-    digest_of: Callable[[bytes], int]
-    """What `digest` finds where the device holds these bytes."""
+
+    @staticmethod
+    def digest_of(data: bytes) -> int:
+        """What `digest` finds where the device holds these bytes."""
+        ...
 
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -54,11 +57,11 @@ class FlashDriver(Protocol):
         """Digests of sectors, computed where the data is."""
         ...
 
-    def change(self, sectors: Sequence[SectorPlan]) -> Iterator[Event]:
+    def change(self, sectors: Sequence[SectorPlan]) -> Generator[Event, None, None]:
         """Erase, where the plan says so, and program; complete when exhausted."""
         ...
 
-    def erase_all(self) -> Iterator[Event]:
+    def erase_all(self) -> Generator[Event, None, None]:
         """Erase the whole device."""
         ...
 

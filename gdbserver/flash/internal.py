@@ -26,7 +26,7 @@ RM0433, "Embedded flash memory (FLASH)"; times from DS12110, "Flash memory chara
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -101,8 +101,6 @@ class InternalBank:
     the datasheet allows at all; 2 (x32) takes a third longer.
     """
 
-    digest_of = staticmethod(crc_unit)
-
     def __init__(
         self,
         target: Target,
@@ -120,7 +118,7 @@ class InternalBank:
         self._pace = pace or Pace()
         self._registers = FLASH + (FLASH_BANK2_OFFSET if region.span.start in BANK2 else 0)
 
-    # --- Opening and closing -----------------------------------------------------------------
+    # --- Opening and closing --------------------------------------------------------------
 
     def __enter__(self) -> Self:
         """Wait until the bank is idle, clear old errors, unlock."""
@@ -157,24 +155,26 @@ class InternalBank:
                 raise
             log.warning("%s was not locked again: %s", self.region.name, failure)
 
-    # --- Erasing and programming -----------------------------------------------------------------
+    # --- Erasing and programming ----------------------------------------------------------
 
-    def change(self, sectors: Sequence[SectorPlan]) -> Iterator[Event]:
+    def change(self, sectors: Sequence[SectorPlan]) -> Generator[Event, None, None]:
         for sector in sectors:
             if sector.erase:
                 yield from self._erase(sector.sector)
             for run in sector.runs:
                 yield from self._program(run)
 
-    def _erase(self, sector: Span) -> Iterator[Event]:
+    def _erase(self, sector: Span) -> Generator[Event, None, None]:
         number = (sector.start - self.region.span.start) // len(sector)
         what = FlashCr.SER | number << FLASH_CR_SNB_SHIFT
         yield from self._run_erase(what, sector, self._erase_seconds)
 
-    def erase_all(self) -> Iterator[Event]:
+    def erase_all(self) -> Generator[Event, None, None]:
         yield from self._run_erase(FlashCr.BER, self.region.span, self._mass_erase_seconds)
 
-    def _run_erase(self, what: int, span: Span, seconds: tuple[float, float]) -> Iterator[Event]:
+    def _run_erase(
+        self, what: int, span: Span, seconds: tuple[float, float]
+    ) -> Generator[Event, None, None]:
         typical, maximum = seconds
         self._control(what)
         self._control(what | FlashCr.START)
@@ -185,7 +185,7 @@ class InternalBank:
         self._control(0)
         yield Did("erased", span)
 
-    def _program(self, run: Run) -> Iterator[Event]:
+    def _program(self, run: Run) -> Generator[Event, None, None]:
         self._control(FlashCr.PG)
         done = 0
         while done < len(run.data):
@@ -259,7 +259,11 @@ class InternalBank:
                 raise FlashError(f"flash word {word.span} was programmed with something else")
         return len(part.data)
 
-    # --- Looking ---------------------------------------------------------------------------------
+    # --- Looking --------------------------------------------------------------------------
+
+    @staticmethod
+    def digest_of(data: bytes) -> int:
+        return crc_unit(data)
 
     def digest(self, sectors: Sequence[Span]) -> Generator[Event, None, list[int]]:
         """CRCs by the controller's own unit: half a millisecond of flash time per sector.
@@ -301,7 +305,7 @@ class InternalBank:
         self._check("read back", span)
         return data
 
-    # --- Registers --------------------------------------------------------------------------
+    # --- Registers ------------------------------------------------------------------------
 
     def _read(self, register: int) -> int:
         return self._target.read_word(self._registers + register)
@@ -337,7 +341,7 @@ class InternalBank:
                 raise self._stuck(longest)
         return status
 
-    def _when_idle(self, longest: float, interval: float) -> Iterator[Event]:
+    def _when_idle(self, longest: float, interval: float) -> Generator[Event, None, None]:
         """The same, giving the link away between two looks."""
         deadline = self._target.deadline(2 * longest + 1)
         while self._read(FLASH_SR) & _ONGOING:

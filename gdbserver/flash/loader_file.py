@@ -194,6 +194,10 @@ class LoaderFile:
     def path(self) -> Path:
         return self.image.path
 
+    def patched(self, name: str, data: bytes) -> LoaderFile:
+        """The same loader with other contents for a variable."""
+        return replace(self, image=self.image.patched(name, data))
+
     @classmethod
     def load(cls, path: Path) -> LoaderFile:
         """Read and check a file.

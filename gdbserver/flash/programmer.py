@@ -1,67 +1,302 @@
-"""Carry out a download: plan, diff, and one lane per device."""
+"""Carry out a download: plan, compare, and one lane per device.
+
+A lane takes one device through its part of the plan: compare what is there with what shall be
+there, erase, program, and compare again.  Lanes are generators.  The scheduler gives the link to
+whichever lane can use it, while the devices of the others work on their own; when all of
+them are busy it looks at each in turn, because looking is what lets time pass.
+
+A `Step` is progress, and the moment at which a job can be abandoned: closing the generator closes
+the lanes, which wait until their devices are idle.  What was done so far stays done.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import itertools
+import logging
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, TypeVar, cast
 
-from gdbserver.chip.memory import FlashRegion, Span
-from gdbserver.flash.plan import Download
+from gdbserver.chip.memory import FlashRegion, Span, merge
+from gdbserver.chip.stm32h743 import KIB, bank
+from gdbserver.errors import ChipLocked, FlashError, VerifyError
+from gdbserver.flash.diff import diff
+from gdbserver.flash.driver import Busy, Did, Event, FlashDriver
+from gdbserver.flash.external import Builtin, ExternalFlash, builtin, load_builtin
+from gdbserver.flash.internal import InternalBank, Pace
+from gdbserver.flash.loader_file import LoaderFile
+from gdbserver.flash.plan import Download, RegionPlan, SectorPlan, plan
+from gdbserver.target.link import Deadline
+from gdbserver.target.target import Target
 
-if TYPE_CHECKING:
-    from gdbserver.target.target import Target
+__all__ = ["Builtin", "LoaderSource", "Programmer", "Step", "builtin"]
+
+log = logging.getLogger(__name__)
+
+LoaderSource = Path | Builtin
+
+T = TypeVar("T")
+
+_HEARTBEAT = 0.25  # seconds of the target's time without a step
+
+Action = Literal["compared", "erased", "programmed", "verified", "waiting"]
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing done to flash; `done` of `total` bytes of this device's lane are behind us."""
+    """One thing done to flash; `done` of `total` bytes of this device had this done to them.
 
-    action: Literal["compared", "erased", "programmed", "verified"]
+    "waiting" is a sign of life while devices are busy.
+    """
+
+    action: Action
     region: FlashRegion
     span: Span
     done: int
     total: int
 
 
-@dataclass(frozen=True)
-class Builtin:
-    """Our own loader, for a NOR at these pins: {"CLK": "PB2", "NCS": "PB6", "IO0": ...}."""
-
-    pins: Mapping[str, str]
-
-
-LoaderSource = Path | Builtin
-
-
-def builtin(pins: Mapping[str, str]) -> Builtin:
-    return Builtin(pins)
-
-
 class Programmer:
-    """Changes flash, internal and external, as downloads ask."""
+    """Changes flash, internal and external, as downloads ask.
+
+    Raises (from the constructor): LoaderRejected; UsageError for pins that cannot be;
+    FlashError when the devices of two loaders overlap, or the chip's flash size is absurd.
+    """
 
     def __init__(self, target: Target, loaders: Sequence[LoaderSource]) -> None:
         self._target = target
-        self._loaders = tuple(loaders)
+        self._loaders = [
+            load_builtin(loader) if isinstance(loader, Builtin) else LoaderFile.load(loader)
+            for loader in loaders
+        ]
+        self._banks = _internal_banks(target.chip.flash_kib)
+        self._pace = Pace()
+        self._check_disjoint()
+
+    def _check_disjoint(self) -> None:
+        for one, other in itertools.pairwise(self.regions()):
+            if len(one.span & other.span):
+                raise FlashError(f"two loaders are for the same addresses: {one} and {other}")
 
     def regions(self) -> tuple[FlashRegion, ...]:
         """All flash that can be programmed, in address order."""
-        raise NotImplementedError
+        external = [loader.region for loader in self._loaders]
+        return tuple(sorted([*self._banks, *external], key=lambda region: region.span))
+
+    # --- Downloads ------------------------------------------------------------------------
 
     def carry_out(self, download: Download) -> Iterator[Step]:
-        """Erase, program and verify; yield after each operation."""
-        raise NotImplementedError
+        """Erase, program and verify; yield after each operation.
+
+        Raises:
+            OutsideFlash, FlashError: refused; nothing has been erased.
+            FlashError: a device failed; the others have come to rest.
+        """
+        plans = plan(download, self.regions())
+        for region_plan in plans:
+            self._check_allowed([s.sector for s in region_plan.sectors], region_plan.region)
+        self._target.halt()
+        yield from self._run([_Lane(self._driver(p.region), p) for p in plans])
 
     def mass_erase(self, which: Literal["internal", "external", "all"]) -> Iterator[Step]:
         """Erase whole devices."""
-        raise NotImplementedError
+        internal = list(self._banks) if which != "external" else []
+        external = [loader.region for loader in self._loaders] if which != "internal" else []
+        for region in internal:
+            self._check_allowed([region.span], region)
+        self._target.halt()
+        yield from self._run([_EraseLane(self._driver(r)) for r in [*internal, *external]])
+
+    def _check_allowed(self, spans: Sequence[Span], region: FlashRegion) -> None:
+        """Refuse what the option bytes forbid, before anything is done."""
+        if region not in self._banks:
+            return
+        chip = self._target.chip
+        if chip.rdp_level:
+            raise ChipLocked(chip.rdp_level)
+        protected = [
+            sector for sector in chip.protected_sectors if any(len(sector & span) for span in spans)
+        ]
+        if protected:
+            error = FlashError(
+                f"write-protected: {', '.join(str(span) for span in merge(protected))} "
+                f"of {region.name}"
+            )
+            error.hint = "the option bytes (WPSN) protect these sectors: change them first"
+            raise error
+
+    def _driver(self, region: FlashRegion) -> FlashDriver:
+        for loader in self._loaders:
+            if loader.region == region:
+                return ExternalFlash(self._target, loader)
+        return InternalBank(self._target, region, pace=self._pace)
+
+    # --- Lanes ----------------------------------------------------------------------------
+
+    def _run(self, lanes: Sequence[_Lane]) -> Iterator[Step]:
+        """Let the lanes run side by side until all are done, or one fails."""
+        with ExitStack() as stack:
+            running = {lane: lane.run() for lane in lanes}
+            for steps in running.values():
+                stack.callback(steps.close)  # type: ignore[attr-defined]
+            pauses: dict[_Lane, Deadline] = {}
+            heartbeat = self._target.deadline(_HEARTBEAT)
+            while running:
+                ready = [
+                    lane for lane in running if lane not in pauses or pauses[lane].expired()
+                ] or list(running)
+                for lane in ready:
+                    pauses.pop(lane, None)
+                    event = next(running[lane], None)
+                    match event:
+                        case None:
+                            del running[lane]
+                        case Busy(seconds):
+                            if seconds:
+                                pauses[lane] = self._target.deadline(seconds)
+                            if not heartbeat.expired():
+                                continue
+                            yield lane.waiting()
+                        case Step():
+                            yield event
+                    heartbeat = self._target.deadline(_HEARTBEAT)
+        self._target.forget_caches()
+
+    # --- External flash as memory ---------------------------------------------------------
 
     def prepare_external_reads(self) -> None:
         """Leave the NOR memory-mapped, so that it can be read like memory."""
-        raise NotImplementedError
+        for loader in self._loaders:
+            with ExternalFlash(self._target, loader, queued=False):
+                log.info("%s can be read", loader.region)
 
     def describe_external(self) -> str:
-        """One line about the external flash: JEDEC id and size."""
-        raise NotImplementedError
+        """One line about the external flash: JEDEC id and size, as far as a loader tells."""
+        lines = []
+        for loader in self._loaders:
+            with ExternalFlash(self._target, loader, queued=False) as flash:
+                found = flash.found()
+            if found is None:
+                lines.append(f"{loader.region} by loader {loader.path.name}")
+            else:
+                lines.append(
+                    f"{loader.region}: JEDEC id {found['jedec']:06X}, "
+                    f"{found['size'] // KIB} KiB, {found['clock_hz'] / 1e6:g} MHz"
+                )
+        return "; ".join(lines) or "no external flash"
+
+
+class _Lane:
+    """One device's part of a download, from the first comparison to the last."""
+
+    def __init__(self, driver: FlashDriver, region_plan: RegionPlan) -> None:
+        self._driver = driver
+        self._region = driver.region
+        self._plan = region_plan
+        self._done: dict[str, int] = {}
+        self._total: dict[str, int] = {}
+        self._last = Step("waiting", self._region, self._region.span, 0, 0)
+
+    def run(self) -> Iterator[Busy | Step]:
+        with self._driver as driver:
+            everything = self._plan.sectors
+            self._expect(compared=sum(len(s.sector) for s in everything))
+            found = yield from self._tell(driver.digest([s.sector for s in everything]))
+            left = diff(self._plan, found, driver.digest_of)
+            log.info(
+                "%s: %d of %d sectors change", self._region, len(left.sectors), len(everything)
+            )
+            self._expect(erased=left.erase_bytes, programmed=left.program_bytes)
+            yield from self._tell(driver.change(left.sectors))
+            wrong = yield from self._verify(driver, left)
+            again = replace(
+                left, sectors=tuple(replace(s, erase=True) for s in wrong if not s.erase)
+            )
+            if again.sectors:
+                # It looked blank, and was not: in internal flash a word of ones that was
+                # programmed once cannot be programmed again.
+                log.info("%s: erasing %d sectors after all", self._region, len(again.sectors))
+                yield from self._tell(driver.change(again.sectors))
+                wrong = [s for s in wrong if s.erase]
+                wrong += yield from self._verify(driver, again)
+            if wrong:
+                raise _mismatch(driver, wrong[0])
+
+    def _verify(
+        self, driver: FlashDriver, region_plan: RegionPlan
+    ) -> Generator[Busy | Step, None, list[SectorPlan]]:
+        """The sectors that do not hold what they shall."""
+        sectors = region_plan.sectors
+        self._expect(verified=sum(len(s.sector) for s in sectors))
+        found = yield from self._tell(driver.digest([s.sector for s in sectors]), "verified")
+        pairs = zip(sectors, found, strict=True)
+        return [s for s, digest in pairs if digest != driver.digest_of(s.contents())]
+
+    def _expect(self, **totals: int) -> None:
+        self._total.update(totals)
+        self._done.update(dict.fromkeys(totals, 0))
+
+    def _tell(
+        self, events: Generator[Event, None, T], action: Action | None = None
+    ) -> Generator[Busy | Step, None, T]:
+        """Pass on a driver's events as steps, counting bytes."""
+        try:
+            while True:
+                try:
+                    event = next(events)
+                except StopIteration as end:
+                    return cast(T, end.value)
+                if isinstance(event, Did):
+                    yield self._step(action or event.action, event.span)
+                else:
+                    yield event
+        finally:
+            events.close()
+
+    def _step(self, action: Action, span: Span) -> Step:
+        # A sector that is done a second time does not count twice.
+        total = self._total[action]
+        self._done[action] = min(total, self._done[action] + len(span))
+        self._last = Step(action, self._region, span, self._done[action], total)
+        return self._last
+
+    def waiting(self) -> Step:
+        """A sign of life, with the progress of what was done last."""
+        return replace(self._last, action="waiting")
+
+
+class _EraseLane(_Lane):
+    """One device, erased whole."""
+
+    def __init__(self, driver: FlashDriver) -> None:
+        super().__init__(driver, RegionPlan(driver.region, ()))
+
+    def run(self) -> Iterator[Busy | Step]:
+        with self._driver as driver:
+            self._expect(erased=len(self._region.span))
+            yield from self._tell(driver.erase_all())
+
+
+def _mismatch(driver: FlashDriver, sector: SectorPlan) -> VerifyError:
+    """Read back a sector whose digest is wrong, to say where it differs."""
+    expected, found = sector.contents(), driver.read(sector.sector)
+    first = next((n for n, (a, b) in enumerate(zip(expected, found, strict=True)) if a != b), 0)
+    return VerifyError(
+        driver.region,
+        sector.sector.start + first,
+        expected[first : first + 16],
+        found[first : first + 16],
+    )
+
+
+def _internal_banks(flash_kib: int) -> tuple[FlashRegion, ...]:
+    """The banks of a chip with so much flash; the smallest has one sector and one bank."""
+    if flash_kib == 128:
+        return (bank(1, 128 * KIB),)
+    if flash_kib in (1024, 2048):
+        return (bank(1, flash_kib // 2 * KIB), bank(2, flash_kib // 2 * KIB))
+    error = FlashError(f"the chip says that it has {flash_kib} KiB of flash")
+    error.hint = "an STM32H742, H743, H750 or H753 has 128, 1024 or 2048: is the link good?"
+    raise error

@@ -1,0 +1,394 @@
+"""External flash, driven by a loader: routines that run on the core and know the device.
+
+The host keeps the loader's call queue filled: it writes the next pages into one of several
+buffers in SRAM, and posts the call that programs them, while the core is still busy with those
+before.  So the device never waits for the link, and the link is free for other lanes while
+the device works.
+
+Ways of calling a ``.stldr`` that differ from what one would guess:
+
+- `SectorErase(first, last)`: `last` is the *start* of the last sector, which is erased too.
+- `Write` takes any size by its specification, but loaders in the wild lose bytes at odd ends
+  and page crossings, so it only ever gets whole pages.
+- `Init` is called once, and nothing is reset between it and the calls that follow.
+- `Verify` returns different things from file to file, and is not used: digests are.
+
+Digests are CRC-32s of blocks, computed by the resident helpers where the device is mapped; a
+block that must be read through the loader's `Read` is read into a buffer first.
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from gdbserver.chip import stm32h743 as chip
+from gdbserver.chip.memory import Span
+from gdbserver.errors import FlashError, LoaderRefused, UsageError
+from gdbserver.flash.call_queue import CallQueue
+from gdbserver.flash.driver import Busy, Did, Event
+from gdbserver.flash.loader_file import CONFIG, FOUND, LoaderFile, built
+from gdbserver.flash.plan import SectorPlan
+from gdbserver.target.target import Target
+
+log = logging.getLogger(__name__)
+
+_BUFFER = 16 * 1024  # 64 pages of 256 bytes: 45 ms of programming
+_BUFFERS = 6  # a quarter of a second, for as long as other lanes keep the link
+_BLOCK = 16 * 1024  # what one CRC-32 covers
+_BLOCKS = 64  # digests per call: a megabyte, so that other lanes get their turn
+
+# W25Q256JV, "AC Electrical Characteristics": the slowest NOR page and sectors in use.
+_PAGE_SECONDS = 3e-3  # 256 bytes
+_SECTOR_SECONDS = {4096: 0.4, 32768: 1.6, 65536: 2.0}
+_CHIP_SECONDS = 400.0  # 32 MiB
+_INIT_SECONDS = 10.0
+
+_SIGNALS = ("CLK", "NCS", "IO0", "IO1", "IO2", "IO3")
+_WHY = {
+    2: "the NOR does not answer: its JEDEC id reads as all ones or all zeros",
+    3: "the NOR says that it is busy for longer than it may",
+    4: "the QUADSPI did not finish a transfer",
+    5: "neither SFDP nor the JEDEC id tells how to drive this part",
+    6: "the quad enable bit could not be set",
+    7: "the address is outside the NOR",
+    8: "the NOR did not accept write enable",
+    9: "it is not blank after the erase: protected, or worn out",
+    10: "the NOR reports that programming failed",
+}
+
+
+@dataclass(frozen=True)
+class Builtin:
+    """Our own loader, for a NOR at these pins: {"CLK": "PB2", "NCS": "PB6", "IO0": ...}."""
+
+    pins: Mapping[str, str]
+
+
+def builtin(pins: Mapping[str, str]) -> Builtin:
+    """Our own loader, told how the NOR is wired.
+
+    Raises:
+        UsageError: a signal is missing, or a pin that cannot carry it.
+    """
+    wiring(pins)
+    return Builtin(dict(pins))
+
+
+def wiring(pins: Mapping[str, str]) -> dict[str, object]:
+    """The fields of `CONFIG` for these pins: bank, ports, numbers, alternate functions."""
+    for signal in _SIGNALS:
+        if signal not in pins:
+            raise UsageError(f"QSPI pins lack {signal}")
+    if unknown := set(pins) - set(_SIGNALS):
+        raise UsageError(f"the QSPI has no signal {', '.join(sorted(unknown))}")
+    for bank, table in ((1, chip.QUADSPI_PINS), (2, chip.QUADSPI_BANK2_PINS)):
+        if all(pins[signal] in table[signal] for signal in _SIGNALS):
+            return {
+                "bank": bank,
+                "clock_hz": 0,
+                "pins": [
+                    {
+                        "port": ord(pins[signal][1]) - ord("A"),
+                        "pin": int(pins[signal][2:]),
+                        "function": table[signal][pins[signal]],
+                    }
+                    for signal in _SIGNALS
+                ],
+            }
+    for signal in _SIGNALS:
+        possible = {**chip.QUADSPI_PINS[signal], **chip.QUADSPI_BANK2_PINS[signal]}
+        if pins[signal] not in possible:
+            error = UsageError(f"{pins[signal]} cannot be the QUADSPI's {signal}")
+            error.hint = f"{signal} can be on " + ", ".join(possible)
+            raise error
+    raise UsageError("the QSPI pins are mixed from bank 1 and bank 2 of the QUADSPI")
+
+
+def load_builtin(loader: Builtin) -> LoaderFile:
+    """Our own loader with the board's pins patched in."""
+    file = LoaderFile.load(built("qspi.stldr"))
+    return file.patched("config", CONFIG.build(wiring(loader.pins)))
+
+
+def _fold(crcs: Sequence[int]) -> int:
+    """One digest for a sector: the CRC-32 of the CRC-32s of its blocks."""
+    return zlib.crc32(b"".join(crc.to_bytes(4, "little") for crc in crcs))
+
+
+class ExternalFlash:
+    """The device of one loader; Init has been called inside the ``with`` block."""
+
+    def __init__(self, target: Target, loader: LoaderFile, *, queued: bool = True) -> None:
+        self.region = loader.region
+        self._target = target
+        self._loader = loader
+        self._queue = CallQueue(target, loader.image, good=loader.good, queued=queued)
+        self._under_way: deque[tuple[int, Did]] = deque()
+        self._buffers: deque[tuple[int, int]] = deque()  # (address, call that uses it)
+        # Our own loader leaves the NOR mapped after every routine.
+        self._mapped = "Read" not in loader.image.entries or "found" in loader.image.symbols
+
+    # --- Opening and closing --------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        self._queue.__enter__()
+        try:
+            for _ in self._queue.call("Init", timeout=_INIT_SECONDS):
+                pass
+            self._queue.check_stack()
+        except LoaderRefused as error:
+            self._explain(error)
+            self._queue.__exit__(type(error), error, None)
+            raise
+        except BaseException as error:
+            self._queue.__exit__(type(error), error, None)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(error, LoaderRefused):
+            self._explain(error)
+        self._queue.__exit__(kind, error, traceback)
+
+    def _explain(self, error: LoaderRefused) -> None:
+        """Say what our own loader knows about its failure; guess for others."""
+        if (found := self.found()) is None:
+            error.hint = "is the NOR powered, is it the one that the loader is for, at these pins?"
+            return
+        why = _WHY.get(found["status"], f"status {found['status']}")
+        identity = f"JEDEC id {found['jedec']:06X}"
+        if found["status"] in (7, 9, 10):
+            identity += f", at offset {found['address']:#x}"
+        error.hint = f"{why} ({identity})"
+        if found["status"] == 2:
+            error.hint += "; check --qspi-pins, and that the NOR has power"
+
+    def found(self) -> dict[str, int] | None:
+        """What our own loader has learned about the NOR; None for other loaders."""
+        symbol = self._loader.image.symbols.get("found")
+        if symbol is None:
+            return None
+        data = self._target.read_memory(symbol.address, FOUND.sizeof())
+        return dict(FOUND.parse(data))
+
+    # --- Changing -------------------------------------------------------------------------
+
+    def change(self, sectors: Sequence[SectorPlan]) -> Generator[Event, None, None]:
+        if not sectors:
+            return
+        self._borrow_buffers(sum(len(run.data) for sector in sectors for run in sector.runs))
+        for sectors_together in _erased_together(sectors):
+            first, last = sectors_together[0].sector, sectors_together[-1].sector
+            if sectors_together[0].erase:
+                yield from self._room()
+                did = Did("erased", Span(first.start, last.end))
+                seconds = sum(_erase_seconds(len(s.sector)) for s in sectors_together)
+                self._post(did, seconds, "SectorErase", first.start, last.start)
+            for sector in sectors_together:
+                for run in sector.runs:
+                    for start in range(0, len(run.data), _BUFFER):
+                        part = run.part(start, start + _BUFFER)
+                        buffer = yield from self._free_buffer()
+                        self._target.write_memory(buffer, part.data)
+                        yield from self._room()
+                        size = len(part.data)
+                        did = Did("programmed", part.span)
+                        seconds = _program_seconds(size)
+                        number = self._post(did, seconds, "Write", part.span.start, size, buffer)
+                        self._buffers.append((buffer, number))
+                        yield Busy(0)
+        while self._under_way:
+            yield from self._collect()
+        self._queue.check_stack()
+
+    def erase_all(self) -> Generator[Event, None, None]:
+        seconds = _CHIP_SECONDS * max(1.0, len(self.region.span) / (32 * chip.MIB))
+        if "MassErase" in self._loader.image.entries:
+            self._post(Did("erased", self.region.span), seconds, "MassErase")
+            while self._under_way:
+                yield from self._collect(2.0)
+        else:
+            all_of_it = [
+                SectorPlan(sector, self.region.erased, ())
+                for sector in self.region.sectors(self.region.span)
+            ]
+            yield from self.change(all_of_it)
+
+    def _post(self, did: Did, timeout: float, routine: str, *arguments: int) -> int:
+        number = self._queue.post(routine, *arguments, timeout=timeout)
+        self._under_way.append((number, did))
+        return number
+
+    def _room(self) -> Generator[Event, None, None]:
+        while not self._queue.has_room():
+            yield from self._collect()
+
+    def _collect(self, pause: float = 0.005) -> Generator[Event, None, None]:
+        """Look once; tell what has finished, or that nothing has."""
+        finished = self._queue.poll()
+        if not self._under_way or self._under_way[0][0] >= finished:
+            yield Busy(pause)
+        while self._under_way and self._under_way[0][0] < finished:
+            yield self._under_way.popleft()[1]
+
+    def _borrow_buffers(self, size: int) -> None:
+        """As many buffers as there is something to fill them with, and RAM."""
+        if self._buffers:
+            return
+        free = self._queue.free
+        count = min(_BUFFERS, -(-size // _BUFFER), len(free) // _BUFFER)
+        if size and not count:
+            raise FlashError(f"loader {self._loader.path.name} leaves no RAM for a buffer")
+        self._queue.borrow(Span.of(free.start, count * _BUFFER))
+        self._buffers.extend((free.start + n * _BUFFER, -1) for n in range(count))
+
+    def _free_buffer(self) -> Generator[Event, None, int]:
+        """The buffer that was filled longest ago, once its call has finished."""
+        address, number = self._buffers.popleft()
+        while self._under_way and self._under_way[0][0] <= number:
+            yield from self._collect()
+        return address
+
+    # --- Looking --------------------------------------------------------------------------
+
+    @staticmethod
+    def digest_of(data: bytes) -> int:
+        view = memoryview(data)
+        starts = range(0, len(data), _BLOCK)
+        return _fold([zlib.crc32(view[start : start + _BLOCK]) for start in starts])
+
+    def digest(self, sectors: Sequence[Span]) -> Generator[Event, None, list[int]]:
+        if not self._queue.helpers:
+            digests = []
+            for sector in sectors:
+                digests.append(self.digest_of(self.read(sector)))
+                yield Did("compared", sector)
+            return digests
+        return (yield from self._digest_by_helpers(sectors))
+
+    def _digest_by_helpers(self, sectors: Sequence[Span]) -> Generator[Event, None, list[int]]:
+        digests = []
+        self._borrow_buffers(_BUFFER)
+        buffer, _ = self._buffers[0]
+        results = self._queue.results
+        for together in _adjacent(sectors, _BLOCKS * _BLOCK):
+            blocks = [block for sector in together for block in _blocks(sector)]
+            if self._mapped:
+                yield from self._crc_mapped(blocks, results)
+            else:
+                yield from self._crc_through_read(blocks, buffer, results)
+            crcs = iter(self._target.read_words(results, len(blocks)))
+            for sector in together:
+                digests.append(_fold([next(crcs) for _ in _blocks(sector)]))
+                yield Did("compared", sector)
+        return digests
+
+    def _crc_mapped(self, blocks: Sequence[Span], results: int) -> Generator[Event, None, None]:
+        """Equal blocks in one call; the last one of a sector may be shorter."""
+        done = 0
+        while done < len(blocks):
+            size = len(blocks[done])
+            count = 1
+            while done + count < len(blocks) and len(blocks[done + count]) == size:
+                count += 1
+            yield from self._queue.call(
+                "crc32_each",
+                blocks[done].start,
+                size,
+                count,
+                results + 4 * done,
+                timeout=_read_seconds(size * count),
+                checked=False,
+            )
+            done += count
+
+    def _crc_through_read(
+        self, blocks: Sequence[Span], buffer: int, results: int
+    ) -> Generator[Event, None, None]:
+        for number, block in enumerate(blocks):
+            seconds = _read_seconds(len(block))
+            where = results + 4 * number
+            yield from self._queue.call("Read", block.start, len(block), buffer, timeout=seconds)
+            yield from self._queue.call(
+                "crc32_each", buffer, len(block), 1, where, timeout=seconds, checked=False
+            )
+
+    def read(self, span: Span) -> bytes:
+        if self._mapped:
+            return self._target.read_memory(span.start, len(span))
+        self._borrow_buffers(_BUFFER)
+        buffer, _ = self._buffers[0]
+        data = bytearray()
+        for start in range(span.start, span.end, _BUFFER):
+            length = min(_BUFFER, span.end - start)
+            seconds = _read_seconds(length)
+            for _ in self._queue.call("Read", start, length, buffer, timeout=seconds):
+                pass
+            data += self._target.read_memory(buffer, length)
+        return bytes(data)
+
+
+def _erased_together(sectors: Sequence[SectorPlan]) -> Iterator[list[SectorPlan]]:
+    """Adjacent sectors that one call erases: those of one block of 64 KiB.
+
+    So a loader that declares small sectors can still use the NOR's largest erase unit.
+    """
+    together: list[SectorPlan] = []
+    for sector in sectors:
+        if together and (
+            not (sector.erase and together[-1].erase)
+            or sector.sector.start != together[-1].sector.end
+            or sector.sector.start // 65536 != together[0].sector.start // 65536
+        ):
+            yield together
+            together = []
+        together.append(sector)
+    if together:
+        yield together
+
+
+def _adjacent(sectors: Sequence[Span], limit: int) -> Iterator[list[Span]]:
+    """Runs of sectors without a hole, of at most `limit` bytes, or one sector."""
+    together: list[Span] = []
+    for sector in sectors:
+        if together and (
+            sector.start != together[-1].end or sector.end - together[0].start > limit
+        ):
+            yield together
+            together = []
+        together.append(sector)
+    if together:
+        yield together
+
+
+def _blocks(sector: Span) -> list[Span]:
+    return [
+        Span(start, min(start + _BLOCK, sector.end))
+        for start in range(sector.start, sector.end, _BLOCK)
+    ]
+
+
+def _erase_seconds(size: int) -> float:
+    """The longest that erasing a sector may take, twice."""
+    longest = next((s for limit, s in _SECTOR_SECONDS.items() if size <= limit), size / 65536 * 2.0)
+    return 2 * longest + 1
+
+
+def _program_seconds(size: int) -> float:
+    return 2 * _PAGE_SECONDS * -(-size // 256) + 1
+
+
+def _read_seconds(size: int) -> float:
+    """A slow bus, a slow core: 50 KiB/s, and a second to spare."""
+    return size / 50_000 + 1
