@@ -10,9 +10,15 @@ from pathlib import Path
 
 import pytest
 import support
+from hypothesis import settings
 
 from gdbserver.sim.board import Board
 from gdbserver.sim.probe import SimProbe
+
+# How long an example takes says something about the machine, not about the code; and the same
+# examples each time, so that a red run can be run again.
+settings.register_profile("house", deadline=None, derandomize=True)
+settings.load_profile("house")
 
 
 @pytest.fixture(scope="session")
