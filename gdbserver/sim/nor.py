@@ -239,6 +239,8 @@ class Nor:
         answer = b""
         if request is not None:
             answer = self._execute(request)
+        else:
+            self._reset_enabled = False
         if self._reading() != before:
             self.changed()
         if not frame.read:
@@ -261,16 +263,17 @@ class Nor:
         )
 
     def understands(self, frame: Frame) -> bool:
-        """Would this frame, read or not, give plain data of the array from its address on?"""
+        """Would this frame, for any address, read the array from just that address on?"""
         if self.busy or self.powered_down or self.suspended or self.clock.now < self._deaf_until:
             return False
         command = self._command(frame.instruction)
-        if command is None or command.action != "read_array" or not self._fits(frame, command):
+        if command is None or command.action != "read_array":
+            return False
+        if not self._fits(frame, command) or not self._usable(command):
             return False
         if self.wrap and command.wraps:
             return False
-        length = command.address if command.address != BY_MODE else self.address_bytes
-        return length == 4 or (self.part.size <= 1 << 24 or self.extended_address == 0)
+        return self._address_length(command) == 4 or self.extended_address == 0
 
     def _command(self, instruction: int | None) -> Command | None:
         if self._continuous is not None:
@@ -331,8 +334,8 @@ class Nor:
             held = [level for level in levels if level & 0x8]
         else:
             held = levels
-        reads = 8 * frame.read // frame.data_lines
-        clocks = held + [0xF] * reads
+        reads = 8 * frame.read // frame.data_lines // (2 if frame.ddr else 1)
+        clocks = held + [0xF if frame.data_lines == 4 else 0xB] * reads
         position = 0
         if self._continuous is None:
             position = 8 // self.protocol
@@ -535,6 +538,7 @@ class Nor:
         operation.done = min(
             operation.duration, operation.done + self.clock.now - operation.started
         )
+        operation.started = self.clock.now
         self._event = self.clock.after(self.time("suspend"), self._suspend_now)
         return b""
 
@@ -634,17 +638,23 @@ def _sample(frame: Frame, answer: bytes, lines: int, late: int) -> bytes:
     The controller's first sample falls `late` clocks after the die's first bit; before that
     bit, and on lines that the die does not drive, it sees pull-ups.
     """
-    out = int.from_bytes(answer, "big")
     clocks = 8 * len(answer) // lines
     mask = (1 << lines) - 1
-    value = 0
-    per_clock = frame.data_lines * (2 if frame.ddr else 1)
-    for clock in range(late, late + 8 * frame.read // per_clock + (1 if frame.ddr else 0)):
+    wanted = (1 << frame.data_lines) - 1
+    edges = 2 if frame.ddr else 1
+    bits, have, data = 0, 0, bytearray()
+    clock = late
+    while len(data) < frame.read:
         level = 0xF
         if 0 <= clock < clocks:
-            driven = out >> lines * (clocks - 1 - clock) & mask
-            level = 0xD | driven << 1 if lines == 1 else 0xF & ~mask | driven
-        seen = level >> 1 & 1 if frame.data_lines == 1 else level & ((1 << frame.data_lines) - 1)
-        for _ in range(2 if frame.ddr else 1):
-            value = value << frame.data_lines | seen
-    return (value & ((1 << 8 * frame.read) - 1)).to_bytes(frame.read, "big")
+            at = clock * lines
+            driven = answer[at >> 3] >> 8 - lines - (at & 7) & mask
+            level = 0b1101 | driven << 1 if lines == 1 else 0xF & ~mask | driven
+        seen = level >> 1 & 1 if frame.data_lines == 1 else level & wanted
+        for _ in range(edges):
+            bits, have = bits << frame.data_lines | seen, have + frame.data_lines
+            if have == 8:
+                data.append(bits)
+                bits = have = 0
+        clock += 1
+    return bytes(data[: frame.read])

@@ -331,6 +331,7 @@ _ISSI = (
     Command(0xB0, "Suspend", "suspend", when_busy=True),
     Command(0x30, "Resume", "resume"),
     _register(0xAB, "Release Power-down / ID", "release", dummy=24, when_down=True),
+    _register(0xAF, "Read JEDEC ID in QPI mode", "jedec"),
     _register(0x05, "Read Status Register", "read_status", when_busy=True),
     Command(0x01, "Write Status Register", "write_status", data=Data.IN),
     Command(0x50, "Volatile SR Write Enable", "volatile_write_enable"),

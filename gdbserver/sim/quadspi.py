@@ -42,6 +42,7 @@ RESUME_FREE = 4  # a read that filled the FIFO goes on once so many bytes are fr
 LINES = (0, 1, 2, 4)  # what IMODE, ADMODE, ABMODE and DMODE mean
 _PS = 1000  # picoseconds per nanosecond: a clock cycle is rarely whole nanoseconds
 _DR = 0x20
+_LONGEST = 1 << 28  # bytes of one command: more than any NOR holds
 
 
 class Mode(IntEnum):
@@ -67,7 +68,12 @@ class _Transfer:
     taken: int = 0
     """Of a read: bytes that software fetched."""
     paused: bool = False
-    """Of a read: the clock stands still because the FIFO is full."""
+    """Of a read: the clock stands still because the FIFO is full, or all has arrived."""
+
+    @property
+    def complete(self) -> bool:
+        """All data is here; what is left is for the wires."""
+        return len(self.data) == self.total
 
 
 class Window:
@@ -84,6 +90,22 @@ class Window:
 
     def direct(self, offset: int) -> Direct | None:
         return self._controller.mapped_directly(offset)
+
+    def read_block(self, offset: int, length: int, master: Master) -> bytes:
+        plain = self._controller.mapped_directly(offset)
+        if plain is not None and offset + length <= len(plain.memory):
+            return bytes(plain.memory[offset : offset + length])
+        words = bytearray()
+        for at in range(offset, offset + length, 4):
+            try:
+                words += self._controller.mapped_read(at, 4)
+            except BusError as error:
+                error.address = at
+                raise
+        return bytes(words)
+
+    def write_block(self, offset: int, data: bytes, master: Master) -> None:
+        raise BusError("write", offset)
 
 
 class QuadSpi(Peripheral):
@@ -106,7 +128,7 @@ class QuadSpi(Peripheral):
             "FSEL" / Flag,
             Unmodelled("DFM"),
             Padding(1),
-            Unmodelled("SSHIFT"),
+            "SSHIFT" / Flag,  # when to sample: these wires have no delay
             "TCEN" / Flag,
             Unmodelled("DMAEN"),
             "ABORT" / Flag,
@@ -249,6 +271,7 @@ class QuadSpi(Peripheral):
             self._abort()
         if (old.value ^ cr.value) & 0xC1:  # EN, FSEL, DFM
             self._revoke()
+        self._schedule_again()
         self._update_irq()
 
     def _when_idle(self, register: Register, written: Fields) -> bool:
@@ -431,6 +454,9 @@ class QuadSpi(Peripheral):
             self._poll_start_ps = now_ps
             self._next_poll()
             return
+        if length > _LONGEST:
+            log.warning("QUADSPI: only the first %#x of %#x bytes are modelled", _LONGEST, length)
+            length = _LONGEST
         reading = ccr.FMODE == Mode.INDIRECT_READ and has_data
         frame = self._frame(address, read=length if reading else 0)
         data_ps = now_ps + self._lead_clocks(frame) * clock_ps
@@ -492,8 +518,7 @@ class QuadSpi(Peripheral):
             end_ps = out.next_ps + (left - 1) * out.byte_ps
             self._at(end_ps + self._tail_clocks() * self._clock_ps(), self._end_of_write)
         elif self._event is not None:
-            self._cancel()
-            self._schedule()
+            self._schedule_again()
         self._update_irq()
 
     def _end_of_write(self) -> None:
@@ -520,17 +545,14 @@ class QuadSpi(Peripheral):
         data = incoming.data[incoming.taken : incoming.taken + min(size, level)]
         incoming.taken += len(data)
         if incoming.taken == incoming.total:
-            self._cancel()
             self._in = None
+            self._busy = self._polling
             if not self._polling:
-                if not self[self.SR].TCF and self._busy:
-                    self.update(self.SR, TCF=1)
-                self._busy = False
+                self._cancel()
         elif incoming.paused and FIFO - (incoming.passed - incoming.taken) >= RESUME_FREE:
             incoming.paused = False
             incoming.next_ps = max(incoming.next_ps, self.clock.now * _PS + incoming.byte_ps)
-            self._cancel()
-            self._schedule()
+            self._schedule_again()
         self._update_irq()
         return int.from_bytes(data, "little")
 
@@ -550,9 +572,8 @@ class QuadSpi(Peripheral):
             transfer.next_ps += passed * transfer.byte_ps
             if transfer is self._in:
                 if transfer.passed == transfer.total:
-                    if not transfer.paused and not self._polling:
-                        self.update(self.SR, TCF=1)
-                        transfer.paused = True  # nothing more to come; TCF is set once
+                    transfer.paused = True
+                    self.update(self.SR, TCF=1)
                 elif transfer.passed - transfer.taken == FIFO:
                     transfer.paused = True
 
@@ -580,6 +601,14 @@ class QuadSpi(Peripheral):
         if self._event is not None:
             self._event.cancel()
             self._event = None
+
+    def _schedule_again(self) -> None:
+        """The threshold changed, or data moved: the next change of a flag is another."""
+        if self._polling:
+            return
+        if self._in is not None or (self._out is not None and not self._out.complete):
+            self._cancel()
+            self._schedule()
 
     def _schedule(self) -> None:
         """An event for the next flag that will change in SR while data passes."""
@@ -703,22 +732,32 @@ class QuadSpi(Peripheral):
         self._update_irq()
 
     def mapped_read(self, offset: int, size: int) -> bytes:
+        """Raises BusError: not memory-mapped, or beyond what DCR says the flash holds."""
         if not self._mapped(offset, size):
             raise BusError("read")
         self._access()
         return self._ask(self._frame(offset, read=size))
 
     def mapped_directly(self, offset: int) -> Direct | None:
-        size = len(self.nor.memory)
-        if not self._mapped(offset, 1) or self._size() < size or offset >= size:
+        """The NOR's array, if the configuration of both sides makes the window show it."""
+        length = min(self._size(), len(self.nor.memory))
+        if not self._mapped(offset, 1) or offset >= length:
             return None
-        if self[self.CR].FSEL or not self._wired():
+        ccr = self[self.CCR]
+        if self[self.CR].FSEL or not self._wired() or length > 1 << 8 * (ccr.ADSIZE + 1):
             return None
-        if not self.nor.understands(self._frame(offset, read=4)):
-            return None
+        if not self._granted:
+            # The access itself: its mode bits may put the NOR into continuous read.
+            if not self.nor.understands(self._frame(offset, read=4)):
+                return None
+            self._ask(self._frame(offset, read=4))
+            if not self.nor.understands(self._frame(offset, read=4)):
+                return None
         self._access()
         self._granted = True
-        return Direct(0, self.nor.memory, writable=False)
+        memory = self.nor.memory
+        whole = length == len(memory)
+        return Direct(0, memory if whole else memoryview(memory)[:length], writable=False)
 
     def _revoke(self) -> None:
         if self._granted:
