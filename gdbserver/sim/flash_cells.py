@@ -109,6 +109,8 @@ class FlashCells:
 
     def clean_run(self, offset: int) -> Span | None:
         """The blocks around `offset` that hold no suspect word, or None if its own does."""
+        if not self.suspect:
+            return Span(0, len(self.data))
         bad = {word // BLOCK for word in self.suspect}
         first = last = offset // BLOCK
         if first in bad:

@@ -1,63 +1,45 @@
-"""The embedded flash memory interface: two banks, their registers, their queues, their ECC.
+"""The embedded flash memory and its controller: what the two banks have in common.
 
-RM0433, "Embedded flash memory (FLASH)"; times from DS12110, "Flash memory characteristics".
+RM0433, "Embedded flash memory (FLASH)".  A bank is `flash_bank.FlashBank`; here are the two
+register sets, the option bytes, mass erase, swapped banks, and readout protection.
 
-A bank programs flash words of 32 bytes.  Writes collect in a buffer (WBNE); the one that
-completes the flash word moves it to the bank's queue (QW), where one operation is executed
-(BSY) while another may wait.  A write that finds the queue full holds the bus, and so does
-a read of a bank that is not idle; the other bank can be read meanwhile.
-
-Rule 1: what the manual calls an error sets its flag and drops the data; only key violations
-and unreadable data are bus errors.
-Rule 2: contents change when an operation ends, or is cut short by a reset.
-
-Where the manual is silent:
-
-- BSY rises `BSY_DELAY` after QW.  Software that waits for BSY = 0 can therefore be too early,
-  which the manual warns of; it should wait for QW = 0.
-- Operations of one bank are executed in the order in which they were asked for.
-- A bank erase takes as long as a mass erase, which does both banks at once.
-- The CRC unit takes LATENCY + 1 cycles of the AXI clock for each flash word.
-- A change of option bytes takes `OPTION_CHANGE`, and keeps both banks busy.
-- Fetching is not told from reading, so code in a PCROP or secure area cannot run.
+Where the manual is silent: a change of option bytes takes `OPTION_CHANGE` and keeps both
+banks busy; a change that is cut short by a reset has not happened.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
 from gdbserver.chip.memory import Span
 from gdbserver.chip.stm32h743 import (
     BANK1,
     BANK2,
+    FLASH_ACR,
     FLASH_BANK2_OFFSET,
-    FLASH_CR,
-    FLASH_KEY1,
-    FLASH_KEY2,
+    FLASH_BOOT_CUR,
+    FLASH_BOOT_PRG,
+    FLASH_CRCDATA,
     FLASH_KEYR,
+    FLASH_OPTCCR,
+    FLASH_OPTCR,
     FLASH_OPTKEY1,
     FLASH_OPTKEY2,
     FLASH_OPTKEYR,
+    FLASH_OPTSR_CUR,
+    FLASH_OPTSR_PRG,
     FLASH_SIZE,
-    FLASH_WORD,
     KIB,
     MASS_ERASE_SECONDS,
-    PROGRAM_SECONDS,
-    SECTOR,
-    SECTOR_ERASE_SECONDS,
     SYSTEM_FLASH_1,
     UID,
-    FlashCr,
     FlashSr,
 )
-from gdbserver.sim.bus import Bus, BusError, BusStall, Direct, Master
-from gdbserver.sim.clock import MILLISECOND, SECOND, Clock, Event
-from gdbserver.sim.flash_cells import FlashCells
-from gdbserver.sim.flash_crc import crc
+from gdbserver.sim.bus import Bus, BusStall, Direct, Master
+from gdbserver.sim.clock import MILLISECOND, SECOND, Clock
+from gdbserver.sim.flash_bank import BANK_OPTIONS, FLAGS, FlashBank, KeyLock, Operation, Timing
 from gdbserver.sim.registers import (
     BitsInteger,
     BitStruct,
@@ -71,598 +53,12 @@ from gdbserver.sim.registers import (
 
 log = logging.getLogger(__name__)
 
-BSY_DELAY = 100  # ns from QW to BSY; not published
 OPTION_CHANGE = 20 * MILLISECOND  # not published
 
 # What parts come with: the option bytes of an STM32H743 as delivered.
 OPTSR_DELIVERED = 0x1BC6AAF0
 BOOT_DELIVERED = 0x1FF00800
-_NO_AREA = 0x000000FF  # PRAR and SCAR: an area that ends before it starts
-_NO_PROTECTION = 0xFF
-
-# Plain numbers, because operators of IntFlag are slow and these are used for every word.
-_PG = int(FlashCr.PG)
-_EOPIE = int(FlashCr.EOPIE)
-_BLOCKING = int(FlashSr.INCERR | FlashSr.PGSERR)
-_FLAGS = 0x1FEF0000  # SR: what has an enable bit in CR at the same place, and is cleared by CCR
-_QUEUE = 2  # operations of a bank: one executed, one waiting
-_FULL = (1 << FLASH_WORD) - 1
-
-
-class KeyLock:
-    """LOCK or OPTLOCK: two keys in a row open it; anything else jams it until reset."""
-
-    def __init__(self, first: int, second: int) -> None:
-        self._keys = (first, second)
-        self._given: int = 0
-        self.reset()
-
-    def reset(self) -> None:
-        self.locked, self._given, self._jammed = True, 0, False
-
-    def close(self) -> None:
-        self.locked, self._given = True, 0
-
-    @property
-    def half_open(self) -> bool:
-        return self._given == 1
-
-    def give(self, key: int) -> None:
-        """Raises: `BusError` for a key that is wrong, or that the lock does not expect."""
-        if self._jammed or not self.locked or key != self._keys[self._given]:
-            self.jam()
-        self._given += 1
-        if self._given == len(self._keys):
-            self.locked, self._given = False, 0
-
-    def jam(self) -> None:
-        """Lock up until the next reset, with a bus error."""
-        self.locked, self._given, self._jammed = True, 0, True
-        raise BusError("write")
-
-
-@dataclass(slots=True)
-class Operation:
-    """Something in the queue of a bank: to be done at its end, or cut short."""
-
-    duration: int
-    finish: Callable[[], None]
-    interrupt: Callable[[], None]
-
-
-def _area(name: str) -> BitStruct:
-    """PRAR and SCAR: an area of a bank, in units of 256 bytes, both ends inclusive."""
-    return BitStruct(
-        name / Flag,
-        Padding(3),
-        "END" / BitsInteger(12),
-        Padding(4),
-        "START" / BitsInteger(12),
-    )
-
-
-_WPSN = BitStruct(Padding(24), "WRPSN" / BitsInteger(8))
-
-
-class FlashBank(Peripheral):
-    """One bank: its cells, its write buffer and queue, and the registers that are its own."""
-
-    size = FLASH_BANK2_OFFSET
-
-    KEYR = Register(FLASH_KEYR, BitStruct("KEYR" / BitsInteger(32)), writable=0)
-    CR = Register(
-        FLASH_CR,
-        BitStruct(
-            Padding(3),
-            "CRCRDERRIE" / Flag,
-            "CRCENDIE" / Flag,
-            "DBECCERRIE" / Flag,
-            "SNECCERRIE" / Flag,
-            "RDSERRIE" / Flag,
-            "RDPERRIE" / Flag,
-            "OPERRIE" / Flag,
-            "INCERRIE" / Flag,
-            Padding(1),
-            "STRBERRIE" / Flag,
-            "PGSERRIE" / Flag,
-            "WRPERRIE" / Flag,
-            "EOPIE" / Flag,
-            "CRC_EN" / Flag,
-            Unmodelled("SPSS2"),
-            Padding(3),
-            "SNB" / BitsInteger(3),
-            "START" / Flag,
-            "FW" / Flag,
-            "PSIZE" / BitsInteger(2),
-            "BER" / Flag,
-            "SER" / Flag,
-            "PG" / Flag,
-            "LOCK" / Flag,
-        ),
-        reset=0x00000031,
-    )
-    SR = Register(
-        0x10,
-        BitStruct(
-            Padding(3),
-            "CRCRDERR" / Flag,
-            "CRCEND" / Flag,
-            "DBECCERR" / Flag,
-            "SNECCERR" / Flag,
-            "RDSERR" / Flag,
-            "RDPERR" / Flag,
-            "OPERR" / Flag,
-            "INCERR" / Flag,
-            Padding(1),
-            "STRBERR" / Flag,
-            "PGSERR" / Flag,
-            "WRPERR" / Flag,
-            "EOP" / Flag,
-            Padding(12),
-            "CRC_BUSY" / Flag,
-            "QW" / Flag,
-            "WBNE" / Flag,
-            "BSY" / Flag,
-        ),
-        writable=0,
-    )
-    CCR = Register(
-        0x14,
-        BitStruct(
-            Padding(3),
-            "CLR_CRCRDERR" / Flag,
-            "CLR_CRCEND" / Flag,
-            "CLR_DBECCERR" / Flag,
-            "CLR_SNECCERR" / Flag,
-            "CLR_RDSERR" / Flag,
-            "CLR_RDPERR" / Flag,
-            "CLR_OPERR" / Flag,
-            "CLR_INCERR" / Flag,
-            Padding(1),
-            "CLR_STRBERR" / Flag,
-            "CLR_PGSERR" / Flag,
-            "CLR_WRPERR" / Flag,
-            "CLR_EOP" / Flag,
-            Padding(16),
-        ),
-    )
-    PRAR_CUR = Register(0x28, _area("DMEP"), reset=_NO_AREA, writable=0)
-    PRAR_PRG = Register(0x2C, _area("DMEP"), reset=_NO_AREA)
-    SCAR_CUR = Register(0x30, _area("DMES"), reset=_NO_AREA, writable=0)
-    SCAR_PRG = Register(0x34, _area("DMES"), reset=_NO_AREA)
-    WPSN_CUR = Register(0x38, _WPSN, reset=_NO_PROTECTION, writable=0)
-    WPSN_PRG = Register(0x3C, _WPSN, reset=_NO_PROTECTION)
-    CRCCR = Register(
-        0x50,
-        BitStruct(
-            Padding(9),
-            "ALL_BANK" / Flag,
-            "CRC_BURST" / BitsInteger(2),
-            Padding(2),
-            "CLEAN_CRC" / Flag,
-            "START_CRC" / Flag,
-            Padding(5),
-            "CLEAN_SECT" / Flag,
-            "ADD_SECT" / Flag,
-            "CRC_BY_SECT" / Flag,
-            Padding(5),
-            "CRC_SECT" / BitsInteger(3),
-        ),
-        reset=0x001C0000,
-    )
-    CRCSADD = Register(0x54, BitStruct(Padding(12), "CRC_START_ADDR" / BitsInteger(18), Padding(2)))
-    CRCEADD = Register(0x58, BitStruct(Padding(12), "CRC_END_ADDR" / BitsInteger(18), Padding(2)))
-    ECC_FA = Register(0x60, BitStruct(Padding(17), "FAIL_ECC_ADDR" / BitsInteger(15)), writable=0)
-
-    def __init__(self, number: int, size: int, interface: FlashInterface) -> None:
-        self.interface = interface
-        self.cells = FlashCells(size)
-        self.lock = KeyLock(FLASH_KEY1, FLASH_KEY2)
-        self.lent = False  # whether the cells are mapped somewhere
-        self._clock = interface.clock
-        self._crc_end: Event | None = None
-        self._queue: deque[Operation] = deque()
-        self._ending: Event | None = None
-        self._crc_sectors: set[int] = set()
-        self._open = True  # no option byte protects anything in this bank
-        self._clear_queue()
-        super().__init__(f"FLASH bank {number}")
-
-    def _clear_queue(self) -> None:
-        self._queue.clear()
-        self._begun = self._idle_at = 0
-        self._drop_buffer()
-
-    def _drop_buffer(self) -> None:
-        self._buffer = bytearray(b"\xff" * FLASH_WORD)
-        self._filled = 0  # a bit for each byte of the buffer
-        self._filling = -1  # offset of the flash word that the buffer is for
-        self._writer: Master | None = None
-
-    def reset(self) -> None:
-        """A system reset.  An operation in progress is cut short: OPERR tells of it."""
-        interrupted = bool(self._queue)
-        if interrupted:
-            self._queue[0].interrupt()
-        for event in (self._ending, self._crc_end):
-            if event is not None:
-                event.cancel()
-        self._ending = self._crc_end = None
-        self._clear_queue()
-        self._crc_sectors.clear()
-        options = {r: self.raw(r) for r in _BANK_OPTIONS} if self._values else {}
-        super().reset()
-        for current, value in options.items():
-            self.set_raw(current, value)
-            self.set_raw(_BANK_OPTIONS[current], value)
-        self.lock.reset()
-        if interrupted:
-            self.flag(FlashSr.OPERR)
-
-    # --- Status ---------------------------------------------------------------------------
-
-    @property
-    def busy(self) -> bool:
-        return bool(self._queue)
-
-    @property
-    def idle_at(self) -> int:
-        """When the last operation in the queue will be done, if none follows."""
-        return self._idle_at
-
-    def flag(self, flags: int) -> None:
-        self._values[0x10] |= flags
-        self.interface.update_irq()
-
-    @property
-    def interrupting(self) -> bool:
-        return bool(self._values[0x10] & self._values[FLASH_CR] & _FLAGS)
-
-    @SR.reads
-    def _refresh_status(self) -> None:
-        self.update(
-            self.SR,
-            BSY=self.busy and self._clock.now >= self._begun + BSY_DELAY,
-            WBNE=self._filled != 0,
-            QW=self.busy,
-            CRC_BUSY=self._crc_end is not None,
-        )
-
-    @CCR.writes
-    def _clear_flags(self, ccr: Fields) -> None:
-        self._values[0x10] &= ~(ccr.value & _FLAGS)
-        if not self._values[0x10] & (FlashSr.SNECCERR | FlashSr.DBECCERR):
-            self.set_raw(self.ECC_FA, 0)
-        self.interface.update_irq()
-
-    # --- Control --------------------------------------------------------------------------
-
-    @CR.reads
-    def _refresh_lock(self) -> None:
-        self.update(self.CR, LOCK=self.lock.locked)
-
-    @CR.writes
-    def _control(self, cr: Fields) -> None:
-        if self.lock.locked:
-            log.warning("%s: CR written while locked", self.name)
-            return
-        if cr.START and (cr.SER or cr.BER) and len(self._queue) >= _QUEUE:
-            # The manual: registers cannot be accessed until the operation is acknowledged.
-            raise BusStall(self._next_slot)
-        self.store(self.CR, cr)
-        self.update(self.CR, START=0, FW=0)
-        if not cr.PG:
-            self._drop_buffer()
-        if not cr.CRC_EN:
-            self.interface.shared.set_raw(SharedRegisters.CRCDATA, 0)
-        if cr.FW and self._filled:
-            self._commit()
-        if cr.START:
-            self._start_erase(cr)
-        if cr.LOCK:
-            self.lock.close()
-        self.interface.update_irq()
-
-    def _start_erase(self, cr: Fields) -> None:
-        if cr.BER:
-            self.erase_all()
-        elif cr.SER:
-            sector = Span.of(cr.SNB * SECTOR, SECTOR)
-            if sector.end > len(self.cells.data) or self.guarded(sector):
-                self.flag(FlashSr.WRPERR)
-            else:
-                self._erase(sector, SECTOR_ERASE_SECONDS)
-
-    def erase_all(self) -> None:
-        """Bank erase; refused as a whole when any part of the bank is protected."""
-        whole = Span(0, len(self.cells.data))
-        if self.guarded(whole):
-            self.flag(FlashSr.WRPERR)
-        else:
-            self._erase(whole, MASS_ERASE_SECONDS)
-
-    def _erase(self, span: Span, seconds: tuple[tuple[float, float], ...]) -> None:
-        def finish() -> None:
-            self.cells.erase(span)
-            base = self.interface.base(self)
-            for offset in range(span.start, span.end, SECTOR):
-                self.interface.erases[base + offset] += 1
-
-        self.enqueue(Operation(self._time(seconds), finish, lambda: self.cells.half_erase(span)))
-
-    def _time(self, seconds: tuple[tuple[float, float], ...]) -> int:
-        psize = self._values[FLASH_CR] >> 4 & 3
-        return round(seconds[psize][self.interface.timing == "maximum"] * SECOND)
-
-    # --- The queue ------------------------------------------------------------------------
-
-    @property
-    def _next_slot(self) -> int:
-        """When the operation that is being executed will be done."""
-        return self._begun + self._queue[0].duration
-
-    def enqueue(self, operation: Operation) -> None:
-        if self._queue:
-            self._idle_at += operation.duration
-            self._queue.append(operation)
-            return
-        self._queue.append(operation)
-        if self.lent:
-            self.lent = False
-            self.interface.revoke(self)
-        self._begin()
-
-    def _begin(self) -> None:
-        self._begun = self._clock.now
-        self._idle_at = self._begun + sum(operation.duration for operation in self._queue)
-        self._ending = self._clock.after(self._queue[0].duration, self._end)
-
-    def _end(self) -> None:
-        self._ending = None
-        self._queue.popleft().finish()
-        if self._queue:
-            self._begin()
-        if self._values[FLASH_CR] & _EOPIE:
-            self.flag(FlashSr.EOP)
-
-    # --- Programming ----------------------------------------------------------------------
-
-    def write_array(self, offset: int, data: bytes, master: Master) -> None:
-        """A write of 1, 2 or 4 bytes to the mapped flash."""
-        if not self._may_write(offset):
-            return
-        word = offset - offset % FLASH_WORD
-        if self._filled and (word != self._filling or master is not self._writer):
-            self._drop_buffer()
-            self.flag(FlashSr.INCERR)
-            return
-        position = offset - word
-        filled = ((1 << len(data)) - 1) << position
-        if self._filled | filled == _FULL and len(self._queue) >= _QUEUE:
-            raise BusStall(self._next_slot)
-        if self._filled & filled:
-            self.flag(FlashSr.STRBERR)
-        self._filling, self._writer = word, master
-        self._buffer[position : position + len(data)] = data
-        self._filled |= filled
-        if self._filled == _FULL:
-            self._commit()
-
-    def write_array_block(self, offset: int, data: bytes, master: Master) -> None:
-        """What word writes of `data` do, one after the other, at one instant.
-
-        Raises: `BusStall`, with `done`.
-        """
-        done = 0
-        while done < len(data):
-            here = offset + done
-            if (
-                here % FLASH_WORD == 0
-                and len(data) - done >= FLASH_WORD
-                and not self._filled
-                and len(self._queue) < _QUEUE
-                and self._may_write(here)
-            ):
-                self._program(here, data[done : done + FLASH_WORD])
-                done += FLASH_WORD
-                continue
-            try:
-                self.write_array(here, data[done : done + 4], master)
-            except BusStall as stall:
-                stall.done = done
-                raise
-            done += 4
-
-    def _may_write(self, offset: int) -> bool:
-        if self._values[0x10] & _BLOCKING or not self._values[FLASH_CR] & _PG:
-            self.flag(FlashSr.PGSERR)
-            return False
-        if offset >= len(self.cells.data) or (
-            (not self._open or self.interface.rdp_level == 1) and self.guarded(Span.of(offset, 1))
-        ):
-            self.flag(FlashSr.WRPERR)
-            return False
-        return True
-
-    def _commit(self) -> None:
-        """Move the buffer to the queue; what was not written stays at ones."""
-        word, data = self._filling, bytes(self._buffer)
-        self._drop_buffer()
-        self._program(word, data)
-
-    def _program(self, offset: int, word: bytes) -> None:
-        def finish() -> None:
-            self.interface.programs[self.interface.base(self) + offset] += 1
-            self.cells.program(offset, word)
-
-        self.enqueue(
-            Operation(
-                self._time(PROGRAM_SECONDS),
-                finish,
-                lambda: self.cells.half_program(offset, word),
-            )
-        )
-
-    # --- Protection -----------------------------------------------------------------------
-
-    def guarded(self, span: Span) -> bool:
-        """Whether something in `span` is protected against programming and erasing."""
-        protected = ~self._values[0x38] & 0xFF
-        if protected:
-            first, last = span.start // SECTOR, (span.end - 1) // SECTOR
-            if protected >> first & (1 << last - first + 1) - 1:
-                return True
-        if self.interface.rdp_denied():
-            return True
-        return any(len(area & span) for area in self._hidden_areas())
-
-    def note_options(self) -> None:
-        """Work out once what is asked at every access: whether any protection is on."""
-        self._open = self._values[0x38] == _NO_PROTECTION and not self._hidden_areas()
-
-    def _hidden_areas(self) -> list[Span]:
-        return [area for area in (self.area(self.PRAR_CUR), self.secure_area) if len(area)]
-
-    @property
-    def secure_area(self) -> Span:
-        return self.area(self.SCAR_CUR) if self.interface.secure else Span(0, 0)
-
-    def area(self, register: Register) -> Span:
-        """The area that PRAR or SCAR describes, as offsets; equal ends mean the whole bank."""
-        value = self._values[register.offset]
-        start, end = value & 0xFFF, value >> 16 & 0xFFF
-        if start > end:
-            return Span(0, 0)
-        if start == end:
-            return Span(0, len(self.cells.data))
-        return Span(256 * start, 256 * (end + 1))
-
-    # --- Reading --------------------------------------------------------------------------
-
-    def read_array(self, offset: int, size: int) -> bytes:
-        """A read of the mapped flash.
-
-        Raises:
-            BusStall: the bank is not idle.
-            BusError: the data are protected, or their ECC is beyond repair.
-        """
-        if self._queue:
-            raise BusStall(self._idle_at)
-        end = offset + size
-        if end > len(self.cells.data):
-            raise BusError("read", offset)
-        if self.interface.rdp_denied():
-            self.flag(FlashSr.RDPERR)
-            raise BusError("read", offset)
-        areas = () if self._open else self._reading_errors()
-        for area, error in areas:
-            if len(hidden := area & Span(offset, end)):
-                self.flag(error)
-                raise BusError("read", hidden.start)
-        data = self.cells.data[offset:end]
-        if self.cells.suspect:
-            first = offset - offset % FLASH_WORD
-            for word in range(first, end, FLASH_WORD):
-                if word in self.cells.suspect:
-                    self._correct(data, word, offset)
-        return bytes(data)
-
-    def _reading_errors(self) -> tuple[tuple[Span, FlashSr], ...]:
-        return (
-            (self.area(self.PRAR_CUR), FlashSr.RDPERR),
-            (self.secure_area, FlashSr.RDSERR),
-        )
-
-    def _correct(self, data: bytearray, word: int, offset: int) -> None:
-        """Put what ECC makes of the flash word at `word` into `data`, which is from `offset`."""
-        if not self._values[0x10] & (FlashSr.SNECCERR | FlashSr.DBECCERR):
-            self.set_raw(self.ECC_FA, word // FLASH_WORD)
-        value = self.cells.check(word)
-        if value is None:
-            self.flag(FlashSr.DBECCERR)
-            raise BusError("read", max(word, offset))
-        self.flag(FlashSr.SNECCERR)
-        whole = value.to_bytes(FLASH_WORD, "little")
-        start, end = max(word, offset), min(word + FLASH_WORD, offset + len(data))
-        data[start - offset : end - offset] = whole[start - word : end - word]
-
-    def direct(self, offset: int) -> Direct | None:
-        if self._queue or offset >= len(self.cells.data):
-            return None
-        if self._hidden_areas() or self.interface.rdp_denied():
-            return None
-        self.lent = True
-        if not self.cells.suspect:
-            return Direct(0, self.cells.data, writable=False)
-        run = self.cells.clean_run(offset)
-        if run is None:
-            return None
-        return Direct(run.start, memoryview(self.cells.data)[run.start : run.end], writable=False)
-
-    # --- The CRC unit ---------------------------------------------------------------------
-
-    @CRCCR.writes
-    def _control_crc(self, crccr: Fields) -> None:
-        if not self._values[FLASH_CR] & FlashCr.CRC_EN or self._crc_end is not None:
-            log.warning("%s: CRCCR written while CRC_EN = 0 or CRC_BUSY = 1", self.name)
-            return
-        self.store(self.CRCCR, crccr)
-        self.update(self.CRCCR, START_CRC=0, CLEAN_CRC=0, ADD_SECT=0, CLEAN_SECT=0)
-        if crccr.CLEAN_SECT:
-            self._crc_sectors.clear()
-        if crccr.ADD_SECT:
-            self._crc_sectors.add(crccr.CRC_SECT)
-        if crccr.CLEAN_CRC:
-            self.interface.shared.set_raw(SharedRegisters.CRCDATA, 0)
-        if crccr.START_CRC:
-            self._start_crc(crccr)
-
-    def _start_crc(self, crccr: Fields) -> None:
-        if self.interface.crc_busy:
-            log.warning("%s: the CRC unit works for the other bank", self.name)
-            return
-        spans = self._crc_spans(crccr)
-        if self.interface.rdp_denied() or any(
-            len(area & span) for area in self._hidden_areas() for span in spans
-        ):
-            self.flag(FlashSr.CRCRDERR)
-            return
-        words = sum(map(len, spans)) // FLASH_WORD
-        cycles = words * (self.interface.latency + 1)
-        delay = max(0, self._idle_at - self._clock.now) + cycles * SECOND // self.interface.axi_hz()
-        self._crc_end = self._clock.after(delay, lambda: self._end_crc(spans))
-
-    def _crc_spans(self, crccr: Fields) -> list[Span]:
-        size = len(self.cells.data)
-        if crccr.ALL_BANK:
-            return [Span(0, size)]
-        if crccr.CRC_BY_SECT:
-            return [Span.of(n * SECTOR, SECTOR) & Span(0, size) for n in sorted(self._crc_sectors)]
-        burst = FLASH_WORD * 4 ** (crccr.CRC_BURST + 1)
-        start = self.raw(self.CRCSADD) // burst * burst
-        end = (self.raw(self.CRCEADD) // burst + 1) * burst
-        return [Span(start, end) & Span(0, size)] if start < end else []
-
-    def _end_crc(self, spans: list[Span]) -> None:
-        self._crc_end = None
-        shared = self.interface.shared
-        state = shared.raw(SharedRegisters.CRCDATA)
-        for span in spans:
-            state = crc(bytes(self.cells.data[span.start : span.end]), state)
-        shared.set_raw(SharedRegisters.CRCDATA, state)
-        self.flag(FlashSr.CRCEND)
-
-    @property
-    def crc_busy(self) -> bool:
-        return self._crc_end is not None
-
-
-_BANK_OPTIONS = {
-    FlashBank.PRAR_CUR: FlashBank.PRAR_PRG,
-    FlashBank.SCAR_CUR: FlashBank.SCAR_PRG,
-    FlashBank.WPSN_CUR: FlashBank.WPSN_PRG,
-}
-"""Option registers of a bank: as they are, and as they shall become."""
+_STATUS = 0x40000001  # OPTSR_CUR: OPTCHANGEERR, OPT_BUSY
 
 
 _OPTSR = BitStruct(
@@ -693,13 +89,13 @@ class SharedRegisters(Peripheral):
     size = FLASH_BANK2_OFFSET
 
     ACR = Register(
-        0x00,
+        FLASH_ACR,
         BitStruct(Padding(26), Unmodelled("WRHIGHFREQ", 2), "LATENCY" / BitsInteger(4)),
         reset=0x00000037,
     )
     OPTKEYR = Register(FLASH_OPTKEYR, BitStruct("OPTKEYR" / BitsInteger(32)), writable=0)
     OPTCR = Register(
-        0x18,
+        FLASH_OPTCR,
         BitStruct(
             "SWAP_BANK" / Flag,
             "OPTCHANGEERRIE" / Flag,
@@ -712,14 +108,14 @@ class SharedRegisters(Peripheral):
         reset=0x00000001,
         writable=0x7FFFFFFF,
     )
-    OPTSR_CUR = Register(0x1C, _OPTSR, reset=OPTSR_DELIVERED, writable=0)
-    OPTSR_PRG = Register(0x20, _OPTSR, reset=OPTSR_DELIVERED, writable=~0x40000001)
+    OPTSR_CUR = Register(FLASH_OPTSR_CUR, _OPTSR, reset=OPTSR_DELIVERED, writable=0)
+    OPTSR_PRG = Register(FLASH_OPTSR_PRG, _OPTSR, reset=OPTSR_DELIVERED, writable=~_STATUS)
     OPTCCR = Register(
-        0x24, BitStruct(Padding(1), "CLR_OPTCHANGEERR" / Flag, Padding(30)), writable=0
+        FLASH_OPTCCR, BitStruct(Padding(1), "CLR_OPTCHANGEERR" / Flag, Padding(30)), writable=0
     )
-    BOOT_CUR = Register(0x40, _BOOT, reset=BOOT_DELIVERED, writable=0)
-    BOOT_PRG = Register(0x44, _BOOT, reset=BOOT_DELIVERED)
-    CRCDATA = Register(0x5C, BitStruct("CRC_DATA" / BitsInteger(32)), writable=0)
+    BOOT_CUR = Register(FLASH_BOOT_CUR, _BOOT, reset=BOOT_DELIVERED, writable=0)
+    BOOT_PRG = Register(FLASH_BOOT_PRG, _BOOT, reset=BOOT_DELIVERED)
+    CRCDATA = Register(FLASH_CRCDATA, BitStruct("CRC_DATA" / BitsInteger(32)), writable=0)
 
     def __init__(self, interface: FlashInterface) -> None:
         self.interface = interface
@@ -730,7 +126,7 @@ class SharedRegisters(Peripheral):
         options = {r: self.raw(r) for r in _SHARED_OPTIONS} if self._values else {}
         super().reset()
         for current, value in options.items():
-            self.set_raw(current, value & ~0x40000001 if current is self.OPTSR_CUR else value)
+            self.set_raw(current, value & ~_STATUS if current is self.OPTSR_CUR else value)
             self.set_raw(_SHARED_OPTIONS[current], self.raw(current))
         self.update(self.OPTCR, SWAP_BANK=self[self.OPTSR_CUR].SWAP_BANK_OPT)
         self.lock.reset()
@@ -771,7 +167,7 @@ _SHARED_OPTIONS = {
     SharedRegisters.OPTSR_CUR: SharedRegisters.OPTSR_PRG,
     SharedRegisters.BOOT_CUR: SharedRegisters.BOOT_PRG,
 }
-_PRG_OFFSETS = {r.offset for r in (*_BANK_OPTIONS.values(), *_SHARED_OPTIONS.values())}
+_PRG_OFFSETS = {r.offset for r in (*BANK_OPTIONS.values(), *_SHARED_OPTIONS.values())}
 
 
 class RegisterFile:
@@ -868,16 +264,15 @@ class FlashInterface:
         clock: Clock,
         bus: Bus,
         *,
-        timing: Literal["typical", "maximum"] = "typical",
+        timing: Timing = "typical",
         flash_kib: int = 2048,
         rdp: int = 0xAA,
         uid: bytes = bytes.fromhex("2f003500 0d513330 33353530"),
         axi_hz: Callable[[], int] = lambda: 64_000_000,
         debugger: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.clock = clock
-        self.timing = timing
-        self.axi_hz = axi_hz
+        self.timing: Timing = timing
+        self._axi_hz = axi_hz
         self.debugger = debugger
         self.on_irq: Callable[[bool], None] = lambda level: None
         self.erases: Counter[int] = Counter()
@@ -893,7 +288,7 @@ class FlashInterface:
         bank_size = max(flash_kib // 2, 0) * KIB if flash_kib > 128 else flash_kib * KIB
         sizes = (bank_size, bank_size if flash_kib > 128 else 0)
         self.shared = SharedRegisters(self)
-        self.banks = (FlashBank(1, sizes[0], self), FlashBank(2, sizes[1], self))
+        self.banks = (FlashBank(1, sizes[0], clock, self), FlashBank(2, sizes[1], clock, self))
         self.mapped = self.banks
         """The banks as they are mapped now: swapped, or as they are numbered."""
         self.registers = RegisterFile(self)
@@ -921,9 +316,7 @@ class FlashInterface:
         """A system reset: operations are cut short, locks close, banks swap if asked to."""
         self.changing_options = False
         for bank in self.banks:
-            if bank.lent:
-                bank.lent = False
-                self.revoke(bank)
+            bank.take_back()
             bank.reset()
         self.shared.reset()
         swapped = self.shared[SharedRegisters.OPTCR].SWAP_BANK
@@ -940,6 +333,18 @@ class FlashInterface:
     @property
     def latency(self) -> int:
         return self.shared[SharedRegisters.ACR].LATENCY
+
+    @property
+    def axi_hz(self) -> int:
+        return self._axi_hz()
+
+    @property
+    def crc_result(self) -> int:
+        return self.shared.raw(SharedRegisters.CRCDATA)
+
+    @crc_result.setter
+    def crc_result(self, value: int) -> None:
+        self.shared.set_raw(SharedRegisters.CRCDATA, value)
 
     @property
     def crc_busy(self) -> bool:
@@ -1023,7 +428,7 @@ class FlashInterface:
     def _load_options(self) -> None:
         self.changing_options = False
         for bank in self.banks:
-            for current, programmed in _BANK_OPTIONS.items():
+            for current, programmed in BANK_OPTIONS.items():
                 bank.set_raw(current, bank.raw(programmed))
         for current, programmed in _SHARED_OPTIONS.items():
             self.shared.set_raw(current, self.shared.raw(programmed))
@@ -1059,11 +464,9 @@ class FlashInterface:
     def flip_bits(self, address: int, mask: int) -> None:
         """Change bits of the byte at `address` without its ECC, as wear and radiation do."""
         bank, offset = self._bank_at(address)
-        if bank.lent:
-            bank.lent = False
-            self.revoke(bank)
+        bank.take_back()
         bank.cells.flip(offset, mask)
 
     def raise_error(self, bank: int, error: FlashSr) -> None:
         """Set error flags of the bank that is mapped as number `bank`."""
-        self.mapped[bank - 1].flag(error & _FLAGS)
+        self.mapped[bank - 1].flag(error & FLAGS)
