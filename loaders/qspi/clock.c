@@ -1,13 +1,13 @@
 /*
  * A time-out must neither fire early at 480 MHz nor hang when nobody counts, so clocks are
  * taken as fast as the registers allow (RM0433, "Reset and clock control (RCC)"), and each look
- * at a deadline passes some cycles even if the counter stands still.
+ * at a deadline counts the cycles that its caller must have spent, even if CYCCNT stands still.
  */
 #include "clock.h"
 
 #include "registers.h"
 
-#define LOOK_CYCLES 256u
+#define LEAST_CYCLES (LOOKS_AT_TIME / 2u * PAUSE_CYCLES)
 
 static uint32_t core_khz;
 
@@ -58,14 +58,10 @@ struct deadline deadline_in(uint32_t milliseconds)
 
 bool deadline_expired(struct deadline *deadline)
 {
-    /* A wait between looks leaves the bus to the debugger, who fills the next buffer. */
-    uint32_t count = LOOK_CYCLES;
-    __asm__ volatile("1: subs %0, #1\n bne 1b" : "+l"(count) : : "cc");
-
     uint32_t now = DWT_CYCCNT;
     uint32_t passed = now - deadline->last;
-    if (passed < LOOK_CYCLES)
-        passed = LOOK_CYCLES;
+    if (passed < LEAST_CYCLES)
+        passed = LEAST_CYCLES;
     deadline->last = now;
     if (passed >= deadline->left) {
         deadline->left = 0;
@@ -75,9 +71,13 @@ bool deadline_expired(struct deadline *deadline)
     return false;
 }
 
+void pause_cycles(uint32_t cycles)
+{
+    /* A turn takes a cycle at least: the branch is taken. */
+    __asm__ volatile("1: subs %0, #1\n bne 1b" : "+l"(cycles) : : "cc");
+}
+
 void pause_us(uint32_t microseconds)
 {
-    struct deadline deadline = {DWT_CYCCNT, (uint64_t)microseconds * (core_khz / 1000u + 1u)};
-    while (!deadline_expired(&deadline))
-        ;
+    pause_cycles(microseconds * (core_khz / 1000u + 1u));
 }

@@ -5,11 +5,11 @@
 #include "registers.h"
 
 #define FRAME_MS 100u     /* far more than the longest frame: 32 bytes wait in the FIFO */
-#define FIFO_BYTES 32u
-#define BURST_BYTES 16u
+#define BURST_BYTES 16u   /* half of the FIFO: the other half fills or drains meanwhile */
 #define POLL_INTERVAL 64u /* clocks between two status reads */
 
-static uint32_t control;
+static uint32_t control; /* CR, as it is between frames */
+static bool mapped;
 
 static void configure_pin(const struct pin *pin, bool pull_up)
 {
@@ -26,13 +26,35 @@ static void configure_pin(const struct pin *pin, bool pull_up)
     GPIO_MODER(port) = (GPIO_MODER(port) & ~(3u << shift)) | GPIO_MODER_ALTERNATE << shift;
 }
 
-static bool wait_idle(void)
+/*
+ * Look at SR until one of `flags` is there, after a change of sign of those in `inverted`.  The
+ * FIFO is worth looking at all the time; what takes longer leaves the bus to others meanwhile.
+ */
+static bool wait(uint32_t flags, uint32_t inverted, struct deadline *deadline)
 {
-    struct deadline deadline = deadline_in(FRAME_MS);
-    while (QUADSPI_SR & SR_BUSY)
-        if (deadline_expired(&deadline))
+    for (uint32_t looks = 1;; looks++) {
+        if ((QUADSPI_SR ^ inverted) & flags)
+            return true;
+        if (looks > LOOKS_AT_TIME / 2u)
+            pause_cycles(PAUSE_CYCLES);
+        if (looks % LOOKS_AT_TIME == 0 && deadline_expired(deadline))
             return false;
-    return true;
+    }
+}
+
+/*
+ * To be run after each reset of the QUADSPI and each time it leaves memory-mapped mode: let its
+ * clock run free for a moment (ES0392, "QUADSPI internal timing criticality").
+ */
+static void settle_timing(void)
+{
+    QUADSPI_CR = 0;
+    QUADSPI_CCR = CCR_FRCM;
+    QUADSPI_CCR = CCR_FRCM; /* twice, or the first is taken back at once */
+    QUADSPI_CR = CR_ABORT;  /* ends it; due within 127 cycles of the kernel clock */
+    for (uint32_t looks = 1000; looks && (QUADSPI_CR & CR_ABORT); looks--)
+        ;
+    QUADSPI_FCR = FCR_ALL;
 }
 
 static void reset_peripheral(void)
@@ -41,6 +63,8 @@ static void reset_peripheral(void)
     (void)RCC_AHB3RSTR;
     RCC_AHB3RSTR &= ~RCC_AHB3_QSPI;
     (void)RCC_AHB3RSTR;
+    settle_timing();
+    mapped = false;
 }
 
 /* Whatever goes on (a mapped read never ends by itself), end it.  Resets the QUADSPI if need be. */
@@ -49,14 +73,17 @@ static void stop(void)
     if (QUADSPI_SR & SR_BUSY) {
         struct deadline deadline = deadline_in(FRAME_MS);
         QUADSPI_CR = control | CR_ABORT;
-        while ((QUADSPI_CR & CR_ABORT) || (QUADSPI_SR & SR_BUSY))
-            if (deadline_expired(&deadline)) {
-                uint32_t device = QUADSPI_DCR;
-                reset_peripheral();
-                QUADSPI_DCR = device;
-                QUADSPI_CR = control;
-                break;
-            }
+        if (!wait(SR_BUSY, SR_BUSY, &deadline)) {
+            uint32_t device = QUADSPI_DCR;
+            reset_peripheral();
+            QUADSPI_DCR = device;
+            QUADSPI_CR = control;
+        }
+    }
+    if (mapped) {
+        settle_timing();
+        QUADSPI_CR = control;
+        mapped = false;
     }
     QUADSPI_FCR = FCR_ALL;
 }
@@ -92,36 +119,39 @@ uint32_t quadspi_set(uint32_t max_hz, uint32_t size)
     }
     /* Six clocks between two frames are the 50 ns that a NOR wants after a write, up to 120 MHz. */
     QUADSPI_DCR = DCR_FSIZE(bits) | DCR_CSHT(5u);
-    control = CR_PRESCALER(divider - 1u) | CR_SSHIFT | CR_APMS | CR_EN;
+    control = CR_PRESCALER(divider - 1u) | CR_SSHIFT | CR_APMS | CR_EN |
+              CR_FTHRES(BURST_BYTES - 1u);
     if (config.bank == 2u)
         control |= CR_FSEL;
     QUADSPI_CR = control;
     return kernel / divider;
 }
 
-static bool finish(bool good)
+static bool finish(bool good, struct deadline *deadline)
 {
-    struct deadline deadline = deadline_in(FRAME_MS);
-    while (good && !(QUADSPI_SR & SR_TCF))
-        good = !(QUADSPI_SR & SR_TEF) && !deadline_expired(&deadline);
-    good = good && wait_idle() && !(QUADSPI_SR & SR_TEF);
+    good = good && wait(SR_TCF | SR_TEF, 0, deadline) && !(QUADSPI_SR & SR_TEF) &&
+           wait(SR_BUSY, SR_BUSY, deadline);
     stop();
     return good;
 }
 
 bool quadspi_command(uint32_t phases)
 {
+    struct deadline deadline = deadline_in(FRAME_MS);
+
     stop();
     QUADSPI_CCR = phases;
-    return finish(true);
+    return finish(true, &deadline);
 }
 
 bool quadspi_command_at(uint32_t phases, uint32_t address)
 {
+    struct deadline deadline = deadline_in(FRAME_MS);
+
     stop();
     QUADSPI_CCR = phases;
     QUADSPI_AR = address;
-    return finish(true);
+    return finish(true, &deadline);
 }
 
 bool quadspi_read(uint32_t phases, uint32_t address, uint8_t *data, uint32_t length)
@@ -133,16 +163,15 @@ bool quadspi_read(uint32_t phases, uint32_t address, uint8_t *data, uint32_t len
     QUADSPI_ABR = 0xFFFFFFFFu;
     QUADSPI_CCR = phases | CCR_FMODE_READ;
     QUADSPI_AR = address; /* ignored when there is no address phase */
-    while (length) {
+    bool good = true;
+    while (good && length) {
         uint32_t burst = length < BURST_BYTES ? length : BURST_BYTES;
-        while (SR_FLEVEL(QUADSPI_SR) < burst)
-            if (deadline_expired(&deadline))
-                return finish(false);
+        good = wait(SR_FTF | SR_TCF | SR_TEF, 0, &deadline) && !(QUADSPI_SR & SR_TEF);
         length -= burst;
-        while (burst--)
+        while (good && burst--)
             *data++ = QUADSPI_DR8;
     }
-    return finish(true);
+    return finish(good, &deadline);
 }
 
 bool quadspi_write(uint32_t phases, uint32_t address, const uint8_t *data, uint32_t length)
@@ -154,10 +183,9 @@ bool quadspi_write(uint32_t phases, uint32_t address, const uint8_t *data, uint3
     QUADSPI_ABR = 0xFFFFFFFFu;
     QUADSPI_CCR = phases;
     QUADSPI_AR = address;
-    while (length) {
-        while (SR_FLEVEL(QUADSPI_SR) > FIFO_BYTES - BURST_BYTES)
-            if (deadline_expired(&deadline))
-                return finish(false);
+    bool good = true;
+    while (good && length) {
+        good = wait(SR_FTF | SR_TEF, 0, &deadline) && !(QUADSPI_SR & SR_TEF);
         uint32_t burst = length < BURST_BYTES ? length : BURST_BYTES;
         length -= burst;
         for (; burst >= 4; burst -= 4, data += 4) {
@@ -168,7 +196,7 @@ bool quadspi_write(uint32_t phases, uint32_t address, const uint8_t *data, uint3
         while (burst--)
             QUADSPI_DR8 = *data++;
     }
-    return finish(true);
+    return finish(good, &deadline);
 }
 
 bool quadspi_poll(uint32_t phases, uint32_t mask, uint32_t match, struct deadline deadline)
@@ -179,9 +207,7 @@ bool quadspi_poll(uint32_t phases, uint32_t mask, uint32_t match, struct deadlin
     QUADSPI_PSMAR = match;
     QUADSPI_PIR = POLL_INTERVAL;
     QUADSPI_CCR = phases | CCR_FMODE_POLL;
-    bool matched = true;
-    while (matched && !(QUADSPI_SR & SR_SMF))
-        matched = !deadline_expired(&deadline);
+    bool matched = wait(SR_SMF, 0, &deadline);
     stop();
     return matched;
 }
@@ -191,6 +217,7 @@ bool quadspi_map(uint32_t phases)
     stop();
     QUADSPI_ABR = 0xFFFFFFFFu; /* never the mode bits that mean "no instruction next time" */
     QUADSPI_CCR = phases | CCR_FMODE_MAPPED;
+    mapped = true;
     __asm__ volatile("dsb" : : : "memory");
     return true;
 }

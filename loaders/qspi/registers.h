@@ -60,6 +60,7 @@
 #define CR_ABORT (1u << 1)
 #define CR_SSHIFT (1u << 4)
 #define CR_FSEL (1u << 7)
+#define CR_FTHRES(value) ((value) << 8)
 #define CR_APMS (1u << 22)
 #define CR_PRESCALER(value) ((value) << 24)
 
@@ -68,9 +69,9 @@
 
 #define SR_TEF (1u << 0)
 #define SR_TCF (1u << 1)
+#define SR_FTF (1u << 2)
 #define SR_SMF (1u << 3)
 #define SR_BUSY (1u << 5)
-#define SR_FLEVEL(value) ((value) >> 8 & 63u)
 #define FCR_ALL 0x1Bu /* CTOF, CSMF, CTCF, CTEF */
 
 #define CCR_INSTRUCTION(opcode) ((uint32_t)(opcode))
