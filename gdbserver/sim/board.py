@@ -12,7 +12,7 @@ What a reset reaches, RM0433, "Reset and clock control", "Power-on and system re
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from random import Random
 from typing import Literal, get_args
@@ -24,14 +24,20 @@ from gdbserver.chip.stm32h743 import (
     BACKUP_SRAM,
     BANK1,
     BANK2,
+    CRC,
     D2_SRAM_ALIAS,
     DBGMCU,
     DBGMCU_APB_D,
     DTCM,
+    EXTI,
     FLASH,
     FLASH_IRQ,
+    GPIO_STRIDE,
+    GPIOA,
     ITCM,
+    IWDG1,
     PPB,
+    PWR,
     QSPI_WINDOW,
     QUADSPI,
     QUADSPI_PINS,
@@ -40,8 +46,10 @@ from gdbserver.chip.stm32h743 import (
     SRAM2,
     SRAM3,
     SRAM4,
+    SYSCFG,
     SYSTEM_FLASH_1,
     SYSTEM_FLASH_2,
+    WWDG1,
     DbgmcuCr,
 )
 from gdbserver.sim import components
@@ -52,13 +60,19 @@ from gdbserver.sim.cpu import Core
 from gdbserver.sim.debug_port import DebugPort
 from gdbserver.sim.debug_units import Dwt, Fpb, Itm, SystemControl
 from gdbserver.sim.flash_interface import FlashInterface, SharedRegisters
+from gdbserver.sim.gpio import Gpio
 from gdbserver.sim.link import LINKS, STLINK_V3, Link, LinkModel
 from gdbserver.sim.nor import PARTS, Nor
+from gdbserver.sim.pwr import Pwr
 from gdbserver.sim.quadspi import QuadSpi
-from gdbserver.sim.rcc import Rcc, ResetCause
-from gdbserver.sim.registers import BitsInteger, BitStruct, Peripheral, Register
+from gdbserver.sim.rcc import ClockGated, Rcc, ResetCause
+from gdbserver.sim.registers import Peripheral
+from gdbserver.sim.system import CrcUnit, Dbgmcu, Exti, Syscfg
+from gdbserver.sim.watchdog import Iwdg, Wwdg
 
 log = logging.getLogger(__name__)
+
+_WWDG_IRQ = 0
 
 RESET_PULSE = 20 * MICROSECOND  # DS12110, "NRST pin characteristics": an internal reset's pulse
 
@@ -153,7 +167,7 @@ def _parse_value(name: str, text: str) -> object:
 
 
 class GatedRam:
-    """A memory of the D2 domain: seen at two addresses, and dead while its clock is off."""
+    """A memory that is dead while its clock is off, and may be seen at two addresses."""
 
     def __init__(self, ram: Ram, rcc: Rcc, name: str, bus: Bus, starts: Sequence[int]) -> None:
         self._ram = ram
@@ -187,15 +201,22 @@ class GatedRam:
                 self._bus.revoke(Span.of(start, len(self._ram.data)))
 
 
-class Dbgmcu(Peripheral):
-    """Who the chip is, and what keeps its clock for the debugger."""
+class PinMux:
+    """A GPIO port that tells when one of its pins is used for something else."""
 
-    IDCODE = Register(0x00, BitStruct("REV_ID" / BitsInteger(16), "DEV_ID" / BitsInteger(16)))
-    CR = Register(0x04, BitStruct("BITS" / BitsInteger(32)))
+    _FUNCTIONS = (Gpio.MODER.offset, Gpio.AFRL.offset, Gpio.AFRH.offset)
 
-    def __init__(self, revision: int) -> None:
-        super().__init__("DBGMCU")
-        self.update(self.IDCODE, REV_ID=revision, DEV_ID=0x6450)
+    def __init__(self, port: Gpio, on_change: Callable[[], None]) -> None:
+        self._port = port
+        self._on_change = on_change
+
+    def read(self, offset: int, size: int, master: Master) -> int:
+        return self._port.read(offset, size, master)
+
+    def write(self, offset: int, size: int, value: int, master: Master) -> None:
+        self._port.write(offset, size, value, master)
+        if offset & ~3 in self._FUNCTIONS:
+            self._on_change()
 
 
 class NotModelled:
@@ -238,7 +259,8 @@ class Board:
         self._links: list[Link] = []
         self._pin_low = False
 
-        self.rcc = Rcc(self.clock)
+        self.pwr = Pwr(self.clock)
+        self.rcc = Rcc(self.clock, backup_access=lambda: self.pwr.backup_access)
         self.scs = SystemControl()
         self.core = Core(self.clock, self.bus, self.scs, lambda: self.rcc.core_hz)
         self.fpb = Fpb(self.core)
@@ -259,9 +281,32 @@ class Board:
             self.bus,
             self.nor,
             kernel_hz=lambda: self.rcc.quadspi_hz,
+            wired=self._nor_wired,
             clocked=lambda: self.rcc.clocked("QSPI"),
         )
+        self.gpio = {port: Gpio(port) for port in "ABCDEFGHIJK"}
+        self.syscfg = Syscfg()
+        self.exti = Exti()
+        self.crc = CrcUnit()
         self.dbgmcu = Dbgmcu(self.options.revision)
+        self.iwdg = Iwdg(
+            self.clock,
+            lsi_hz=lambda: self.rcc.lsi_hz,
+            frozen=lambda: self.core.halted and self.dbgmcu.freezes_iwdg,
+        )
+        self.wwdg = Wwdg(
+            self.clock,
+            pclk_hz=lambda: self.rcc.pclk3_hz,
+            frozen=lambda: self.core.halted and self.dbgmcu.freezes_wwdg,
+        )
+        self._peripherals: dict[str, Peripheral] = {
+            "QSPI": self.quadspi,
+            "SYSCFG": self.syscfg,
+            "CRC": self.crc,
+            "WWDG1": self.wwdg,
+            **{f"GPIO{name}": port for name, port in self.gpio.items()},
+        }
+        """By the names of their bits in RCC."""
         self.debug_port = DebugPort(self.clock, self._access_ports())
 
         self._attach_memories()
@@ -270,6 +315,10 @@ class Board:
         self.scs.on_system_reset = lambda: self.reset(ResetCause.SOFTWARE)
         self.flash.on_irq = lambda level: self.scs.set_irq(FLASH_IRQ, level)
         self.quadspi.set_irq = self.scs.set_irq
+        self.iwdg.on_timeout = lambda: self.reset(ResetCause.IWDG1)
+        self.wwdg.on_timeout = lambda: self.reset(ResetCause.WWDG1)
+        self.wwdg.on_irq = lambda level: self.scs.set_irq(_WWDG_IRQ, level)
+        self.rcc.on_peripheral_reset = self._reset_peripheral
         self._fill_rams()
         self._end_reset()
 
@@ -286,6 +335,10 @@ class Board:
             for start in starts:
                 attach(start, len(span), gated)
             alias += len(span)
+        backup = GatedRam(
+            self._ram(BACKUP_SRAM), self.rcc, "BKPRAM", self.bus, (BACKUP_SRAM.start,)
+        )
+        attach(BACKUP_SRAM.start, len(BACKUP_SRAM), backup)
         attach(BANK1.start, len(BANK1), self.flash.array(1))
         attach(BANK2.start, len(BANK2), self.flash.array(2))
         attach(SYSTEM_FLASH_1.start, len(SYSTEM_FLASH_1), self.flash.system)
@@ -302,10 +355,30 @@ class Board:
         attach(FLASH, self.flash.registers.size, self.flash.registers)
         attach(QUADSPI, self.quadspi.size, self.quadspi)
         attach(RCC, self.rcc.size, self.rcc)
+        attach(PWR, self.pwr.size, self.pwr)
+        attach(EXTI, self.exti.size, self.exti)
+        attach(IWDG1, self.iwdg.size, self.iwdg)
+        self._attach_gated(WWDG1, "WWDG1", self.wwdg, self.wwdg.size)
+        self._attach_gated(SYSCFG, "SYSCFG", self.syscfg, self.syscfg.size)
+        self._attach_gated(CRC, "CRC", self.crc, self.crc.size)
+        for index, (name, port) in enumerate(self.gpio.items()):
+            device = PinMux(port, self.quadspi.pins_changed)
+            self._attach_gated(GPIOA + index * GPIO_STRIDE, f"GPIO{name}", device, port.size)
         attach(DBGMCU, self.dbgmcu.size, self.dbgmcu)
         self.apb_d.attach(DBGMCU_APB_D, self.dbgmcu.size, self.dbgmcu)
         for name, span in _PERIPHERAL_BUSES.items():
             self._fill_gaps(name, span)
+
+    def _attach_gated(self, start: int, name: str, device: Device, size: int) -> None:
+        gated = ClockGated(device, self.rcc, name, self.bus, Span.of(start, size))
+        self.bus.attach(start, size, gated)
+
+    def _nor_wired(self) -> bool:
+        """Whether every pin that the NOR is soldered to has the function that it needs."""
+        return all(
+            self.gpio[pin[1]].alternate(int(pin[2:])) == QUADSPI_PINS[signal][pin]
+            for signal, pin in self.options.qspi_pins.items()
+        )
 
     def _fill_gaps(self, name: str, span: Span) -> None:
         """Let what is not modelled read as zero, as a peripheral without a clock does."""
@@ -369,6 +442,16 @@ class Board:
         if when > self.clock.now:
             self.core.run_until(when)
 
+    @property
+    def next_event(self) -> int | None:
+        return self.clock.next_event
+
+    @property
+    def running(self) -> bool:
+        """Whether the core executes instructions."""
+        core = self.core
+        return not (core.halted or core.asleep or core.locked_up or core.in_reset)
+
     # --- Resets ---------------------------------------------------------------------------------
 
     def reset(self, cause: ResetCause) -> None:
@@ -395,28 +478,41 @@ class Board:
         log.info("reset: %s", cause.name)
         self.core.in_reset = True
         self.rcc.reset(cause)
+        self.pwr.reset(power_on=cause is ResetCause.POWER_ON)
         self.flash.reset()
-        self.quadspi.reset()
+        self._reset_peripherals()
+
+    def _reset_peripherals(self) -> None:
+        for peripheral in (*self._peripherals.values(), self.exti, self.iwdg):
+            peripheral.reset()
+        self.quadspi.pins_changed()
+
+    def _reset_peripheral(self, name: str) -> None:
+        """RCC's reset bit of one peripheral."""
+        if name in self._peripherals:
+            self._peripherals[name].reset()
+            self.quadspi.pins_changed()
 
     def _end_reset(self) -> None:
-        boot = self.flash.shared[SharedRegisters.BOOT_CUR]
-        self.core.boot_address = boot.BOOT_ADD0 << 16
+        options = self.flash.shared
+        self.core.boot_address = options[SharedRegisters.BOOT_CUR].BOOT_ADD0 << 16
+        if not options[SharedRegisters.OPTSR_CUR].IWDG1_SW:
+            self.iwdg.start()  # the option byte says: hardware watchdog
         self.core.in_reset = False
         self.core.reset()
 
     def power_cycle(self) -> None:
         """Take the power away from chip and NOR, and give it back."""
-        self.core.in_reset = True
+        self._begin_reset(ResetCause.POWER_ON)
         self.nor.power_cycle()
         self.flash.power_loss()
         self.scs.power_on_reset()
-        for unit in (self.fpb, self.dwt, self.itm):
+        for unit in (self.fpb, self.dwt, self.itm, self.dbgmcu):
             unit.reset()
-        self.rcc.reset(ResetCause.POWER_ON)
-        self.quadspi.reset()
         self.debug_port.power_on()
         self._fill_rams()
-        self._end_reset()
+        if not self._pin_low:
+            self._end_reset()
 
     def _fill_rams(self) -> None:
         for seed, ram in enumerate(self._rams):

@@ -72,9 +72,9 @@ class CmsisDapFirmware(Interface):  # type: ignore[misc]  # pyOCD is untyped
         """Send a packet.  It is carried out at once, at the probe's time."""
         self._check_plugged()
         packet = bytes(data)
-        self._link.send(len(packet))
+        self._link.send(packet)
         answer = self._carry_out(packet)
-        self._answers.append((self._link.answer(len(answer)), answer))
+        self._answers.append((self._link.answer(answer), answer))
 
     def read(self) -> bytes:
         """Receive the oldest answer; the host waits until USB has carried it."""

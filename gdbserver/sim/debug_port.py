@@ -97,7 +97,7 @@ class DebugPort:
         self._ones = 0  # how many ones in a row the line has carried
         self._code: list[int] | None = None  # bits since a run of 50 ones ended
         self._ctrl = 0
-        self._select = 0
+        self.select = 0
         self._result = 0  # of the last posted read
         self._active: MemAp | None = None  # the port that was accessed last
 
@@ -156,8 +156,8 @@ class DebugPort:
 
     def block(self, words: int) -> MemAp | None:
         """The access port, if so many requests to its DRW are only a copy of plain memory."""
-        ap = self.aps.get(self._select >> 24)
-        if ap is None or self._wire is not _Wire.SWD or self._select & 0xF0:
+        ap = self.aps.get(self.select >> 24)
+        if ap is None or self._wire is not _Wire.SWD or self.select & 0xF0:
             return None
         if self._ctrl & _STICKY or self._ctrl & _POWER != _POWER:
             return None
@@ -166,7 +166,7 @@ class DebugPort:
         return ap
 
     def _read(self, address: int) -> int:
-        bank = self._select & 0xF
+        bank = self.select & 0xF
         if address == 0x0:
             return DPIDR
         if address == 0x4 and bank == 0:
@@ -184,12 +184,12 @@ class DebugPort:
             return Ack.OK, 0
         self._check_sticky()
         self._check_idle()
-        if address == 0x4 and self._select & 0xF == 0:
+        if address == 0x4 and self.select & 0xF == 0:
             if value & _TRNMODE:
                 log.warning("DP CTRL/STAT.TRNMODE: pushed transfers are not modelled")
             self._ctrl = self._ctrl & ~_CTRL_WRITABLE | value & _CTRL_WRITABLE
         elif address == 0x8:
-            self._select = value
+            self.select = value
         elif address == 0xC:
             # TARGETSEL is a line reset's first request, and nobody drives an answer to it.
             return Ack.NONE, 0
@@ -207,8 +207,8 @@ class DebugPort:
         self._check_idle()
         if self._clock.now < self.stormy_until:
             raise ApBusy(self.stormy_until)
-        ap = self._active = self.aps.get(self._select >> 24)
-        register = self._select & 0xF0 | address
+        ap = self._active = self.aps.get(self.select >> 24)
+        register = self.select & 0xF0 | address
         previous = self._result
         if read:
             self._set(CtrlStat.READOK)

@@ -5,15 +5,21 @@ at a time, and its answer crosses USB again.  `Link` keeps two times for that: t
 which is what `monotonic` shows, and the probe's, which runs ahead of it while commands are
 queued.  The board's own clock follows the probe's time, request by request.
 
+A host that waits asks the same question again and again.  Once it has got the same answers
+three times, nothing is gained by simulating each question, so the next takes longer: see
+`Polling`.
+
 Where a number comes from is said beside it: *specified* (a USB or Arm document),
 *measured* (others published it for such a probe), *estimated* (nobody did).
 """
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 
+from gdbserver.sim import access_port
 from gdbserver.sim.clock import MICROSECOND, MILLISECOND, SECOND
 from gdbserver.sim.debug_port import Ack, DebugPort
 
@@ -156,8 +162,52 @@ class Machine(Protocol):
 
     debug_port: DebugPort
 
+    @property
+    def running(self) -> bool:
+        """Whether the core executes, so that things may happen between two events."""
+
+    @property
+    def next_event(self) -> int | None:
+        """When the next device has something to do."""
+
     def run_until(self, when: int) -> None: ...
     def hold_reset(self, asserted: bool) -> None: ...
+
+
+class Polling:
+    """Tells when the host does nothing but wait: it repeats itself, and so does the chip.
+
+    Up to `LONGEST` exchanges that come round for the third time, with the same answers and
+    without touching anything, are a poll.
+    """
+
+    LONGEST = 8
+
+    def __init__(self) -> None:
+        self._history: deque[tuple[bytes, bytes]] = deque(maxlen=self.LONGEST)
+        self._runs = [0] * (self.LONGEST + 1)  # by period: exchanges equal to the one before
+        self.since: int | None = None
+        """When the waiting began, in the host's nanoseconds, or None while it does not wait."""
+
+    def note(self, command: bytes, answer: bytes, now: int, *, harmless: bool) -> None:
+        exchange = (command, answer)
+        if not harmless or len(command) > 64:
+            self._history.clear()
+        for period in range(1, self.LONGEST + 1):
+            same = len(self._history) >= period and self._history[-period] == exchange
+            self._runs[period] = self._runs[period] + 1 if same else 0
+        self._history.append(exchange)
+        if not any(self._runs[period] >= 2 * period for period in range(1, self.LONGEST + 1)):
+            self.since = None
+        elif self.since is None:
+            self.since = now
+
+    def expects(self, command: bytes) -> bool:
+        """Whether `command` would be one more turn of the same."""
+        return self.since is not None and any(
+            self._runs[period] >= 2 * period and self._history[-period][0] == command
+            for period in range(1, self.LONGEST + 1)
+        )
 
 
 class Link:
@@ -174,12 +224,23 @@ class Link:
         self._probe = 0
         self._out_free = 0
         self._in_free = 0
+        self._polling = Polling()
+        self._command = b""
+        self._harmless = True
+        self._aimed = False
         self.set_clock(1_000_000)
 
     # --- USB -----------------------------------------------------------------------------------
 
-    def send(self, length: int) -> None:
+    def send(self, command: bytes) -> None:
         """The host sends a command; afterwards the probe has it and may carry it out."""
+        if self._polling.expects(command):
+            self._wait_for_change()
+        self._command, self._harmless, self._aimed = command, True, False
+        self.send_data(len(command))
+
+    def send_data(self, length: int) -> None:
+        """The host sends more bytes that belong to the command."""
         model = self.model
         self.counters.bytes_out += length
         start = max(self.time + model.overhead, self._out_free)
@@ -187,9 +248,11 @@ class Link:
         self.time = start + model.latency_out + length * model.byte // 1000
         self._probe = max(self._probe, self.time) + model.firmware
 
-    def answer(self, length: int) -> int:
+    def answer(self, data: bytes) -> int:
         """The probe has an answer; returns when the host can have it."""
         model = self.model
+        length = len(data)
+        self._polling.note(self._command, data, self.time, harmless=self._harmless)
         self.counters.transactions += 1
         self.counters.bytes_in += length
         start = max(self._probe, self._in_free)
@@ -199,6 +262,20 @@ class Link:
     def receive(self, ready: int) -> None:
         """The host waits for an answer."""
         self.time = max(self.time, ready)
+
+    def _wait_for_change(self) -> None:
+        """Let one question stand for the many that would get the same answer.
+
+        It takes a little longer each time, but not past the next event: what a device does is
+        seen when it happens.  What a running core does is seen late, by at most 1/32 of the
+        time that was waited for it.
+        """
+        assert self._polling.since is not None
+        waited = max(0, self.time - self._polling.since)
+        until = self.time + waited // (32 if self.machine.running else 4)
+        if (event := self.machine.next_event) is not None:
+            until = min(until, event)
+        self.sleep(max(0, until - self.time))
 
     def sleep(self, duration: int) -> None:
         """The host does nothing for a while; the board goes on."""
@@ -218,17 +295,21 @@ class Link:
         return self.clock
 
     def sequence(self, bits: int, count: int) -> None:
+        self._harmless = False
         self._probe += count * SECOND // self.clock
         self.machine.run_until(self._probe)
         self.machine.debug_port.sequence(bits, count)
 
     def hold_reset(self, asserted: bool) -> None:
+        self._harmless = False
         self.machine.run_until(self._probe)
         self.machine.hold_reset(asserted)
 
     def transfer(self, ap: bool, read: bool, address: int, value: int = 0) -> tuple[Ack, int]:
         """One SWD request, repeated while it is answered WAIT and the firmware has patience."""
         port = self.machine.debug_port
+        if ap:
+            self._judge(read, port.select & 0xF0 | address)
         self._probe += self._request_time
         self.machine.run_until(self._probe)
         ack, data = port.transfer(ap=ap, read=read, address=address, value=value)
@@ -237,6 +318,13 @@ class Link:
             ack, data = self._insist(ap, read, address, value)
         self._probe += self._data_time if ack is Ack.OK else self._no_data_time
         return ack, data
+
+    def _judge(self, read: bool, register: int) -> None:
+        """Is this still a question?  Writing memory is not, nor reading on from where one is."""
+        if not read and register == access_port.TAR:
+            self._aimed = True
+        elif register >= access_port.DRW and not (read and self._aimed):
+            self._harmless &= register > access_port.BD3
 
     def _insist(self, ap: bool, read: bool, address: int, value: int) -> tuple[Ack, int]:
         """Ask again and again.  Answers that can only be WAIT are counted, not computed."""
@@ -276,6 +364,7 @@ class Link:
 
     def _pass_requests(self, count: int) -> None:
         """The core runs for as long as the block takes; it sees the block change in one go."""
+        self._harmless = False
         self._probe += count * (self._request_time + self._data_time)
         self.counters.swd_transfers += count
         self.machine.run_until(self._probe)

@@ -22,6 +22,7 @@ from gdbserver.sim.debug_port import Ack, CtrlStat
 from gdbserver.sim.link import Link
 
 _DP_PORT = 0xFFFF
+_COMMAND_SIZE = 16
 _INCREMENT_WRAP = 0x400
 _ADDRINC_SINGLE = 1 << access_port.CSW_ADDRINC_SHIFT
 _CSW_HPROT_PRIVILEGED_DATA = 0x03000000
@@ -107,15 +108,18 @@ class StlinkFirmware:
         """One exchange: a command of 16 bytes, then data to or from the probe."""
         self._check_plugged()
         link = self._link
-        link.send(16)
+        command = bytes(cmd).ljust(_COMMAND_SIZE, b"\0")
+        link.send(command)
         if writeData is not None:
-            link.send(len(writeData))
-        answer = self._carry_out(bytes(cmd).ljust(16, b"\0"), bytes(writeData or b""))
-        ready = link.answer(readSize or 0)
+            link.send_data(len(writeData))
+        answer = self._carry_out(command, bytes(writeData or b""))
+        size = readSize or 0
+        answer = answer.ljust(size, b"\0")[:size]
+        ready = link.answer(answer)
         if readSize is None:
             return None
         link.receive(ready)
-        return bytearray(answer.ljust(readSize, b"\0")[:readSize])
+        return bytearray(answer)
 
     def _check_plugged(self) -> None:
         if not self._link.plugged:
