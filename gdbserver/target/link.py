@@ -1,0 +1,636 @@
+"""The wire to the chip: a probe that pyOCD knows, its debug port, and two access ports.
+
+pyOCD finds probes and speaks to them; what travels is decided here, because the round trip
+is what a debugger waits for.  Callers hand over a *list* of accesses, and a port carries it
+out in as few transactions as its kind of probe allows:
+
+* `RegisterPort`: a probe that moves the registers of access ports (CMSIS-DAP).  Its reads are
+  deferred to the end of the list, so a list is as few packets as it has bytes for.
+* `InterfacePort`: a probe with memory commands (ST-LINK, J-Link).  An access is a command.
+
+Either way, words that lie in the same 16 bytes go through the port's banked data registers
+where possible: BD0-3 stand for the 16 bytes around TAR, which need not be written again.  The
+core is controlled through four registers in one such line, so this is what makes polling it
+and reading its registers cheap: on an ST-LINK, a memory command takes two USB exchanges, a
+register access one.
+
+Rule 1: no exception of a probe's driver leaves this module; `_translated` is the boundary.
+Rule 2: after an error the sticky flags are clear, and the next access works.
+
+ADIv5.2 (IHI 0031), "The Memory Access Port"; DDI 0489, "AHBD": only accesses with HPROT[3]
+look into the D-cache, so they must have it for memory and must not for registers.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import logging
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pyocd.core import exceptions
+from pyocd.core.helpers import ConnectHelper
+from pyocd.core.session import Session
+from pyocd.coresight.ap import APv1Address
+from pyocd.coresight.dap import (
+    CTRLSTAT_STICKYERR,
+    CTRLSTAT_WDATAERR,
+    DP_CTRL_STAT,
+    DP_RDBUFF,
+    DP_SELECT,
+)
+from pyocd.probe.debug_probe import DebugProbe
+
+from gdbserver.chip.cortex_m import CPUID, DHCSR
+from gdbserver.errors import (
+    AccessRefused,
+    AccessStalled,
+    ChipLocked,
+    GdbServerError,
+    ProbeError,
+)
+
+log = logging.getLogger(__name__)
+
+CSW, TAR, DRW, BD0, IDR = 0x00, 0x04, 0x0C, 0x10, 0xFC
+CSW_FIELDS: Final = 0x37  # ADDRINC and SIZE
+CSW_INCREMENT: Final = 0x10
+CSW_SIZE: Final = {1: 0, 2: 1, 4: 2}
+CSW_DEVICE_ENABLED: Final = 1 << 6
+CSW_HPROT: Final = 0x0F000000
+HPROT_REGISTERS: Final = 0x03000000  # data, privileged
+HPROT_MEMORY: Final = 0x0B000000  # and cacheable
+TAR_WRAP: Final = 0x400
+"""TAR counts up within 1 KiB only; ADIv5 promises no more."""
+
+FREQUENCIES: Final = (10_000_000, 1_000_000)
+"""What is tried when nobody says: as fast as most wiring bears, then what any bears."""
+
+CORE_LINE: Final = DHCSR & ~0xF
+"""DHCSR, DCRSR, DCRDR and DEMCR: what polling and the register file go through."""
+
+STREAM_PIECE: Final = 384
+"""Bytes per transaction in `stream`: TAR and 96 words fill one packet of a CMSIS-DAP probe.
+
+Packets must not be under way together: when the first fails, the probe still carries out the
+next, whose words would then land where the first's were meant to."""
+
+_OPTIONS: Final = {
+    "no_config": True,  # what this program does must not depend on where it is started;
+    "user_script": os.devnull,  # pyOCD would run any pyocd_user.py that lies there
+    "target_override": "cortex_m",  # pyOCD's idea of the chip is not used
+    "warning.cortex_m_default": False,
+}
+
+SHORTEST_LOOK: Final = 100e-6
+"""No probe answers sooner, in seconds; so a time-out is worth at least so many looks."""
+
+
+def is_simulated(uid: str) -> bool:
+    return uid == "sim" or uid.startswith("sim:")
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """`count` units of `size` bytes from `address` up; only words come in blocks."""
+
+    address: int
+    count: int = 1
+    size: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """`values` of `size` bytes each, from `address` up."""
+
+    address: int
+    values: Sequence[int]
+    size: int = 4
+
+
+Access = Read | Write
+
+
+def find_probe(uid: str | None) -> Any:
+    """The probe that `uid` names, or the one that is connected.
+
+    Raises:
+        ProbeError: none, or more than one; the hint names what could be meant.
+    """
+    if uid is not None and is_simulated(uid) and importlib.util.find_spec("unicorn") is None:
+        raise ProbeError(
+            "the simulated board needs Unicorn", hint="pip install 'stm32-gdbserver[sim]'"
+        )
+    with _driver_errors("cannot look for debug probes", hint="is libusb installed?"):
+        probes = ConnectHelper.get_all_connected_probes(blocking=False, unique_id=uid)
+        if uid is None:
+            probes = _real(probes)
+        candidates = probes or _real(ConnectHelper.get_all_connected_probes(blocking=False))
+    names = ", ".join(f"{probe.unique_id} ({probe.description})" for probe in candidates)
+    if len(probes) == 1:
+        return probes[0]
+    if probes:
+        fits = f"{uid!r} fits several debug probes" if uid else "several debug probes are connected"
+        raise ProbeError(fits, hint=f"choose one with --probe: {names}")
+    hint = "--probe sim is a simulated board"
+    if uid is None:
+        raise ProbeError("no debug probe is connected", hint=hint)
+    hint = f"connected: {names}; {hint}" if names else f"none is connected; {hint}"
+    raise ProbeError(f"there is no debug probe {uid!r}", hint=hint)
+
+
+def _real(probes: list[Any]) -> list[Any]:
+    return [probe for probe in probes if not is_simulated(probe.unique_id)]
+
+
+class Link:
+    """One opened probe, connected to the chip's debug port."""
+
+    def __init__(self, probe: Any, session: Session) -> None:
+        self.probe = probe
+        self.name: str = probe.description
+        self.uid: str = probe.unique_id
+        self.monotonic: Callable[[], float] | None = getattr(probe, "monotonic", None)
+        self._session = session
+        self._dp: Any = session.board.target.dp
+        self._ports: dict[int, Port] = {}
+
+    @classmethod
+    def open(cls, uid: str | None, frequency: int | None, *, under_reset: bool) -> Link:
+        """Find the probe, open it and wake the debug port; NRST stays low if `under_reset`."""
+        _quiet()
+        probe = find_probe(uid)
+        session = None
+        try:
+            with _driver_errors(
+                f"cannot open the debug probe {probe.unique_id}",
+                hint="close the IDE or server that may be using it, or plug it in again",
+            ):
+                session = Session(probe, options=_OPTIONS)
+                session.open(init_board=False)
+            link = cls(probe, session)
+            link._connect((frequency,) if frequency else FREQUENCIES, under_reset)
+        except BaseException:
+            if session is not None:
+                _close(session)
+            raise
+        return link
+
+    def _connect(self, frequencies: Sequence[int], under_reset: bool) -> None:
+        """Wake the debug port at the first of `frequencies` that works."""
+        *quick, slowest = frequencies
+        for hertz in quick:
+            try:
+                self._connect_at(hertz, under_reset)
+            except ProbeError as error:
+                log.debug("at %d Hz: %s", hertz, error.__cause__)
+            else:
+                return
+        self._connect_at(slowest, under_reset)
+
+    def _connect_at(self, hertz: int, under_reset: bool) -> None:
+        with _driver_errors(
+            "the chip does not answer the debug probe",
+            hint="is the board powered, and the SWD cable right? try a lower --frequency",
+        ):
+            self.probe.set_clock(hertz)
+            if under_reset:
+                try:
+                    self.probe.assert_reset(True)
+                except NotImplementedError:
+                    log.info("this probe cannot pull NRST")
+            self._dp.connect()
+
+    def close(self) -> None:
+        """Give the probe back, whatever state it is in."""
+        _close(self._session)
+
+    def port(self, number: int) -> Port:
+        """Access port `number`.
+
+        Raises:
+            AccessRefused: there is none.
+            ChipLocked: it lets nobody through.
+        """
+        if number not in self._ports:
+            base = number << 24
+            with self._translated("read", base):
+                idr, csw = _collect([self._dp.read_ap(base + r, now=False) for r in (IDR, CSW)])
+                if idr == 0:
+                    raise exceptions.TransferFaultError(f"there is no access port {number}")
+                if not csw & CSW_DEVICE_ENABLED:
+                    raise ChipLocked(2)
+                interface = self.probe.get_memory_interface_for_ap(APv1Address(number))
+            if interface is None:
+                self._ports[number] = RegisterPort(self, self._dp, base, csw)
+            else:
+                self._ports[number] = InterfacePort(self, self._dp, base, csw, interface)
+        return self._ports[number]
+
+    def hold_reset(self, asserted: bool) -> None:
+        """Pull NRST low, or let it go.
+
+        Raises:
+            NotImplementedError: this probe has no such pin.
+        """
+        with self._translated("write", 0):
+            self.probe.assert_reset(asserted)
+            self._dp.flush()
+
+    def deadline(self, seconds: float) -> Deadline:
+        return Deadline(seconds, self.monotonic)
+
+    def recover(self) -> None:
+        """Forget what is assumed about the debug port, and clear its sticky flags."""
+        for port in self._ports.values():
+            port.forget()
+        try:
+            self._dp.clear_sticky_err()
+            self._dp.flush()
+        except Exception as error:
+            if not _is_drivers(error):
+                raise
+            log.debug("the debug port does not recover: %s", error)
+
+    @contextmanager
+    def _translated(self, access: str, address: int) -> Iterator[None]:
+        """What a driver raises becomes one of our errors, and the port usable again."""
+        try:
+            yield
+        except Exception as error:
+            if not _is_drivers(error):
+                raise
+            self.recover()
+            raise _ours(error, f"{access} at {address:#010x}") from error
+
+
+def _ours(error: Exception, access: str) -> GdbServerError:
+    kind = type(error).__name__
+    if isinstance(error, exceptions.TransferFaultError) or kind in _JLINK_FAULTS:
+        return AccessRefused(f"the chip refused a {access}")
+    if isinstance(error, exceptions.TransferTimeoutError):
+        return AccessStalled(f"the chip kept a {access} waiting")
+    if isinstance(error, exceptions.TransferError):
+        return ProbeError("the chip stopped answering", hint="is it still powered and connected?")
+    return ProbeError("the debug probe stopped working", hint="is it still plugged in?")
+
+
+_JLINK_FAULTS: Final = ("JLinkReadException", "JLinkWriteException")
+
+
+def _is_drivers(error: Exception) -> bool:
+    """Whether `error` is one that pyOCD or a driver below it raises when hardware fails.
+
+    USB errors are OSErrors, and pyOCD lets pylink's through.
+    """
+    module = type(error).__module__
+    return isinstance(error, (exceptions.Error, OSError)) or module.startswith("pylink.")
+
+
+@contextmanager
+def _driver_errors(sentence: str, *, hint: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if not _is_drivers(error):
+            raise
+        raise ProbeError(sentence, hint=hint) from error
+
+
+def _quiet() -> None:
+    """Let pyOCD's own log through only where somebody asked for it: errors become ours."""
+    pyocd = logging.getLogger("pyocd")
+    if pyocd.level == logging.NOTSET:
+        pyocd.setLevel(logging.CRITICAL)
+
+
+def _close(session: Session) -> None:
+    try:
+        session.close()
+    except Exception as error:
+        if not _is_drivers(error):
+            raise
+        log.debug("while closing the probe: %s", error)
+
+
+def _collect(deferred: Sequence[Callable[[], Any]]) -> list[Any]:
+    """The results of deferred reads.
+
+    Each is asked for, even when one has failed: pyOCD holds a lock for every one.
+    """
+    results: list[Any] = []
+    failure: Exception | None = None
+    for result in deferred:
+        try:
+            results.append(result())
+        except Exception as error:  # after the first, pyOCD may raise anything
+            failure = failure or error
+    if failure is not None:
+        raise failure
+    return results
+
+
+class Port(ABC):
+    """A memory access port: carries out lists of accesses.
+
+    Raises (from all that touches the chip): AccessRefused, AccessStalled, ProbeError.
+    """
+
+    patient: bool
+    """Accesses are so far apart that the core has always moved a register in between."""
+
+    def __init__(self, link: Link, dp: Any, base: int, csw: int) -> None:
+        self._link = link
+        self._dp = dp
+        self._base = base
+        self._csw_rest = csw & ~CSW_FIELDS
+        self._has_hprot = base == 0  # AP0 is the AHB port; the APB port has no such field
+        self._banked = False  # until `try_banked`
+        self.forget()
+
+    def forget(self) -> None:
+        """CSW and TAR may be anything now: an error, a reset, or the probe's own firmware."""
+        self._current_csw: int | None = None
+        self._line: int | None = None
+        """The 16 bytes that BD0-3 show, by their first address."""
+
+    def run(self, accesses: Sequence[Access], *, cacheable: bool = False) -> list[list[int]]:
+        """Carry out `accesses` in order; the result has what each `Read` found."""
+        first = accesses[0]
+        with self._link._translated("read" if isinstance(first, Read) else "write", first.address):
+            return self._run(accesses, cacheable)
+
+    def read(self, address: int, count: int = 1) -> list[int]:
+        return self.run([Read(address, count)])[0]
+
+    def write(self, address: int, *values: int) -> None:
+        self.run([Write(address, values)])
+
+    def try_banked(self) -> None:
+        """Find out whether BD0-3 work here, by reading CPUID both ways."""
+        self._banked = True
+        direct = self.read(CPUID)
+        twice = self.run([Read(CPUID), Read(CPUID)])
+        self._banked = twice == [direct, direct]
+
+    def stream(self, address: int, words: Sequence[int], patience: Callable[[], bool]) -> int:
+        """Write `words` into a slave that throttles by WAIT; how many of them it took.
+
+        Fewer than all means that the probe gave up waiting.  What the slave took it has
+        finished, unless `patience` (asked before each new look) ran out first.
+        """
+        done = 0
+        while done < len(words):
+            here = address + 4 * done
+            room = TAR_WRAP - here % TAR_WRAP
+            piece = words[done : done + min(STREAM_PIECE, room) // 4]
+            try:
+                with self._link._translated("write", here):
+                    self._stream_piece(here, piece)
+            except AccessStalled:
+                return done + min(self._progress(here, patience), len(piece))
+            done += len(piece)
+        return done
+
+    def _progress(self, start: int, patience: Callable[[], bool]) -> int:
+        """Words that went through since TAR was `start`, once the port is idle."""
+        while True:
+            try:
+                with self._link._translated("read", start):
+                    # Past `DebugPort`, which would answer WAIT with an abort: the word that
+                    # the slave holds up would be lost, where patience lets it through.
+                    if (
+                        DebugProbe.Capability.MANAGED_AP_SELECTION
+                        not in self._dp.probe.capabilities
+                    ):
+                        self._dp.probe.write_dp(DP_SELECT, self._base)
+                    tar: int = self._dp.probe.read_ap(self._base + TAR)
+            except AccessStalled:
+                if not patience():
+                    raise
+            else:
+                return (tar - start) % TAR_WRAP // 4
+
+    def _csw(self, size: int, cacheable: bool) -> int:
+        csw = self._csw_rest | CSW_INCREMENT | CSW_SIZE[size]
+        if self._has_hprot:
+            csw = csw & ~CSW_HPROT | (HPROT_MEMORY if cacheable else HPROT_REGISTERS)
+        return csw
+
+    def _set_csw(self, size: int, cacheable: bool) -> None:
+        csw = self._csw(size, cacheable)
+        if csw != self._current_csw:
+            self._dp.write_ap(self._base + CSW, csw)
+            self._current_csw = csw
+
+    def _run(self, accesses: Sequence[Access], cacheable: bool) -> list[list[int]]:
+        results = _Results()
+        for access, following in itertools.zip_longest(accesses, accesses[1:]):
+            if self._in_line(access, following):
+                self._through_line(access, cacheable, results)
+            else:
+                self._directly(access, cacheable, results)
+        return self._finish(results, wrote=isinstance(accesses[-1], Write))
+
+    def _in_line(self, access: Access, following: Access | None) -> bool:
+        """Whether this access is better done through BD0-3."""
+        if not self._banked or not _is_word(access):
+            return False
+        line = access.address & ~0xF
+        if line in (self._line, CORE_LINE):
+            return True
+        return following is not None and _is_word(following) and following.address & ~0xF == line
+
+    def _through_line(self, access: Access, cacheable: bool, results: _Results) -> None:
+        self._set_csw(4, cacheable)
+        line = access.address & ~0xF
+        if line != self._line:
+            self._dp.write_ap(self._base + TAR, line)
+            self._line = line
+        register = self._base + BD0 + (access.address & 0xC)
+        if isinstance(access, Write):
+            self._dp.write_ap(register, access.values[0])
+        else:
+            results.expect([self._dp.read_ap(register, now=False)])
+
+    def _finish(self, results: _Results, *, wrote: bool) -> list[list[int]]:
+        return results.collect()
+
+    @abstractmethod
+    def _directly(self, access: Access, cacheable: bool, results: _Results) -> None: ...
+
+    @abstractmethod
+    def _stream_piece(self, address: int, words: Sequence[int]) -> None: ...
+
+
+class RegisterPort(Port):
+    """Through the port's own registers, every read deferred to the end of the list."""
+
+    patient = False
+
+    def _directly(self, access: Access, cacheable: bool, results: _Results) -> None:
+        self._set_csw(access.size, cacheable)
+        self._line = None
+        deferred = []
+        count = len(access.values) if isinstance(access, Write) else access.count
+        for start, stop in _wraps(access.address, count, access.size):
+            address = access.address + start * access.size
+            self._dp.write_ap(self._base + TAR, address)
+            if isinstance(access, Write):
+                self._write_data(address, access.values[start:stop], access.size)
+            elif stop - start == 1:
+                deferred.append(
+                    _in_lane(self._dp.read_ap(self._base + DRW, now=False), address, access.size)
+                )
+            else:
+                deferred.append(
+                    self._dp.read_ap_multiple(self._base + DRW, stop - start, now=False)
+                )
+        if isinstance(access, Read):
+            results.expect(deferred)
+
+    def _write_data(self, address: int, values: Sequence[int], size: int) -> None:
+        lanes = (
+            [v << 8 * (address + i * size & 3) for i, v in enumerate(values)]
+            if size < 4
+            else values
+        )
+        if len(lanes) == 1:
+            self._dp.write_ap(self._base + DRW, lanes[0])
+        else:
+            self._dp.write_ap_multiple(self._base + DRW, lanes)
+
+    def _finish(self, results: _Results, *, wrote: bool) -> list[list[int]]:
+        if not wrote:
+            return results.collect()
+        # A write is acknowledged before it happens.  RDBUFF waits until it has, and CTRL/STAT
+        # tells whether it was refused; both ride in the same packet.
+        results.expect([self._dp.read_dp(r, now=False) for r in (DP_RDBUFF, DP_CTRL_STAT)])
+        *values, (_, status) = results.collect()
+        if status & (CTRLSTAT_STICKYERR | CTRLSTAT_WDATAERR):
+            raise exceptions.TransferFaultError("write")
+        return values
+
+    def _stream_piece(self, address: int, words: Sequence[int]) -> None:
+        self._set_csw(4, cacheable=False)
+        self._line = None
+        self._dp.write_ap(self._base + TAR, address)
+        # Past `DebugPort`, for the reason given in `_progress`.
+        self._dp.probe.write_ap_multiple(self._base + DRW, words)
+        self._dp.probe.flush()
+
+
+class InterfacePort(Port):
+    """Through the probe's memory commands, and its register accesses for BD0-3."""
+
+    patient = True
+
+    def __init__(self, link: Link, dp: Any, base: int, csw: int, interface: Any) -> None:
+        super().__init__(link, dp, base, csw)
+        self._interface = interface
+
+    def try_banked(self) -> None:
+        # Memory commands use SELECT, CSW and TAR as they like.  With a probe that leaves
+        # SELECT to the host, the host would then select the wrong register.
+        if DebugProbe.Capability.MANAGED_AP_SELECTION in self._dp.probe.capabilities:
+            super().try_banked()
+
+    def _directly(self, access: Access, cacheable: bool, results: _Results) -> None:
+        self._dp.flush()  # what was deferred comes first
+        self.forget()
+        address, csw = access.address, self._csw(access.size, cacheable)
+        if isinstance(access, Write):
+            if access.size == 4 and len(access.values) > 1:
+                self._interface.write_memory_block32(address, access.values, csw=csw)
+            else:
+                for i, value in enumerate(access.values):
+                    where = address + i * access.size
+                    self._interface.write_memory(where, value, 8 * access.size, csw=csw)
+        elif access.size == 4 and access.count > 1:
+            results.have(self._interface.read_memory_block32(address, access.count, csw=csw))
+        else:
+            units = range(address, address + access.count * access.size, access.size)
+            results.have(
+                [self._interface.read_memory(a, 8 * access.size, True, csw=csw) for a in units]
+            )
+
+    def _stream_piece(self, address: int, words: Sequence[int]) -> None:
+        self.forget()
+        self._interface.write_memory_block32(address, words, csw=self._csw(4, cacheable=False))
+
+
+class _Results:
+    """What the reads of a list found, or will have found once all deferred ones are in."""
+
+    def __init__(self) -> None:
+        self._parts: list[list[Callable[[], Any]]] = []
+
+    def expect(self, deferred: list[Callable[[], Any]]) -> None:
+        """One `Read`, in so many parts: each a word or a sequence of words."""
+        self._parts.append(deferred)
+
+    def have(self, values: Sequence[int]) -> None:
+        self._parts.append([lambda: values])
+
+    def collect(self) -> list[list[int]]:
+        found = iter(_collect([part for parts in self._parts for part in parts]))
+        results = []
+        for parts in self._parts:
+            values: list[int] = []
+            for _ in parts:
+                value = next(found)
+                values.extend([value] if isinstance(value, int) else value)
+            results.append(values)
+        return results
+
+
+def _is_word(access: Access) -> bool:
+    count = len(access.values) if isinstance(access, Write) else access.count
+    return access.size == 4 and count == 1
+
+
+def _wraps(address: int, count: int, size: int) -> Iterator[tuple[int, int]]:
+    """Cut `count` units where TAR does not count on by itself: (first, last + 1) of each part."""
+    start = 0
+    while start < count:
+        room = (TAR_WRAP - (address + start * size) % TAR_WRAP) // size
+        stop = min(count, start + room)
+        yield start, stop
+        start = stop
+
+
+def _in_lane(result: Callable[[], int], address: int, size: int) -> Callable[[], int]:
+    """Bytes and halfwords travel in the lane of DRW that their address says."""
+    if size == 4:
+        return result
+    return lambda: result() >> 8 * (address & 3) & (1 << 8 * size) - 1
+
+
+class Deadline:
+    """A time-out that is asked once per look at the target.
+
+    A probe that keeps time itself (a simulated one) is believed.  On real hardware the host's
+    clock counts, together with the number of looks: a host that was busy elsewhere must not
+    take its own delay for the target's.
+    """
+
+    def __init__(self, seconds: float, monotonic: Callable[[], float] | None) -> None:
+        self._seconds = seconds
+        self._virtual = monotonic is not None
+        self._monotonic = monotonic or time.monotonic
+        self._start = self._monotonic()
+        self._looks = 0
+
+    def expired(self) -> bool:
+        self._looks += 1
+        elapsed = self._monotonic() - self._start
+        if elapsed < self._seconds:
+            return False
+        enough_looks = self._looks >= self._seconds / SHORTEST_LOOK
+        return self._virtual or enough_looks or elapsed >= 10 * self._seconds
