@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,6 +85,10 @@ class Programmer:
         external = [loader.region for loader in self._loaders]
         return tuple(sorted([*self._banks, *external], key=lambda region: region.span))
 
+    def _urgency(self, region: FlashRegion) -> tuple[bool, Span]:
+        """Whose lane comes first: those of loaders, then the banks."""
+        return region in self._banks, region.span
+
     # --- Downloads ------------------------------------------------------------------------
 
     def carry_out(self, download: Download) -> Iterator[Step]:
@@ -98,6 +102,7 @@ class Programmer:
         for region_plan in plans:
             self._check_allowed([s.sector for s in region_plan.sectors], region_plan.region)
         self._target.halt()
+        plans.sort(key=lambda p: self._urgency(p.region))
         yield from self._run([_Lane(self._driver(p.region), p) for p in plans])
 
     def mass_erase(self, which: Literal["internal", "external", "all"]) -> Iterator[Step]:
@@ -107,7 +112,7 @@ class Programmer:
         for region in internal:
             self._check_allowed([region.span], region)
         self._target.halt()
-        yield from self._run([_EraseLane(self._driver(r)) for r in [*internal, *external]])
+        yield from self._run([_EraseLane(self._driver(r)) for r in [*external, *internal]])
 
     def _check_allowed(self, spans: Sequence[Span], region: FlashRegion) -> None:
         """Refuse what the option bytes forbid, before anything is done."""
@@ -136,32 +141,35 @@ class Programmer:
     # --- Lanes ----------------------------------------------------------------------------
 
     def _run(self, lanes: Sequence[_Lane]) -> Iterator[Step]:
-        """Let the lanes run side by side until all are done, or one fails."""
+        """Let the lanes run side by side until all are done, or one fails.
+
+        The first lane that can use the link gets it.  A loader's lane needs it for moments
+        only, to fill a buffer, so it comes first.  Of two banks the first keeps the link until
+        its sector is programmed: then it erases the next one while the second bank is
+        programmed, and from there on they take turns by themselves.
+        """
         with ExitStack() as stack:
             running = {lane: lane.run() for lane in lanes}
             for steps in running.values():
-                stack.callback(steps.close)  # type: ignore[attr-defined]
+                stack.callback(steps.close)
             pauses: dict[_Lane, Deadline] = {}
             heartbeat = self._target.deadline(_HEARTBEAT)
             while running:
-                ready = [
-                    lane for lane in running if lane not in pauses or pauses[lane].expired()
-                ] or list(running)
-                for lane in ready:
+                ready = next((lane for lane in running if _has_work(lane, pauses)), None)
+                # With all of them busy, time passes by looking at each in turn.
+                for lane in [ready] if ready else list(running):
                     pauses.pop(lane, None)
                     event = next(running[lane], None)
-                    match event:
-                        case None:
-                            del running[lane]
-                        case Busy(seconds):
-                            if seconds:
-                                pauses[lane] = self._target.deadline(seconds)
-                            if not heartbeat.expired():
-                                continue
-                            yield lane.waiting()
-                        case Step():
-                            yield event
-                    heartbeat = self._target.deadline(_HEARTBEAT)
+                    if event is None:
+                        del running[lane]
+                    elif isinstance(event, Step):
+                        yield event
+                        heartbeat = self._target.deadline(_HEARTBEAT)
+                    elif event.seconds:
+                        pauses[lane] = self._target.deadline(event.seconds)
+                    if heartbeat.expired():
+                        yield lane.waiting()
+                        heartbeat = self._target.deadline(_HEARTBEAT)
         self._target.forget_caches()
 
     # --- External flash as memory ---------------------------------------------------------
@@ -188,6 +196,10 @@ class Programmer:
         return "; ".join(lines) or "no external flash"
 
 
+def _has_work(lane: _Lane, pauses: Mapping[_Lane, Deadline]) -> bool:
+    return lane not in pauses or pauses[lane].expired()
+
+
 class _Lane:
     """One device's part of a download, from the first comparison to the last."""
 
@@ -199,7 +211,7 @@ class _Lane:
         self._total: dict[str, int] = {}
         self._last = Step("waiting", self._region, self._region.span, 0, 0)
 
-    def run(self) -> Iterator[Busy | Step]:
+    def run(self) -> Generator[Busy | Step, None, None]:
         with self._driver as driver:
             everything = self._plan.sectors
             self._expect(compared=sum(len(s.sector) for s in everything))
@@ -273,7 +285,7 @@ class _EraseLane(_Lane):
     def __init__(self, driver: FlashDriver) -> None:
         super().__init__(driver, RegionPlan(driver.region, ()))
 
-    def run(self) -> Iterator[Busy | Step]:
+    def run(self) -> Generator[Busy | Step, None, None]:
         with self._driver as driver:
             self._expect(erased=len(self._region.span))
             yield from self._tell(driver.erase_all())
