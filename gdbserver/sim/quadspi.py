@@ -312,7 +312,7 @@ class QuadSpi(Peripheral):
             TEF=sr.TEF and not fcr.CTEF,
         )
         if fcr.CSMF and self._polling and self._event is None:
-            self._next_poll()
+            self._next_poll(soon=True)
         self._update_irq()
 
     @DLR.writes
@@ -659,7 +659,7 @@ class QuadSpi(Peripheral):
 
     # --- Automatic polling --------------------------------------------------------------------
 
-    def _next_poll(self) -> None:
+    def _next_poll(self, *, soon: bool = False) -> None:
         """Schedule the next poll that can read something new, on the grid of polls.
 
         Polls in between read what the last one read, so they are left out.
@@ -677,7 +677,7 @@ class QuadSpi(Peripheral):
         if now_ps < first_ps:
             self._at(first_ps, self._poll)
             return
-        change = self.nor.changes_at
+        change = self.clock.now if soon else self.nor.changes_at
         if change is None:
             return
         polls = max((change * _PS - first_ps + period_ps - 1) // period_ps, 0)
@@ -705,7 +705,7 @@ class QuadSpi(Peripheral):
         if self._granted:
             self._revoke()
         if self._polling and self._event is None and not self[self.SR].SMF:
-            self._next_poll()
+            self._next_poll(soon=True)
 
     # --- Memory-mapped ------------------------------------------------------------------------
 
