@@ -42,6 +42,7 @@ RESUME_FREE = 4  # a read that filled the FIFO goes on once so many bytes are fr
 LINES = (0, 1, 2, 4)  # what IMODE, ADMODE, ABMODE and DMODE mean
 _PS = 1000  # picoseconds per nanosecond: a clock cycle is rarely whole nanoseconds
 _DR = 0x20
+_FTF, _BUSY, _LATCHED = 1 << 2, 1 << 5, 0b11011  # in SR; TOF, SMF, TCF and TEF are latched
 _LONGEST = 1 << 28  # bytes of one command: more than any NOR holds
 
 
@@ -290,14 +291,15 @@ class QuadSpi(Peripheral):
     @SR.reads
     def _refresh_status(self) -> None:
         self._settle()
-        transfer = self._out or self._in
         level = 0
         if self._out is not None:
             level = len(self._out.data) - self._out.passed
         elif self._in is not None:
             level = self._in.passed - self._in.taken
-        self.update(self.SR, FLEVEL=level, BUSY=self._busy, FTF=self._threshold_reached())
-        if transfer is not None and self._event is None:
+        # By hand, because drivers poll this register more than any other.
+        status = self.raw(self.SR) & _LATCHED | level << 8 | (_BUSY if self._busy else 0)
+        self.set_raw(self.SR, status | (_FTF if self._threshold_reached() else 0))
+        if self._event is None:
             self._schedule()
 
     @FCR.writes
@@ -578,11 +580,12 @@ class QuadSpi(Peripheral):
                     transfer.paused = True
 
     def _threshold_reached(self) -> bool:
-        needed = self[self.CR].FTHRES + 1
+        control = self.raw(self.CR)
+        needed = (control >> 8 & 0x1F) + 1
         if self._in is not None:
             level = self._in.passed - self._in.taken
             return level >= needed or (level > 0 and self._in.passed == self._in.total)
-        if self[self.CCR].FMODE == Mode.INDIRECT_WRITE and self[self.CR].EN:
+        if control & 1 and self.raw(self.CCR) >> 26 & 0b11 == Mode.INDIRECT_WRITE:
             waiting = len(self._out.data) - self._out.passed if self._out is not None else 0
             return FIFO - waiting >= needed
         return False
@@ -640,7 +643,7 @@ class QuadSpi(Peripheral):
         enabled = cr >> 16 & 0x1F
         if not enabled and not self._irq:
             return
-        flags = self.raw(self.SR) & 0x1B | (4 if self._threshold_reached() else 0)
+        flags = self.raw(self.SR) & _LATCHED | (_FTF if self._threshold_reached() else 0)
         level = bool(flags & enabled)
         if level != self._irq:
             self._irq = level

@@ -38,11 +38,7 @@ def Unmodelled(name: str, width: int = 1) -> Any:
 @dataclass(frozen=True, slots=True)
 class _Field:
     shift: int
-    width: int
-
-    @property
-    def mask(self) -> int:
-        return ((1 << self.width) - 1) << self.shift
+    mask: int
 
 
 class Fields:
@@ -86,7 +82,7 @@ class Register:
             shift -= width
             if subcon.name is None:
                 continue
-            field = _Field(shift, width)
+            field = _Field(shift, (1 << width) - 1 << shift)
             self.fields[subcon.name.removesuffix(_UNMODELLED)] = field
             if subcon.name.endswith(_UNMODELLED):
                 self.unmodelled |= field.mask

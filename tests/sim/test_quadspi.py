@@ -743,7 +743,7 @@ def test_the_timeout_counter_ends_busy(driver: Driver) -> None:
     assert flags(driver) == BUSY | TOF
 
 
-# --- Anything at all --------------------------------------------------------------------------------
+# --- Anything at all -------------------------------------------------------------------------
 
 
 def test_times_never_go_backwards_under_any_mix_of_accesses(driver: Driver) -> None:
