@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gdbserver.chip.memory import Span
-from gdbserver.sim.bus import Bus, BusError, BusStall, Master, Ram
+from gdbserver.sim.bus import BlockDevice, Bus, BusError, BusStall, Device, Mappable, Master, Ram
 from gdbserver.sim.clock import Clock, Event
 
 log = logging.getLogger(__name__)
@@ -222,28 +222,54 @@ class MemAp:
     def _increment(self, address: int, size: int) -> None:
         self.tar = address & ~(_INCREMENT_WRAP - 1) | address + size & _INCREMENT_WRAP - 1
 
-    # --- Blocks of words in plain memory -------------------------------------------------------
+    # --- Blocks of words -----------------------------------------------------------------------
 
-    def takes_block(self, words: int) -> bool:
-        """Whether so many word accesses to DRW are nothing but a copy of plain memory."""
+    def _block(self, words: int) -> tuple[Span, Device] | None:
+        """Where so many accesses to DRW would go, if all go to one device and TAR counts on."""
         if self._queue or not self.enabled or self._csw & 0x37 != 2 | _SINGLE << CSW_ADDRINC_SHIFT:
-            return False
+            return None
         span = Span.of(self.tar, 4 * words)
         if self.tar & 3 or span.start // _INCREMENT_WRAP != (span.end - 1) // _INCREMENT_WRAP:
-            return False
+            return None
         found = self.bus.find(self.tar)
-        return (
-            found is not None
-            and isinstance(found[1], Ram)
-            and span in found[0]
-            and self._reaches(self.tar)
-        )
+        return found if found is not None and span in found[0] and self._reaches(self.tar) else None
 
-    def read_block(self, words: int) -> bytes:
-        data = self.bus.read_block(self.tar, 4 * words, self._master)
-        self._increment(self.tar, len(data))
+    def read_block(self, words: int) -> bytes | None:
+        """Read so many words through DRW at once; None, and nothing done, if that is not plain.
+
+        A device that can tell what many reads give is asked; one that is memory at this
+        moment is looked at.
+        """
+        found = self._block(words)
+        if found is None:
+            return None
+        data: bytes | None = None
+        span, device = found
+        if isinstance(device, (Ram, BlockDevice)):
+            try:
+                data = self.bus.read_block(self.tar, 4 * words, self._master)
+            except (BusError, BusStall):
+                return None  # word by word it shows which one
+        elif isinstance(device, Mappable):
+            data = _look(device, self.tar - span.start, 4 * words)
+        if data is not None:
+            self._increment(self.tar, len(data))
         return data
 
+    def takes_block(self, words: int) -> bool:
+        """Whether so many writes to DRW only change RAM."""
+        found = self._block(words)
+        return found is not None and isinstance(found[1], Ram)
+
     def write_block(self, data: bytes) -> None:
+        """Write what `takes_block` agreed to."""
         self.bus.write_block(self.tar, data, self._master)
         self._increment(self.tar, len(data))
+
+
+def _look(device: Mappable, offset: int, length: int) -> bytes | None:
+    direct = device.direct(offset)
+    if direct is None or offset + length > direct.offset + len(direct.memory):
+        return None
+    start = offset - direct.offset
+    return bytes(direct.memory[start : start + length])

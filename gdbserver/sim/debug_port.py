@@ -154,16 +154,14 @@ class DebugPort:
         in_flight = self._active.ready if self._active is not None else None
         return max(in_flight or 0, self.stormy_until, self._clock.now + 1)
 
-    def block(self, words: int) -> MemAp | None:
-        """The access port, if so many requests to its DRW are only a copy of plain memory."""
-        ap = self.aps.get(self.select >> 24)
-        if ap is None or self._wire is not _Wire.SWD or self.select & 0xF0:
+    @property
+    def ready_for_block(self) -> MemAp | None:
+        """The access port, if requests to its DRW would be answered OK just now."""
+        if self._wire is not _Wire.SWD or self.select & 0xF0 or self._ctrl & _STICKY:
             return None
-        if self._ctrl & _STICKY or self._ctrl & _POWER != _POWER:
+        if self._ctrl & _POWER != _POWER or self._clock.now < self.stormy_until:
             return None
-        if self._clock.now < self.stormy_until or not ap.takes_block(words):
-            return None
-        return ap
+        return self.aps.get(self.select >> 24)
 
     def _read(self, address: int) -> int:
         bank = self.select & 0xF

@@ -346,24 +346,30 @@ class Link:
         return Ack.WAIT, 0
 
     def read_block(self, words: int) -> bytes | None:
-        """So many reads of DRW and one of RDBUFF, where that is only a copy of plain memory."""
-        ap = self.machine.debug_port.block(words)
-        if ap is None:
-            return None
-        self._pass_requests(words + 1)
-        return ap.read_block(words)
+        """So many reads of DRW, and one of RDBUFF, in one go.
+
+        None, and nothing done, where they have to be made one by one.
+        """
+        self.machine.run_until(self._probe)
+        ap = self.machine.debug_port.ready_for_block
+        data = ap.read_block(words) if ap is not None else None
+        if data is not None:
+            self._pass_requests(words + 1)
+        return data
 
     def write_block(self, data: bytes) -> bool:
-        """So many writes of DRW at once; False, and nothing done, if they are not plain."""
-        ap = self.machine.debug_port.block(len(data) // 4)
-        if ap is None:
+        """So many writes of DRW in one go; False, and nothing done, if that cannot be."""
+        words = len(data) // 4
+        self.machine.run_until(self._probe)
+        ap = self.machine.debug_port.ready_for_block
+        if ap is None or not ap.takes_block(words):
             return False
-        self._pass_requests(len(data) // 4)
+        self._pass_requests(words)
         ap.write_block(data)
         return True
 
     def _pass_requests(self, count: int) -> None:
-        """The core runs for as long as the block takes; it sees the block change in one go."""
+        """The core runs for as long as a block takes; it sees the block change at its end."""
         self._harmless = False
         self._probe += count * (self._request_time + self._data_time)
         self.counters.swd_transfers += count
