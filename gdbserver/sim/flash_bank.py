@@ -81,10 +81,13 @@ BSY_DELAY = 100  # ns from QW to BSY; not published
 _NO_AREA = 0x000000FF  # PRAR and SCAR: an area that ends before it starts
 _NO_PROTECTION = 0xFF
 
-# Plain numbers, because operators of IntFlag are slow and these are used for every word.
+# Plain numbers, because operators of IntFlag are slow, and these are used for every word that
+# is programmed and for every poll.
 _PG = int(FlashCr.PG)
 _EOPIE = int(FlashCr.EOPIE)
+_BSY, _WBNE, _QW, _CRC_BUSY = map(int, (FlashSr.BSY, FlashSr.WBNE, FlashSr.QW, FlashSr.CRC_BUSY))
 _BLOCKING = int(FlashSr.INCERR | FlashSr.PGSERR)
+_ECC_ERRORS = int(FlashSr.SNECCERR | FlashSr.DBECCERR)
 FLAGS = 0x1FEF0000  # SR: what has an enable bit in CR at the same place, and is cleared by CCR
 _QUEUE = 2  # operations of a bank: one executed, one waiting
 _FULL = (1 << FLASH_WORD) - 1
@@ -346,22 +349,26 @@ class FlashBank(Peripheral):
 
     @property
     def interrupting(self) -> bool:
+        """Whether a flag is set whose interrupt is enabled."""
         return bool(self._values[FLASH_SR] & self._values[FLASH_CR] & FLAGS)
 
     @SR.reads
     def _refresh_status(self) -> None:
-        self.update(
-            self.SR,
-            BSY=self.busy and self._clock.now >= self._begun + BSY_DELAY,
-            WBNE=self._filled != 0,
-            QW=self.busy,
-            CRC_BUSY=self._crc_end is not None,
-        )
+        status = self._values[FLASH_SR] & FLAGS
+        if self._queue:
+            status |= _QW
+            if self._clock.now >= self._begun + BSY_DELAY:
+                status |= _BSY
+        if self._filled:
+            status |= _WBNE
+        if self._crc_end is not None:
+            status |= _CRC_BUSY
+        self._values[FLASH_SR] = status
 
     @CCR.writes
     def _clear_flags(self, ccr: Fields) -> None:
         self._values[FLASH_SR] &= ~(ccr.value & FLAGS)
-        if not self._values[FLASH_SR] & (FlashSr.SNECCERR | FlashSr.DBECCERR):
+        if not self._values[FLASH_SR] & _ECC_ERRORS:
             self.set_raw(self.ECC_FA, 0)
         self._controller.update_irq()
 
@@ -586,11 +593,8 @@ class FlashBank(Peripheral):
         if self._controller.rdp_denied():
             self.flag(FlashSr.RDPERR)
             raise BusError("read", offset)
-        areas = () if self._open else self._reading_errors()
-        for area, error in areas:
-            if len(hidden := area & Span(offset, end)):
-                self.flag(error)
-                raise BusError("read", hidden.start)
+        if not self._open:
+            self._refuse_hidden(Span(offset, end))
         data = self.cells.data[offset:end]
         if self.cells.suspect:
             first = offset - offset % FLASH_WORD
@@ -599,15 +603,18 @@ class FlashBank(Peripheral):
                     self._correct(data, word, offset)
         return bytes(data)
 
-    def _reading_errors(self) -> tuple[tuple[Span, FlashSr], ...]:
-        return (
+    def _refuse_hidden(self, span: Span) -> None:
+        for area, error in (
             (self.area(self.PRAR_CUR), FlashSr.RDPERR),
             (self.secure_area, FlashSr.RDSERR),
-        )
+        ):
+            if len(hidden := area & span):
+                self.flag(error)
+                raise BusError("read", hidden.start)
 
     def _correct(self, data: bytearray, word: int, offset: int) -> None:
         """Put what ECC makes of the flash word at `word` into `data`, which is from `offset`."""
-        if not self._values[FLASH_SR] & (FlashSr.SNECCERR | FlashSr.DBECCERR):
+        if not self._values[FLASH_SR] & _ECC_ERRORS:
             self.set_raw(self.ECC_FA, word // FLASH_WORD)
         value = self.cells.check(word)
         if value is None:

@@ -373,9 +373,12 @@ class FlashInterface:
         self._bus.revoke(Span.of(self.base(bank), len(bank.cells.data)))
 
     def update_irq(self) -> None:
-        optsr, optcr = self.shared[SharedRegisters.OPTSR_CUR], self.shared[SharedRegisters.OPTCR]
-        level = any(bank.interrupting for bank in self.banks) or bool(
-            optsr.OPTCHANGEERR and optcr.OPTCHANGEERRIE
+        shared = self.shared
+        level = (
+            self.banks[0].interrupting
+            or self.banks[1].interrupting
+            # OPTCHANGEERR and OPTCHANGEERRIE are the same bit of their registers.
+            or bool(shared.raw(shared.OPTSR_CUR) & shared.raw(shared.OPTCR) & 1 << 30)
         )
         if level != self._irq:
             self._irq = level

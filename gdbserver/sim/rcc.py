@@ -2,9 +2,11 @@
 
 RM0433, "Reset and Clock Control (RCC)".
 
-Frequencies are computed from the registers when asked for, so that whoever depends on one
-passes a property of `Rcc` on.  An oscillator or PLL is ready some time after it was switched on;
-the system clock follows SW once its source is ready, and what it runs on cannot be switched off.
+Frequencies are computed from the registers, so that whoever depends on one passes a property
+of `Rcc` on; the core asks all the time, so they are kept until a register changes.
+
+An oscillator or PLL is ready some time after it was switched on.  The system clock follows SW
+once its source is ready, and what it runs on cannot be switched off.
 
 A peripheral without a clock answers reads with zero and ignores writes: `ClockGated` is put
 before it on the bus.  The manual warns of such accesses without saying what they give; zeros
@@ -16,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 from fractions import Fraction
+from functools import cached_property
 
 from gdbserver.chip.memory import Span
 from gdbserver.sim.bus import Bus, Device, Direct, Mappable, Master
@@ -475,6 +478,7 @@ class Rcc(Peripheral):
         for register, value in values.items():
             self.set_raw(register, value)
         self.set_raw(self.RSR, self.raw(self.RSR) | cause.value)
+        self._forget_frequencies()
         for notify in self.on_gates_changed:
             notify()
 
@@ -483,6 +487,7 @@ class Rcc(Peripheral):
 
     def write(self, offset: int, size: int, value: int, master: Master) -> None:
         super().write(self._uncopied(offset), size, value, master)
+        self._forget_frequencies()
 
     @staticmethod
     def _uncopied(offset: int) -> int:
@@ -518,6 +523,7 @@ class Rcc(Peripheral):
                     return
                 self.update(register, **{name + "RDY": 1})
                 self._follow_switch()
+                self._forget_frequencies()
 
         self._clock.after(STARTUP["PLL" if name.startswith("PLL") else name], ready)
 
@@ -538,8 +544,10 @@ class Rcc(Peripheral):
 
     def _follow_switch(self) -> None:
         """SWS becomes SW when that source is ready."""
+        cr = self[self.CR]
+        ready = (cr.HSIRDY, cr.CSIRDY, cr.HSERDY, self.pll_hz(1, "P") > 0)
         wanted = self[self.CFGR].SW
-        if wanted < 4 and getattr(self[self.CR], ("HSI", "CSI", "HSE", "PLL1")[wanted] + "RDY"):
+        if wanted < len(ready) and ready[wanted]:
             self.update(self.CFGR, SWS=wanted)
 
     @PLLCKSELR.writes
@@ -554,6 +562,16 @@ class Rcc(Peripheral):
             DIVM2=old.DIVM2 if on[1] else selection.DIVM2,
             DIVM3=old.DIVM3 if on[2] else selection.DIVM3,
         )
+
+    @PLLCFGR.writes
+    def _configure_plls(self, configuration: Fields) -> None:
+        """The fraction can be switched on the fly; ranges and outputs while the PLL is off."""
+        cr, old = self[self.CR], self.raw(self.PLLCFGR)
+        self.store(self.PLLCFGR, configuration)
+        for index, on in enumerate((cr.PLL1ON, cr.PLL2ON, cr.PLL3ON)):
+            if on:
+                fixed = 0b1110 << 4 * index | 0b111 << 16 + 3 * index
+                self.set_raw(self.PLLCFGR, self.raw(self.PLLCFGR) & ~fixed | old & fixed)
 
     @PLL1DIVR.writes
     def _divide_pll1(self, dividers: Fields) -> None:
@@ -600,6 +618,10 @@ class Rcc(Peripheral):
 
     # --- Frequencies --------------------------------------------------------------------------
 
+    def _forget_frequencies(self) -> None:
+        for name in ("core_hz", "hclk3_hz", "pclk3_hz", "quadspi_hz"):
+            self.__dict__.pop(name, None)
+
     @property
     def hsi_hz(self) -> int:
         return HSI_HZ >> self[self.CR].HSIDIV
@@ -640,17 +662,17 @@ class Rcc(Peripheral):
             return self.hsi_hz
         return (0, CSI_HZ, self.hse_hz, self.pll_hz(1, "P"))[source]
 
-    @property
+    @cached_property
     def core_hz(self) -> int:
         """The CPU and its SysTick."""
         return self.sysclk_hz // _ahb_divider(self[self.D1CFGR].D1CPRE)
 
-    @property
+    @cached_property
     def hclk3_hz(self) -> int:
         """AXI, and the AHB and AXI peripherals of domain 1: flash, QUADSPI."""
         return self.core_hz // _ahb_divider(self[self.D1CFGR].HPRE)
 
-    @property
+    @cached_property
     def pclk3_hz(self) -> int:
         """APB3: WWDG1."""
         return self.hclk3_hz // _apb_divider(self[self.D1CFGR].D1PPRE)
@@ -662,7 +684,7 @@ class Rcc(Peripheral):
         choices = (self.hsi_hz * cr.HSIRDY, CSI_HZ * cr.CSIRDY, self.hse_hz * cr.HSERDY, 0)
         return choices[self[self.D1CCIPR].CKPERSEL]
 
-    @property
+    @cached_property
     def quadspi_hz(self) -> int:
         """The kernel clock of QUADSPI; 0 when its source is off."""
         selection = self[self.D1CCIPR].QSPISEL

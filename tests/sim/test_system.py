@@ -123,8 +123,18 @@ def test_a_running_pll_keeps_its_dividers_and_its_source(rcc: Rcc, clock: Clock)
     start_pll1(rcc, clock)
     write(rcc, Rcc.PLL1DIVR, 0)
     write(rcc, Rcc.PLLCKSELR, 1 << 12 | 1 << 4)
+    write(rcc, Rcc.PLLCFGR, 0)
     assert rcc.pll_hz(1, "P") == 400_000_000
     assert read(rcc, Rcc.PLLCKSELR) == 1 << 12 | 5 << 4 | 2
+    assert read(rcc, Rcc.PLLCFGR) == 0b111 << 16
+
+
+def test_a_pll_without_its_output_does_not_clock_the_core(rcc: Rcc, clock: Clock) -> None:
+    write(rcc, Rcc.PLLCFGR, 0)
+    start_pll1(rcc, clock)
+    write(rcc, Rcc.CFGR, 3)
+    assert read(rcc, Rcc.CFGR) == 3
+    assert rcc.core_hz == 64_000_000
 
 
 def test_the_fraction_counts_when_it_is_enabled(rcc: Rcc, clock: Clock) -> None:
