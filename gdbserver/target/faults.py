@@ -66,11 +66,11 @@ def describe(status: FaultStatus) -> str | None:
     causes = list(_causes(status))
     if not causes and not status.locked_up:
         return None
-    sentence = "; ".join(causes) or "no fault status is left to say why"
+    sentence = "; ".join(causes) or "no status says why"
     if status.hfsr & Hfsr.FORCED:
         sentence += "; escalated to a hard fault"
     if status.locked_up:
-        sentence = f"the core locked up, because a fault handler faulted: {sentence}"
+        sentence = f"the core locked up, faulting in a fault handler: {sentence}"
     if status.frame and status.frame.lr & 0xFFFFFFE0 != 0xFFFFFFE0:
         sentence += f"; called from {status.frame.lr & ~1:#010x}"
     return sentence

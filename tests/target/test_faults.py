@@ -53,16 +53,13 @@ HERE = Frame(pc=0x08000456, lr=0x08000401, xpsr=0x61000000)
         (
             FaultStatus(Cfsr.STKERR, Hfsr.FORCED, locked_up=True),
             (
-                "the core locked up, because a fault handler faulted: bus fault: the stack could not"
+                "the core locked up, faulting in a fault handler: bus fault: the stack could not"
                 " be written on exception entry; escalated to a hard fault"
             ),
         ),
         (
             FaultStatus(locked_up=True),
-            (
-                "the core locked up, because a fault handler faulted: no fault status is left to say"
-                " why"
-            ),
+            "the core locked up, faulting in a fault handler: no status says why",
         ),
     ],
 )
