@@ -181,6 +181,10 @@ class BreakpointError(TargetError):
 class FlashError(GdbServerError):
     """Flash cannot be, or was not, programmed as asked."""
 
+    def __init__(self, sentence: str, *, hint: str | None = None) -> None:
+        super().__init__(sentence)
+        self.hint = hint
+
 
 class OutsideFlash(FlashError):
     """A download touches addresses that no flash device has."""
@@ -202,8 +206,8 @@ class LoaderRejected(FlashError):
 
     exit_status = 2
 
-    def __init__(self, path: Path, why: str) -> None:
-        super().__init__(f"loader {path.name} {why}")
+    def __init__(self, path: Path, why: str, *, hint: str | None = None) -> None:
+        super().__init__(f"loader {path.name} {why}", hint=hint)
 
 
 class LoaderRefused(FlashError):

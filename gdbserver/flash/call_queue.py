@@ -107,6 +107,7 @@ _TRAPS = bytes.fromhex("00be00be 01be00be")  # BKPT 0: "returned"; BKPT 1: a str
 _SCRATCH = 4 * 1024  # for r9 of a loader that is movable but brings no data section
 _LOOKS = 8  # polls without progress between two looks at the core itself
 _XPSR_THUMB = cm.XPSR_THUMB
+_SLEEPERS = (b"\x30\xbf", b"\x20\xbf")  # WFI, WFE
 
 
 @dataclass(frozen=True, slots=True)
@@ -457,18 +458,18 @@ class CallQueue:
     def _overdue(self) -> LoaderTimeout:
         """A call takes too long: halt the core, and say where it spins."""
         call = self._calls[0]
-        asleep = bool(self._target.read_word(cm.DHCSR) & cm.Dhcsr.S_SLEEP)
         self._target.halt()
         registers = self._target.read_registers(["pc", "lr", "xpsr", "primask"])
         systick = self._target.read_word(cm.SYST_CSR)
+        pc = registers["pc"]
         notes = [f"SysTick is {'running' if systick & 1 else 'stopped'}"]
-        if asleep:
-            notes.append("the core sleeps (WFI)")
+        # A core that is halted while it sleeps stands behind the instruction that sent it there.
+        if self._target.read_memory(pc - 2, 2) in _SLEEPERS:
+            notes.append("the core sleeps (WFI or WFE)")
         if registers["primask"]:
             notes.append("interrupts are masked (PRIMASK = 1)")
         if registers["xpsr"] & 0x1FF:
             notes.append(f"in {_exception(registers['xpsr'] & 0x1FF)}")
-        pc = registers["pc"]
         where = f"{self._place(pc)} ({pc:#010x}), called from {self._place(registers['lr'])}"
         return LoaderTimeout(self._image.path, str(call), call.timeout, where, "; ".join(notes))
 

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
@@ -43,7 +43,6 @@ from gdbserver.chip.stm32h743 import (
     FLASH_CRCCR,
     FLASH_CRCCR_BURST_SHIFT,
     FLASH_CRCDATA,
-    FLASH_CRCEADD,
     FLASH_CRCSADD,
     FLASH_ERRORS,
     FLASH_KEY1,
@@ -63,6 +62,7 @@ from gdbserver.errors import FlashError, MemoryFault, ProbeError, StreamStalled,
 from gdbserver.flash.diff import crc_unit
 from gdbserver.flash.driver import Busy, Did, Event
 from gdbserver.flash.plan import Run, SectorPlan
+from gdbserver.target.link import Write
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)
@@ -124,18 +124,20 @@ class InternalBank:
         """Wait until the bank is idle, clear old errors, unlock."""
         status = self._wait_idle(self._mass_erase_seconds[1])
         if status & FlashSr.WBNE:
-            error = FlashError(f"{self.region.name} holds a flash word that the program half wrote")
-            error.hint = "reset the chip first (monitor reset halt)"
-            raise error
+            raise FlashError(
+                f"{self.region.name} holds a flash word that the program half wrote",
+                hint="reset the chip first (monitor reset halt)",
+            )
         self._clear(FLASH_ERRORS | FlashSr.EOP | FlashSr.CRCEND)
         # Keys for an open lock are a bus error, and close it until the next reset.
         if self._read(FLASH_CR) & FlashCr.LOCK:
             self._write(FLASH_KEYR, FLASH_KEY1)
             self._write(FLASH_KEYR, FLASH_KEY2)
             if self._read(FLASH_CR) & FlashCr.LOCK:
-                error = FlashError(f"{self.region.name} does not unlock")
-                error.hint = "the program jammed the lock with a wrong key: reset the chip"
-                raise error
+                raise FlashError(
+                    f"{self.region.name} does not unlock",
+                    hint="the program jammed the lock with a wrong key: reset the chip",
+                )
         self._control(0)
         return self
 
@@ -159,10 +161,28 @@ class InternalBank:
 
     def change(self, sectors: Sequence[SectorPlan]) -> Generator[Event, None, None]:
         for sector in sectors:
-            if sector.erase:
-                yield from self._erase(sector.sector)
-            for run in sector.runs:
-                yield from self._program(run)
+            yield from self._change(sector)
+            if not sector.erase and not self._reads_back(sector):
+                log.info("%s was not quite blank: erasing it", sector.sector)
+                yield from self._change(replace(sector, erase=True))
+
+    def _change(self, sector: SectorPlan) -> Generator[Event, None, None]:
+        if sector.erase:
+            yield from self._erase(sector.sector)
+        for run in sector.runs:
+            yield from self._program(run)
+
+    def _reads_back(self, sector: SectorPlan) -> bool:
+        """Whether a sector that was not erased first holds what was programmed into it.
+
+        A flash word that somebody programmed with ones looks blank, and cannot be programmed
+        again: its ECC would be wrong, which reading finds and the CRC unit does not.
+        """
+        try:
+            return all(self.read(run.span) == run.data for run in sector.runs)
+        except FlashError as error:
+            log.debug("%s", error)
+            return False
 
     def _erase(self, sector: Span) -> Generator[Event, None, None]:
         number = (sector.start - self.region.span.start) // len(sector)
@@ -199,9 +219,9 @@ class InternalBank:
                 done += self._recover(part, stalled.written)
                 continue
             done += len(part.data)
+            yield Busy(0 if self._pace.patient else 2 * self._program_seconds[0])
             if not self._pace.patient:
                 yield from self._when_idle(self._program_seconds[1], 0)
-            yield Busy(0)
         yield from self._when_idle(self._program_seconds[1], 0)
         self._check("program", run.span)
         self._control(0)
@@ -278,11 +298,15 @@ class InternalBank:
 
     def _crc(self, span: Span) -> int:
         offset = span.start - self.region.span.start
-        self._control(FlashCr.CRC_EN)
-        self._write(FLASH_CRCSADD, offset)
-        self._write(FLASH_CRCEADD, offset + len(span) - 4)
         burst = _CRC_BURST << FLASH_CRCCR_BURST_SHIFT
-        self._write(FLASH_CRCCR, burst | FlashCrccr.CLEAN_CRC | FlashCrccr.START_CRC)
+        start = FlashCrccr.CLEAN_CRC | FlashCrccr.START_CRC
+        self._target.run(
+            [
+                Write(self._registers + FLASH_CR, [self._psize | FlashCr.CRC_EN]),
+                Write(self._registers + FLASH_CRCSADD, [offset, offset + len(span) - 4]),
+                Write(self._registers + FLASH_CRCCR, [burst | start]),
+            ]
+        )
         deadline = self._target.deadline(1.0)
         while not (status := self._read(FLASH_SR)) & (FlashSr.CRCEND | FlashSr.CRCRDERR):
             if deadline.expired():
@@ -299,10 +323,11 @@ class InternalBank:
         try:
             data = self._target.read_memory(span.start, len(span))
         except MemoryFault as fault:
-            status = self._read(FLASH_SR)
             self._clear(FLASH_ERRORS)
-            raise FlashError(f"cannot read back {fault.span}: {_decode(status)}") from fault
-        self._check("read back", span)
+            raise FlashError(
+                f"{span} in {self.region.name} cannot be read", hint=fault.hint
+            ) from fault
+        self._check("read", span)
         return data
 
     # --- Registers ------------------------------------------------------------------------
@@ -350,12 +375,11 @@ class InternalBank:
             yield Busy(interval)
 
     def _stuck(self, longest: float) -> FlashError:
-        error = FlashError(
+        return FlashError(
             f"{self.region.name} is still busy after {2 * longest + 1:.1f} s; "
-            f"the longest that the datasheet allows is {longest:g} s"
+            f"the longest that the datasheet allows is {longest:g} s",
+            hint="is the supply voltage high enough for flash operations?",
         )
-        error.hint = "is the supply voltage high enough for flash operations?"
-        return error
 
 
 def _decode(status: int) -> str:

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 
 from gdbserver.chip import cortex_m as cm
 from gdbserver.chip import stm32h743 as chip
+from gdbserver.target.link import Read, Write
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)
@@ -44,14 +45,17 @@ def known_state(target: Target, vectors: int) -> Iterator[None]:
     saved = _Saved(target)
     _quieten(target)
     _caches_off(target, saved.ccr)
-    target.write_word(cm.MPU_CTRL, 0)
-    target.write_word(cm.CPACR, saved.cpacr | _FPU_FULL_ACCESS)
-    target.write_word(cm.FPCCR, saved.fpccr & ~_LAZY_STACKING)
-    target.write_word(cm.SHCSR, 0)  # every fault is a HardFault, unless vector-caught before
-    target.write_word(cm.SCR, 0)
-    target.write_word(cm.CFSR, _ALL)
-    target.write_word(cm.HFSR, _ALL)
-    target.write_word(cm.VTOR, vectors)
+    target.run(
+        [
+            Write(cm.MPU_CTRL, [0]),
+            Write(cm.CPACR, [saved.cpacr | _FPU_FULL_ACCESS]),
+            Write(cm.FPCCR, [saved.fpccr & ~_LAZY_STACKING]),
+            Write(cm.SCR, [0]),
+            Write(cm.SHCSR, [0]),  # every fault is a HardFault, unless vector-caught before
+            Write(cm.CFSR, [_ALL, _ALL]),
+            Write(cm.VTOR, [vectors]),
+        ]
+    )
     try:
         yield
     finally:
@@ -66,58 +70,59 @@ class _Saved:
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        self._systick = target.read_words(cm.SYST_CSR, 2)
-        self._enabled = target.read_words(cm.NVIC_ISER, _IRQ_WORDS)
-        self._vtor, self._aircr, self._scr, self.ccr, *self._priorities, self._shcsr = (
-            target.read_words(cm.VTOR, _SYSTEM)
+        self._systick, self._enabled, system, (self.cpacr,), (self._mpu,), (self.fpccr,) = (
+            target.run(
+                [
+                    Read(cm.SYST_CSR, 2),
+                    Read(cm.NVIC_ISER, _IRQ_WORDS),
+                    Read(cm.VTOR, _SYSTEM),
+                    Read(cm.CPACR),
+                    Read(cm.MPU_CTRL),
+                    Read(cm.FPCCR),
+                ]
+            )
         )
-        self.cpacr = target.read_word(cm.CPACR)
-        self._mpu = target.read_word(cm.MPU_CTRL)
-        self.fpccr = target.read_word(cm.FPCCR)
+        self._vtor, self._aircr, self._scr, self.ccr, *self._priorities, self._shcsr = system
 
     def restore(self) -> None:
-        write, write_words = self._target.write_word, self._target.write_words
         csr, reload = self._systick
-        write(cm.VTOR, self._vtor)
-        write(cm.AIRCR, cm.VECTKEY | self._aircr & _PRIGROUP)
-        write(cm.SCR, self._scr)
-        write(cm.CCR, self.ccr)
-        write_words(cm.SHPR1, self._priorities)
-        write(cm.SHCSR, self._shcsr & ~_ACTIVE)
-        write(cm.CPACR, self.cpacr)
-        write(cm.MPU_CTRL, self._mpu)
-        write(cm.FPCCR, self.fpccr)
-        write(cm.CFSR, _ALL)
-        write(cm.HFSR, _ALL)
-        write(cm.SYST_RVR, reload)
-        write(cm.SYST_CSR, csr & 7)
-        write_words(cm.NVIC_ISER, self._enabled)
+        self._target.run(
+            [
+                Write(cm.VTOR, [self._vtor]),
+                Write(cm.AIRCR, [cm.VECTKEY | self._aircr & _PRIGROUP]),
+                Write(cm.SCR, [self._scr, self.ccr, *self._priorities, self._shcsr & ~_ACTIVE]),
+                Write(cm.CPACR, [self.cpacr]),
+                Write(cm.MPU_CTRL, [self._mpu]),
+                Write(cm.FPCCR, [self.fpccr]),
+                Write(cm.CFSR, [_ALL, _ALL]),
+                Write(cm.SYST_RVR, [reload]),
+                Write(cm.SYST_CSR, [csr & 7]),
+                Write(cm.NVIC_ISER, self._enabled),
+            ]
+        )
 
 
 def _quieten(target: Target) -> None:
     """Nothing that could interrupt: not enabled, not pending, not active."""
-    target.write_word(cm.SYST_CSR, 0)
-    target.write_word(cm.ICSR, cm.Icsr.PENDSTCLR | cm.Icsr.PENDSVCLR)
-    target.write_words(cm.NVIC_ICER, [_ALL] * _IRQ_WORDS)
-    target.write_words(cm.NVIC_ICPR, [_ALL] * _IRQ_WORDS)
-    if target.read_word(cm.ICSR) & 0x1FF or target.read_word(cm.SHCSR) & _ACTIVE:
+    (icsr,), (shcsr,), (aircr,) = target.run(
+        [
+            Write(cm.SYST_CSR, [0]),
+            Write(cm.ICSR, [cm.Icsr.PENDSTCLR | cm.Icsr.PENDSVCLR]),
+            Write(cm.NVIC_ICER, [_ALL] * _IRQ_WORDS),
+            Write(cm.NVIC_ICPR, [_ALL] * _IRQ_WORDS),
+            Read(cm.ICSR),
+            Read(cm.SHCSR),
+            Read(cm.AIRCR),
+        ]
+    )
+    if icsr & 0x1FF or shcsr & _ACTIVE:
         # Halted inside a handler: as long as it counts as active, nothing of lower priority
         # would be served, and the loader's own SysTick least of all.
-        aircr = target.read_word(cm.AIRCR) & _PRIGROUP
-        target.write_word(cm.AIRCR, cm.VECTKEY | aircr | cm.Aircr.VECTCLRACTIVE)
+        clear = cm.VECTKEY | aircr & _PRIGROUP | cm.Aircr.VECTCLRACTIVE
+        target.write_word(cm.AIRCR, clear)
 
 
 def _caches_off(target: Target, ccr: int) -> None:
     """Write back and forget the data cache, and switch both caches off."""
-    if ccr & cm.Ccr.DC:
-        target.write_word(cm.CSSELR, 0)
-        geometry = target.read_word(cm.CCSIDR)
-        sets, ways = (geometry >> 13 & 0x7FFF) + 1, (geometry >> 3 & 0x3FF) + 1
-        line_bits = (geometry & 7) + 4
-        way_shift = 32 - (ways - 1).bit_length()
-        target.write_word(cm.CCR, ccr & ~cm.Ccr.DC)
-        for way in range(ways):
-            for index in range(sets):
-                target.write_word(cm.DCCISW, way << way_shift | index << line_bits)
+    target.forget_caches()
     target.write_word(cm.CCR, ccr & ~(cm.Ccr.DC | cm.Ccr.IC))
-    target.write_word(cm.ICIALLU, 0)

@@ -262,9 +262,11 @@ def _symbol_table(elf: ELFFile) -> list[Any]:
 def _storage_info(path: Path, elf: ELFFile) -> tuple[_Info, list[str]]:
     symbol = next((s for s in _symbol_table(elf) if s.name == "StorageInfo"), None)
     if symbol is None:
-        error = LoaderRejected(path, "has no symbol StorageInfo, which describes the flash device")
-        error.hint = "is it stripped, or did the linker discard it (KEEP, --gc-sections)?"
-        raise error
+        raise LoaderRejected(
+            path,
+            "has no symbol StorageInfo, which describes the flash device",
+            hint="is it stripped, or did the linker discard it (KEEP, --gc-sections)?",
+        )
     address, length = symbol["st_value"], STORAGE_INFO.sizeof()
     for segment in elf.iter_segments("PT_LOAD"):
         offset = address - segment["p_vaddr"]
@@ -360,9 +362,11 @@ def _check_entries(image: Image) -> None:
     for name in ("Init", "Write", "SectorErase"):
         entry = image.entries.get(name)
         if entry is None:
-            error = LoaderRejected(image.path, f"has no function {name}")
-            error.hint = "was it discarded by the linker (KEEP, --gc-sections), or static?"
-            raise error
+            raise LoaderRejected(
+                image.path,
+                f"has no function {name}",
+                hint="was it discarded by the linker (KEEP, --gc-sections), or static?",
+            )
         if not entry & 1:
             raise LoaderRejected(image.path, f"{name} at {entry:#010x} is not Thumb code")
         if not any(entry & ~1 in span for span in image.executable):
@@ -372,6 +376,8 @@ def _check_entries(image: Image) -> None:
 def _check_memory(image: Image) -> None:
     for span in image.memory:
         if not any(span in ram for ram in RAMS.values()):
-            error = LoaderRejected(image.path, f"wants {span}, which is not RAM of this chip")
-            error.hint = "RAM is at " + ", ".join(f"{name} {ram}" for name, ram in RAMS.items())
-            raise error
+            raise LoaderRejected(
+                image.path,
+                f"wants {span}, which is not RAM of this chip",
+                hint="RAM is at " + ", ".join(f"{name} {ram}" for name, ram in RAMS.items()),
+            )

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Generator, Iterator, Mapping, Sequence
+import time
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +29,6 @@ from gdbserver.flash.external import Builtin, ExternalFlash, builtin, load_built
 from gdbserver.flash.internal import InternalBank, Pace
 from gdbserver.flash.loader_file import LoaderFile
 from gdbserver.flash.plan import Download, RegionPlan, SectorPlan, plan
-from gdbserver.target.link import Deadline
 from gdbserver.target.target import Target
 
 __all__ = ["Builtin", "LoaderSource", "Programmer", "Step", "builtin"]
@@ -125,12 +125,11 @@ class Programmer:
             sector for sector in chip.protected_sectors if any(len(sector & span) for span in spans)
         ]
         if protected:
-            error = FlashError(
+            raise FlashError(
                 f"write-protected: {', '.join(str(span) for span in merge(protected))} "
-                f"of {region.name}"
+                f"of {region.name}",
+                hint="the option bytes (WPSN) protect these sectors: change them first",
             )
-            error.hint = "the option bytes (WPSN) protect these sectors: change them first"
-            raise error
 
     def _driver(self, region: FlashRegion) -> FlashDriver:
         for loader in self._loaders:
@@ -152,10 +151,11 @@ class Programmer:
             running = {lane: lane.run() for lane in lanes}
             for steps in running.values():
                 stack.callback(steps.close)
-            pauses: dict[_Lane, Deadline] = {}
-            heartbeat = self._target.deadline(_HEARTBEAT)
+            pauses: dict[_Lane, float] = {}  # when there will be something to do again
+            now = self._target.link.monotonic or time.monotonic
+            heartbeat = now() + _HEARTBEAT
             while running:
-                ready = next((lane for lane in running if _has_work(lane, pauses)), None)
+                ready = next((lane for lane in running if pauses.get(lane, 0) <= now()), None)
                 # With all of them busy, time passes by looking at each in turn.
                 for lane in [ready] if ready else list(running):
                     pauses.pop(lane, None)
@@ -164,12 +164,12 @@ class Programmer:
                         del running[lane]
                     elif isinstance(event, Step):
                         yield event
-                        heartbeat = self._target.deadline(_HEARTBEAT)
+                        heartbeat = now() + _HEARTBEAT
                     elif event.seconds:
-                        pauses[lane] = self._target.deadline(event.seconds)
-                    if heartbeat.expired():
+                        pauses[lane] = now() + event.seconds
+                    if now() >= heartbeat:
                         yield lane.waiting()
-                        heartbeat = self._target.deadline(_HEARTBEAT)
+                        heartbeat = now() + _HEARTBEAT
         self._target.forget_caches()
 
     # --- External flash as memory ---------------------------------------------------------
@@ -194,10 +194,6 @@ class Programmer:
                     f"{found['size'] // KIB} KiB, {found['clock_hz'] / 1e6:g} MHz"
                 )
         return "; ".join(lines) or "no external flash"
-
-
-def _has_work(lane: _Lane, pauses: Mapping[_Lane, Deadline]) -> bool:
-    return lane not in pauses or pauses[lane].expired()
 
 
 class _Lane:
@@ -309,6 +305,7 @@ def _internal_banks(flash_kib: int) -> tuple[FlashRegion, ...]:
         return (bank(1, 128 * KIB),)
     if flash_kib in (1024, 2048):
         return (bank(1, flash_kib // 2 * KIB), bank(2, flash_kib // 2 * KIB))
-    error = FlashError(f"the chip says that it has {flash_kib} KiB of flash")
-    error.hint = "an STM32H742, H743, H750 or H753 has 128, 1024 or 2048: is the link good?"
-    raise error
+    raise FlashError(
+        f"the chip says that it has {flash_kib} KiB of flash",
+        hint="an STM32H742, H743, H750 or H753 has 128, 1024 or 2048: is the link good?",
+    )
