@@ -188,6 +188,7 @@ class Polling:
         self._runs = [0] * (self.LONGEST + 1)  # by period: exchanges equal to the one before
         self.since: int | None = None
         """When the waiting began, in the host's nanoseconds, or None while it does not wait."""
+        self._asked = 0  # exchanges since time was skipped
 
     def note(self, command: bytes, answer: bytes, now: int, *, harmless: bool) -> None:
         exchange = (command, answer)
@@ -197,17 +198,24 @@ class Polling:
             same = len(self._history) >= period and self._history[-period] == exchange
             self._runs[period] = self._runs[period] + 1 if same else 0
         self._history.append(exchange)
+        self._asked += 1
         if not any(self._runs[period] >= 2 * period for period in range(1, self.LONGEST + 1)):
             self.since = None
         elif self.since is None:
             self.since = now
 
     def expects(self, command: bytes) -> bool:
-        """Whether `command` would be one more turn of the same."""
+        """Whether `command` would begin one more turn of the same."""
         return self.since is not None and any(
-            self._runs[period] >= 2 * period and self._history[-period][0] == command
+            self._runs[period] >= 2 * period
+            and self._asked >= period
+            and self._history[-period][0] == command
             for period in range(1, self.LONGEST + 1)
         )
+
+    def skipped(self) -> None:
+        """Time was skipped: now each question of a turn is asked before it is again."""
+        self._asked = 0
 
 
 class Link:
@@ -276,6 +284,7 @@ class Link:
         if (event := self.machine.next_event) is not None:
             until = min(until, event)
         self.sleep(max(0, until - self.time))
+        self._polling.skipped()
 
     def sleep(self, duration: int) -> None:
         """The host does nothing for a while; the board goes on."""
