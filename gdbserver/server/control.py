@@ -11,7 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import trio
+
 from gdbserver.errors import GdbServerError, NotInControl, explain
+
+# A client that reconnects at once can be heard before its old connection's end is.
+_GRACE = 0.25
 
 
 @dataclass
@@ -21,16 +26,31 @@ class Control:
     holder: str | None = None
     clients: list[str] = field(default_factory=list)
     flash_job: str | None = None
+    _departing: bool = False
+    _freed: trio.Event = field(default_factory=trio.Event)
     _failures: dict[str, list[str]] = field(default_factory=dict)
 
-    def enter(self, client: str) -> None:
+    async def enter(self, client: str) -> None:
+        """Admit a client; wait for the controller, if it is on its way out."""
+        while self.holder is not None:
+            with trio.move_on_after(_GRACE) as patience:
+                await self._freed.wait()
+            if patience.cancelled_caught and not self._departing:
+                break
         self.clients.append(client)
         self.holder = self.holder or client
+
+    def depart(self, client: str) -> None:
+        """Note that a client has gone; it stays in control until all is as it should be."""
+        self._departing |= self.holder == client
 
     def leave(self, client: str) -> None:
         self.clients.remove(client)
         if self.holder == client:
             self.holder = None
+            self._departing = False
+            self._freed.set()
+            self._freed = trio.Event()
 
     def check(self, client: str) -> None:
         """Take control if it is free.

@@ -73,8 +73,9 @@ async def serve_clients(
                 await house.keep(listeners)
         except GdbServerError as error:
             failure = error  # a nursery would wrap it in a group
-        for listener in listeners:
-            listener.socket.close()
+        finally:
+            for listener in listeners:
+                listener.socket.close()
         nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
@@ -94,8 +95,14 @@ async def _listen(host: str, port: int) -> list[trio.SocketListener]:
     return listeners
 
 
+# A terminal that is closed says SIGHUP, where there are terminals that do.
+_ENDINGS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
+
+
 async def _cancel_on_signal(scope: trio.CancelScope) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with trio.open_signal_receiver(*_ENDINGS) as signals:
         async for number in signals:
             log.info("%s: closing", signal.Signals(number).name)
             scope.cancel()

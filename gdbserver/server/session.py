@@ -162,7 +162,7 @@ class Session:
 
     @asynccontextmanager
     async def _admitted(self) -> AsyncIterator[None]:
-        self._control.enter(self._name)
+        await self._control.enter(self._name)
         role = "" if self._control.holder == self._name else ", to read only"
         log.info("Debugger connected (%s%s)", self._name, role)
         try:
@@ -269,8 +269,13 @@ class Session:
             data = await self._stream.receive_some()
         except trio.BrokenResourceError:
             data = b""  # a client that vanished has disconnected
-        self._client_gone |= not data
+        if not data:
+            self._note_departure()
         self._connection.receive_data(data)
+
+    def _note_departure(self) -> None:
+        self._client_gone = True
+        self._control.depart(self._name)
 
     async def _flush(self) -> None:
         async with self._sending:
@@ -278,7 +283,7 @@ class Session:
                 try:
                     await self._stream.send_all(data)
                 except trio.BrokenResourceError:
-                    self._client_gone = True
+                    self._note_departure()
                     self._connection.receive_data(b"")
 
     # --- Commands --------------------------------------------------------------------------------

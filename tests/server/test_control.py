@@ -1,38 +1,67 @@
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import pytest
+import trio
+import trio.testing
 
 from gdbserver.errors import BadRequest, NotInControl
 from gdbserver.server import monitor
 from gdbserver.server.control import Control
 
 
+def in_time(story: Callable[[Control], Awaitable[None]]) -> None:
+    """Waiting takes no time."""
+    trio.run(story, Control(), clock=trio.testing.MockClock(autojump_threshold=0))
+
+
 def test_the_first_client_controls_and_the_second_is_told_who_does() -> None:
-    control = Control()
-    control.enter("a:1")
-    control.enter("b:2")
-    control.check("a:1")
-    with pytest.raises(NotInControl, match=r"^the client at a:1 controls the core; this one"):
-        control.check("b:2")
+    async def story(control: Control) -> None:
+        await control.enter("a:1")
+        await control.enter("b:2")
+        control.check("a:1")
+        with pytest.raises(NotInControl, match=r"^the client at a:1 controls the core; this one"):
+            control.check("b:2")
+
+    in_time(story)
 
 
 def test_control_that_is_free_goes_to_who_asks() -> None:
-    control = Control()
-    control.enter("a:1")
-    control.enter("b:2")
-    control.leave("a:1")
-    assert control.holder is None
-    control.check("b:2")
-    assert control.holder == "b:2"
+    async def story(control: Control) -> None:
+        await control.enter("a:1")
+        await control.enter("b:2")
+        control.leave("a:1")
+        assert control.holder is None
+        control.check("b:2")
+        assert control.holder == "b:2"
+
+    in_time(story)
 
 
 def test_a_reader_that_leaves_changes_nothing() -> None:
-    control = Control()
-    control.enter("a:1")
-    control.enter("b:2")
-    control.leave("b:2")
-    assert control.holder == "a:1"
-    assert control.clients == ["a:1"]
+    async def story(control: Control) -> None:
+        await control.enter("a:1")
+        await control.enter("b:2")
+        control.leave("b:2")
+        assert control.holder == "a:1"
+        assert control.clients == ["a:1"]
+
+    in_time(story)
+
+
+def test_a_client_that_comes_back_at_once_waits_for_its_old_connection_to_end() -> None:
+    async def story(control: Control) -> None:
+        await control.enter("a:1")
+        control.depart("a:1")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(control.enter, "a:2")
+            await trio.sleep(10)
+            assert control.clients == ["a:1"]
+            control.leave("a:1")
+        assert control.holder == "a:2"
+
+    in_time(story)
 
 
 def test_each_kind_of_failure_is_remembered_newest_first() -> None:

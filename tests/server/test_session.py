@@ -1,0 +1,258 @@
+"""Sessions on the simulated board: several clients, and clients that vanish."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+from dialogue import board_of, connected, lent, open_machine, symbols
+
+from gdbserver.server.control import Control
+from gdbserver.server.worker import Bench, Machine
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture
+def machine(drills_elf: Path) -> Machine:
+    return open_machine(elf=drills_elf)
+
+
+def on_bench(machine: Machine, story: Callable[[Bench], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with lent(machine) as bench:
+            await story(bench)
+
+    trio.run(main)
+
+
+def test_a_second_client_reads_while_the_first_one_runs_the_core(
+    machine: Machine, drills_elf: Path
+) -> None:
+    names = symbols(drills_elf)
+
+    async def story(bench: Bench) -> None:
+        control = Control()
+        async with (
+            connected(bench, control, "first:1") as first,
+            connected(bench, control, "second:2") as second,
+        ):
+            assert await first.ask(b"?") is not None
+            await first.send(b"c")
+            counts = [await second.ask(b"m%x,4" % names["counter"]) for _ in range(20)]
+            assert all(count is not None and len(count) == 8 for count in counts)
+            assert not board_of(machine).core.halted
+            await first.interrupt()
+            assert (await first.hear() or b"")[:3] == b"T02"
+
+    on_bench(machine, story)
+
+
+def test_a_second_client_is_told_of_a_stop_that_it_does_not_cause(machine: Machine) -> None:
+    async def story(bench: Bench) -> None:
+        control = Control()
+        async with (
+            connected(bench, control, "first:1") as first,
+            connected(bench, control, "second:2") as second,
+        ):
+            await first.ask(b"?")
+            assert (await second.ask(b"?") or b"")[:5] == b"T0507"  # halted: with registers
+            await first.send(b"c")
+            assert await second.ask(b"?") == b"T05thread:1;"
+            registers = await second.ask(b"g") or b""
+            assert set(registers) == set(b"x")
+            assert await second.ask(b"pf") == b"xxxxxxxx"
+            assert not board_of(machine).core.halted
+            await first.interrupt()
+            await first.hear()
+            assert set(await second.ask(b"g") or b"") != set(b"x")
+
+    on_bench(machine, story)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        *(b"c", b"s", b"vCont;c", b"vCont;t", b"vCtrlC", b"G00", b"Pf=00000008", b"M20000000,1:00"),
+        *(b"X20000000,1:a", b"Z1,8000000,2", b"z1,8000000,2", b"vFlashErase:8000000,20000"),
+        *(b"vFlashWrite:8000000:a", b"vFlashDone", b"vKill;1", b"vRun;", b"vAttach;1"),
+    ],
+)
+def test_a_second_client_may_only_read(machine: Machine, payload: bytes) -> None:
+    async def story(bench: Bench) -> None:
+        control = Control()
+        async with (
+            connected(bench, control, "first:1") as first,
+            connected(bench, control, "second:2") as second,
+        ):
+            await first.ask(b"?")
+            assert await second.ask(payload) == b"E01"
+            await second.ask(b"qSupported:error-message+")
+            assert await second.ask(payload) == (
+                b"E.the client at first:1 controls the core; this one may only read"
+            )
+            assert await second.ask(b"D") == b"OK"
+            assert board_of(machine).core.halted
+
+    on_bench(machine, story)
+
+
+def test_a_second_client_hears_from_monitor_why_it_may_not(machine: Machine) -> None:
+    async def story(bench: Bench) -> None:
+        control = Control()
+        async with (
+            connected(bench, control, "first:1") as first,
+            connected(bench, control, "second:2") as second,
+        ):
+            await first.ask(b"?")
+            said = await second.ask(b"qRcmd," + b"reset".hex().encode()) or b""
+            assert bytes.fromhex(said[1:].decode()) == (
+                b"the client at first:1 controls the core; this one may only read\n"
+            )
+
+    on_bench(machine, story)
+
+
+def test_control_is_free_when_its_holder_has_left(machine: Machine) -> None:
+    async def story(bench: Bench) -> None:
+        control = Control()
+        async with connected(bench, control, "second:2") as second:
+            async with connected(bench, control, "first:1") as first:
+                await first.ask(b"?")
+                await second.ask(b"qC")
+                assert await second.ask(b"s") == b"E01"
+            assert not board_of(machine).core.halted
+            assert (await second.ask(b"?") or b"")[:3] == b"T02"
+            assert board_of(machine).core.halted
+
+    on_bench(machine, story)
+
+
+def test_a_client_that_vanishes_leaves_no_breakpoint_and_a_running_core(
+    machine: Machine, drills_elf: Path
+) -> None:
+    names = symbols(drills_elf)
+
+    async def story(bench: Bench) -> None:
+        async with connected(bench) as client:
+            await client.ask(b"?")
+            assert await client.ask(b"Z1,%x,2" % names["step_1"]) == b"OK"
+            assert await client.ask(b"Z2,%x,4" % names["counter"]) == b"OK"
+        board = board_of(machine)
+        assert not board.core.halted
+        async with connected(bench) as client:
+            assert (await client.ask(b"?") or b"")[:3] == b"T02"
+            await client.send(b"c")
+            await client.interrupt()
+            assert (await client.hear() or b"")[:3] == b"T02"
+
+    on_bench(machine, story)
+
+
+def test_a_client_that_vanishes_while_the_core_runs_leaves_it_running(
+    machine: Machine, drills_elf: Path
+) -> None:
+    names = symbols(drills_elf)
+
+    async def story(bench: Bench) -> None:
+        async with connected(bench) as client:
+            await client.ask(b"?")
+            await client.ask(b"Z1,%x,2" % names["breakpoint"])
+            await client.send(b"c")
+            while board_of(machine).core.halted:
+                await trio.lowlevel.checkpoint()
+        assert not board_of(machine).core.halted
+
+    on_bench(machine, story)
+
+
+def test_a_session_can_leave_the_core_halted(machine: Machine) -> None:
+    async def story(bench: Bench) -> None:
+        async with connected(bench, leave_halted=True) as client:
+            await client.ask(b"?")
+        assert board_of(machine).core.halted
+
+    on_bench(machine, story)
+
+
+def test_detach_while_the_core_runs_is_heard(machine: Machine) -> None:
+    async def story(bench: Bench) -> None:
+        async with connected(bench) as client:
+            await client.ask(b"?")
+            await client.send(b"c")
+            assert await client.ask(b"D") == b"OK"
+            assert not board_of(machine).core.halted
+
+    on_bench(machine, story)
+
+
+def test_what_is_sent_while_the_core_runs_does_not_disturb_it(machine: Machine) -> None:
+    async def story(bench: Bench) -> None:
+        async with connected(bench) as client:
+            await client.ask(b"?")
+            await client.send(b"c")
+            await client.send(b"m20000000,4")
+            await client.interrupt()
+            assert (await client.hear() or b"")[:3] == b"T02"
+            assert len(await client.ask(b"m20000000,4") or b"") == 8
+
+    on_bench(machine, story)
+
+
+def test_a_packet_that_is_too_long_ends_the_session(
+    machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(bench: Bench) -> None:
+        async with connected(bench) as client:
+            await client.ask(b"qC")
+            await client.stream.send_all(b"$" + b"0" * 0x20002)
+
+    on_bench(machine, story)
+    assert "packet longer than 131072 bytes" in caplog.text
+
+
+def test_a_long_command_is_accompanied_by_notifications(machine: Machine) -> None:
+    async def main() -> None:
+        async with lent(machine) as bench, connected(bench) as client:
+            await client.ask(b"?")
+            await client.send(b"qCRC:8000000,40000")
+            received = b""
+            while b"$C" not in received:
+                received += await client.stream.receive_some()
+            assert received.count(b"%Busy:") >= 1
+
+    # This clock jumps to the next deadline whenever all that is left to wait for is a thread.
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_an_unplugged_probe_is_an_answer(machine: Machine) -> None:
+    async def story(bench: Bench) -> None:
+        async with connected(bench) as client:
+            await client.ask(b"?")
+            await client.ask(b"qSupported:error-message+")
+            board_of(machine).unplug()
+            reply = await client.ask(b"m20000000,4") or b""
+            assert reply[:2] == b"E."
+            board_of(machine).replug()
+
+    on_bench(machine, story)
+
+
+def test_connecting_and_leaving_is_told_in_a_line(
+    machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "gdbserver.server")
+
+    async def story(bench: Bench) -> None:
+        async with connected(bench, name="127.0.0.1:4711") as client:
+            await client.ask(b"qC")
+
+    on_bench(machine, story)
+    assert caplog.messages == [
+        "Debugger connected (127.0.0.1:4711)",
+        "Debugger connection lost. (127.0.0.1:4711)",
+    ]
