@@ -217,7 +217,7 @@ class CallQueue:
         )
         parts = [
             *self._image.chunks,
-            *self._resident.at(layout.resident).chunks,
+            *self._resident.chunks,
             (layout.vectors, b"".join(Int32ul.build(vector) for vector in vectors)),
             (layout.traps, _TRAPS),
             (layout.ring, header),
