@@ -112,6 +112,9 @@ class Window:
 class QuadSpi(Peripheral):
     """RM0433, "QUADSPI registers"."""
 
+    data_ports = frozenset(range(_DR, _DR + 4))
+    """Whose reads are no idle polling: they take bytes out of the FIFO."""
+
     CR = Register(
         0x00,
         BitStruct(
@@ -179,7 +182,7 @@ class QuadSpi(Peripheral):
         BitStruct(
             "DDRM" / Flag,
             Unmodelled("DHHC"),
-            Unmodelled("FRCM"),
+            "FRCM" / Flag,  # CLK runs with no chip selected, which the NOR does not notice
             "SIOO" / Flag,
             "FMODE" / BitsInteger(2),
             "DMODE" / BitsInteger(2),
