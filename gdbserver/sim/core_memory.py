@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,24 +22,26 @@ import unicorn as uc
 
 from gdbserver.chip.memory import Span
 from gdbserver.sim.bus import Bus, BusError, BusStall, Direct, Mappable, Master
+from gdbserver.sim.polling import AccessKind
 
 log = logging.getLogger(__name__)
 
 PAGE = 0x1000
+_BLOCK_BITS = 10  # peripherals are aligned to 1 KiB
 _READ_EXECUTE = uc.UC_PROT_READ | uc.UC_PROT_EXEC
 
 
 class AccessListener(Protocol):
     """What the core does about accesses that leave its plain memory."""
 
-    def before_access(self) -> None:
-        """Time passes."""
+    def before_access(self, address: int) -> bool:
+        """Time passes; False if the core may not make this access."""
 
-    def after_access(self, address: int, value: int, *, write: bool) -> bool:
+    def after_access(self, address: int, value: int, kind: AccessKind) -> bool:
         """Whether the core must stop behind this access."""
 
-    def refused(self, error: BusError) -> None:
-        """The access failed; the instruction will not be finished."""
+    def refused(self, error: BusError) -> bool:
+        """The access failed; False if the instruction will not be finished."""
 
     def stalled(self, stall: BusStall) -> None:
         """The access has to wait; the instruction will be tried again."""
@@ -62,9 +64,10 @@ class CoreMemory:
         self._uc = unicorn
         self._bus = bus
         self._listener = listener
-        self._plain: dict[int, tuple[Span, Any]] = {}
+        self._plain: dict[int, tuple[Span, Any, bytearray | memoryview]] = {}
         self._called: set[int] = set()
-        self._running = False
+        self._ports: dict[int, tuple[frozenset[int], frozenset[int]]] = {}
+        self.running = False
         self._replay: _Access | None = None
         self._expected_bytes = Span(0, 0)
         self._deferred: list[Callable[[], None]] = []
@@ -84,50 +87,68 @@ class CoreMemory:
             action()
 
     def run(self, start: int, until: int, count: int) -> None:
-        self._running = True
+        self.running = True
         try:
             self._uc.emu_start(start, until, 0, count)
         finally:
-            self._running = False
+            self.running = False
 
     def is_plain(self, address: int) -> bool:
-        return any(address in span for span, _ in self._plain.values())
+        return any(address in span for span, _, _ in self._plain.values())
 
-    def map_page(self, address: int) -> bool:
-        """Make `address` accessible to Unicorn; False if the bus has nobody there."""
+    def fetch(self, address: int, length: int) -> bytes:
+        """Up to `length` bytes of code; fewer, or none, where the memory is not plain."""
+        for _ in range(2):
+            for span, _, memory in self._plain.values():
+                if address in span:
+                    offset = address - span.start
+                    return bytes(memory[offset : offset + length])
+            if not self.map_page(address, fetch=True):
+                break
+        return b""
+
+    def map_page(self, address: int, *, fetch: bool) -> bool:
+        """Make `address` accessible to Unicorn; False if it cannot be executed from.
+
+        Data accesses to where nobody is are mapped as well: they call back and are refused.
+        """
         page = address & ~(PAGE - 1)
-        if page in self._called:
-            return False
         found = self._bus.find(address)
         if found is not None:
             span, device = found
             direct = device.direct(address - span.start) if isinstance(device, Mappable) else None
             if direct is not None:
+                self.forget_page(address)
                 self._map_plain(span.start + direct.offset, direct)
                 return True
-        if not any(span.start < page + PAGE and page < span.end for span, _ in self._bus.devices):
+        if fetch:
             return False
-        self._called.add(page)
-        self._uc.mmio_map(page, PAGE, self._on_read, page, self._on_write, page)
+        if page not in self._called:
+            self._called.add(page)
+            self._uc.mmio_map(page, PAGE, self._on_read, page, self._on_write, page)
         return True
+
+    def forget_page(self, address: int) -> None:
+        """The next access to this page asks the bus anew what is there."""
+        page = address & ~(PAGE - 1)
+        if page in self._called:
+            self._uc.mem_unmap(page, PAGE)
+            self._called.discard(page)
 
     def _map_plain(self, start: int, direct: Direct) -> None:
         length = len(direct.memory)
         shared = (ctypes.c_char * length).from_buffer(direct.memory)
         protection = uc.UC_PROT_ALL if direct.writable else _READ_EXECUTE
         self._uc.mem_map_ptr(start, length, protection, ctypes.addressof(shared))
-        self._plain[start] = (Span.of(start, length), shared)
+        self._plain[start] = (Span.of(start, length), shared, direct.memory)
 
     def _unmap(self, revoked: Span) -> None:
-        for start, (span, _) in list(self._plain.items()):
+        for start, (span, _, _) in list(self._plain.items()):
             if span.start < revoked.end and revoked.start < span.end:
                 self._uc.mem_unmap(start, len(span))
                 del self._plain[start]
-
-    def _unmap_page(self, page: int) -> None:
-        if page in self._called:
-            self._uc.mem_unmap(page, PAGE)
-            self._called.discard(page)
+        for page in [p for p in self._called if p < revoked.end and revoked.start < p + PAGE]:
+            self.forget_page(page)
 
     def _forget_code(self, changed: Span) -> None:
         self._uc.ctl_remove_cache(changed.start, changed.end)
@@ -136,11 +157,11 @@ class CoreMemory:
         self._now_or_later(lambda: self._unmap(span))
 
     def _on_changed(self, span: Span) -> None:
-        if any(span.start < p.end and p.start < span.end for p, _ in self._plain.values()):
+        if any(span.start < p.end and p.start < span.end for p, _, _ in self._plain.values()):
             self._now_or_later(lambda: self._forget_code(span))
 
     def _now_or_later(self, action: Callable[[], None]) -> None:
-        if self._running:
+        if self.running:
             self._deferred.append(action)
         else:
             action()
@@ -153,8 +174,9 @@ class CoreMemory:
             if not replay.write and replay.address == address:
                 return replay.value
         listener = self._listener
-        listener.before_access()
         try:
+            if not listener.before_access(address):
+                raise BusError("read", address)
             value = self._bus.read(address, size, Master.CORE)
         except BusError as error:
             listener.refused(error)
@@ -162,7 +184,8 @@ class CoreMemory:
         except BusStall as stall:
             listener.stalled(stall)
             return 0
-        if listener.after_access(address, value, write=False):
+        kind = AccessKind.ACT if self._has_data_port(address) else AccessKind.LOOK
+        if listener.after_access(address, value, kind):
             self._replay = _Access(False, address, value)
             listener.finish_instruction()
         return value
@@ -174,18 +197,7 @@ class CoreMemory:
             self._replay = None
             if replay == _Access(True, address, value):
                 return
-        listener = self._listener
-        listener.before_access()
-        try:
-            self._bus.write(address, size, value, Master.CORE)
-        except BusError as error:
-            listener.refused(error)
-        except BusStall as stall:
-            listener.stalled(stall)
-        else:
-            if listener.after_access(address, value, write=True):
-                self._replay = _Access(True, address, value)
-                listener.finish_instruction()
+        self._write(address, size, ((address, size, value),), value)
 
     def _on_protected_write(
         self, _uc: Any, _access: int, address: int, size: int, value: int, _data: Any
@@ -196,25 +208,55 @@ class CoreMemory:
         if address % size and not (size == 8 and address % 4 == 0):
             return True  # Unicorn comes again, byte by byte
         self._expected_bytes = Span.of(address, 8) if address % size else Span(0, 0)
+        value &= (1 << 8 * size) - 1
         replay = self._replay
         if replay is not None:
             self._replay = None
             if replay == _Access(True, address, value):
                 return True
-        listener = self._listener
-        listener.before_access()
         word = min(size, 4)
+        mask = (1 << 8 * word) - 1
+        parts = [(address + i, word, value >> 8 * i & mask) for i in range(0, size, word)]
+        return self._write(address, size, parts, value)
+
+    def _write(
+        self, address: int, size: int, parts: Iterable[tuple[int, int, int]], value: int
+    ) -> bool:
+        """Carry out a store in `parts`; whether its instruction goes on."""
+        listener = self._listener
         try:
-            for part in range(0, size, word):
-                chunk = value >> 8 * part & (1 << 8 * word) - 1
-                self._bus.write(address + part, word, chunk, Master.CORE)
+            if not listener.before_access(address):
+                raise BusError("write", address)
+            for part in parts:
+                self._bus.write(*part, Master.CORE)
         except BusError as error:
-            listener.refused(error)
-            return False
+            return listener.refused(error)
         except BusStall as stall:
             listener.stalled(stall)
             return False
-        if listener.after_access(address, value, write=True):
+        kind = AccessKind.FEED if self._is_idle_write(address) else AccessKind.ACT
+        if listener.after_access(address, value, kind):
             self._replay = _Access(True, address, value)
             listener.finish_instruction()
         return True
+
+    def _has_data_port(self, address: int) -> bool:
+        return address in self._special_ports(address)[0]
+
+    def _is_idle_write(self, address: int) -> bool:
+        return address in self._special_ports(address)[1]
+
+    def _special_ports(self, address: int) -> tuple[frozenset[int], frozenset[int]]:
+        """Addresses that must not, and that may, be taken for waiting, around `address`."""
+        block = address >> _BLOCK_BITS
+        ports = self._ports.get(block)
+        if ports is None:
+            reads: set[int] = set()
+            writes: set[int] = set()
+            found = self._bus.find(address)
+            if found is not None:
+                span, device = found
+                reads = {span.start + offset for offset in getattr(device, "data_ports", ())}
+                writes = {span.start + offset for offset in getattr(device, "idle_writes", ())}
+            ports = self._ports[block] = (frozenset(reads), frozenset(writes))
+        return ports

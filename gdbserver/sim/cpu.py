@@ -5,9 +5,15 @@ a counted number of instructions and looks, between slices, at what silicon look
 each instruction: pending exceptions, halt requests, the clock.
 
 Time is an estimate: `CYCLES_PER_INSTRUCTION` for each instruction, and `ACCESS_CYCLES` more
-for each access that leaves the core's plain memory.  A slice is short after a start or such
-an access, and doubles while nothing happens, so the clock that a peripheral sees is wrong by
-at most half of what the core did since.  The same inputs give the same nanoseconds.
+for each access that leaves the core's plain memory.  Unicorn does not say how far it got
+when a slice ends early, or when an access is made; it is taken to be half way.  A slice is
+short after a start or an access, and doubles while nothing happens, so that the clock is off
+by no more than half of what the core did since.  The same inputs give the same nanoseconds.
+
+Not as on silicon, and known: an unaligned access to a peripheral is carried out in aligned
+parts, CCR.UNALIGN_TRP has no effect, and the MPU's regions are not enforced.  A store that is
+refused by the bus faults precisely (PRECISERR), although silicon may report some of them
+late as IMPRECISERR.
 """
 
 from __future__ import annotations
@@ -22,6 +28,7 @@ from unicorn import arm_const as arm
 
 from gdbserver.chip.cortex_m import (
     LOCKUP_PC,
+    PPB,
     XPSR_THUMB,
     Cfsr,
     Demcr,
@@ -30,13 +37,29 @@ from gdbserver.chip.cortex_m import (
     Hfsr,
     Selector,
 )
+from gdbserver.chip.memory import Span
 from gdbserver.sim.bus import Bus, BusError, BusStall, Master
 from gdbserver.sim.clock import SECOND, Clock
-from gdbserver.sim.core_memory import CoreMemory
-from gdbserver.sim.core_registers import CoreRegisters
+from gdbserver.sim.core_memory import PAGE, CoreMemory
+from gdbserver.sim.core_registers import CONTROL_NPRIV, IPSR, XPSR_T, CoreRegisters
+from gdbserver.sim.exceptions import ExceptionUnit, Fault
+from gdbserver.sim.polling import AccessKind, PollDetector
+from gdbserver.sim.systick import SysTick
+from gdbserver.sim.traps import (
+    LONGEST_SCAN,
+    Trap,
+    advance_it,
+    condition_passed,
+    find_traps,
+    is_coprocessor,
+    is_it,
+    it_state,
+    length_of,
+    straight_length,
+)
 
 if TYPE_CHECKING:
-    from gdbserver.sim.debug_units import SystemControl
+    from gdbserver.sim.system_control import SystemControl
 
 log = logging.getLogger(__name__)
 
@@ -49,11 +72,30 @@ ACCESS_CYCLES = 8
 FIRST_SLICE = 64
 LONGEST_SLICE = 8192
 
-NOWHERE = 0xDFFFFFFE  # where no program gets to: Unicorn wants an address to stop at
+_NOWHERE = 0xDFFFFFFE  # in a region that never executes: Unicorn wants an address to stop at
+_BRANCH_TO_SELF = 0xE7FE
+
+# How Unicorn numbers what the guest runs into.
+_SVC, _PREFETCH_ABORT, _BKPT, _NO_COPROCESSOR = 2, 3, 7, 17
+
+_EXECUTE_NEVER = (Span(0x40000000, 0x60000000), Span(0xA0000000, 0x100000000))
+"""DDI 0403E, "The system address map": peripherals, external devices, system."""
+
+
+class Watchpoint:
+    """A span of addresses whose loads, stores or both halt the core."""
+
+    def __init__(
+        self, span: Span, *, loads: bool, stores: bool, matched: Callable[[], None]
+    ) -> None:
+        self.span = span
+        self.loads = loads
+        self.stores = stores
+        self.matched = matched
 
 
 class Core:
-    """One Cortex-M7, run by `run_until`, controlled by the debug unit."""
+    """One Cortex-M7, run by `run_until`, controlled by its debug unit."""
 
     def __init__(
         self,
@@ -65,193 +107,652 @@ class Core:
     ) -> None:
         self._clock = clock
         self._bus = bus
-        self._scs = scs
+        self.scs = scs
+        self._nvic = scs.nvic
         self._frequency = frequency
+        self._hz = 1  # until the first instruction
         self.boot_address = boot_address
         self.halted = False
         self.asleep = False
         self.locked_up = False
         self.in_reset = False
+        self.event_register = False
         self.cycles = 0
         """Core clock cycles spent running, since power-on."""
-        self._pc = 0
+        self.pc = 0
         self._thumb = True
         self._stepping = False
+        self._stalled = False
+        self._halt_after_reset = False
+        self._waits_for_event = False
         self._slice = FIRST_SLICE
+        self._count = 0
         self._limit = 0
         self._cycle_fraction = 0
+        self._half_charged = False
         self._then: Callable[[], None] | None = None
-        self._half_charged = 0
-        self._finishing = False
+        self._soon: list[Callable[[], None]] = []
+        self._polls = PollDetector()
         self._breakpoints: frozenset[int] = frozenset()
+        self._instruction_watches: dict[int, Callable[[], None]] = {}
+        self._watch_hooks: list[Any] = []
+        self._watch_hit = False
+        self._ignore_watchpoints = False
+        self._scanned: dict[int, set[int]] = {}  # by page
+        self._traps: dict[int, Trap] = {}
+        self._traps_version = 0
         self._exits: frozenset[int] = frozenset()
+        self._exits_key: tuple[object, ...] = ()
         unicorn = uc.Uc(uc.UC_ARCH_ARM, uc.UC_MODE_THUMB)
         # Not UC_MODE_MCLASS: it silently makes the core a Cortex-M33.
         unicorn.ctl_set_cpu_model(arm.UC_CPU_ARM_CORTEX_M7)
         unicorn.ctl_exits_enabled(True)
-        unicorn.ctl_set_exits([NOWHERE])
+        unicorn.ctl_set_exits([_NOWHERE])
         self._uc = unicorn
         self.registers = CoreRegisters(unicorn)
         self._memory = CoreMemory(unicorn, bus, self)
         unicorn.hook_add(uc.UC_HOOK_INTR, self._on_interrupt)
         unicorn.hook_add(uc.UC_HOOK_INSN_INVALID, self._on_invalid)
         unicorn.hook_add(uc.UC_HOOK_MEM_UNMAPPED, self._on_unmapped)
-        scs.attach(self)
+        unicorn.hook_add(uc.UC_HOOK_EDGE_GENERATED, self._on_translated)
+        bus.on_changed.append(self._on_changed)
+        systick = SysTick(clock, self._tick)
+        scs.attach(self, systick)
+        self._systick = systick
+        self._exceptions = ExceptionUnit(self, scs)
+        self.registers.xpsr = XPSR_T
 
     # --- time ------------------------------------------------------------------------
 
     def run_until(self, when: int) -> None:
         """Execute, or let time pass, until the clock shows `when` or a few cycles more."""
-        while self._clock.now < when:
-            if self.halted or self.in_reset or self.locked_up or self.asleep:
+        clock = self._clock
+        while clock.now < when:
+            if self.halted or self.in_reset:
                 self._idle(when)
+            elif self.locked_up:
+                self._wait_in_lock_up(when)
+            elif self.asleep:
+                self._sleep(when)
             else:
                 self._execute(when)
 
+    def spend(self, cycles: int) -> None:
+        """The core is busy for so many cycles of its clock."""
+        self.cycles += cycles
+        total = cycles * SECOND + self._cycle_fraction
+        spent, self._cycle_fraction = divmod(total, self._follow_frequency())
+        self._clock.advance_to(self._clock.now + spent)
+
+    def _follow_frequency(self) -> int:
+        """The core's frequency; SysTick is told when it changes."""
+        hz = self._frequency()
+        if hz != self._hz:
+            self._systick.rebase(hz)
+            self._hz = hz
+        return hz
+
     def _idle(self, when: int) -> None:
+        """Let time pass to `when`, or to the next event: it may change everything."""
         due = self._clock.next_event
         self._clock.advance_to(when if due is None else min(when, due))
 
-    def _spend(self, cycles: int) -> None:
-        self.cycles += cycles
-        spent, self._cycle_fraction = divmod(
-            cycles * SECOND + self._cycle_fraction, self._frequency()
-        )
-        self._clock.advance_to(self._clock.now + spent)
+    def _tick(self) -> None:
+        self._nvic.pend(ExceptionNumber.SYS_TICK)
 
-    def _execute(self, when: int) -> None:
-        due = self._clock.next_event
-        self._limit = when if due is None else max(self._clock.now, min(when, due))
-        cycles = (self._limit - self._clock.now) * self._frequency() // SECOND
-        count = max(1, min(self._slice, cycles // CYCLES_PER_INSTRUCTION))
-        self._run_slice(1 if self._stepping else count)
+    def soon(self, action: Callable[[], None]) -> None:
+        """Call `action` as soon as the core is between two instructions: mostly at once."""
+        if self._memory.running:
+            self._soon.append(action)
+        else:
+            action()
+
+    # --- sleep and lock-up -------------------------------------------------------------
+
+    def wait_for_interrupt(self) -> None:
+        self.asleep = True
+        self._waits_for_event = False
+
+    def _wait_for_event(self) -> None:
+        if self.event_register:
+            self.event_register = False
+            return
+        self.asleep = True
+        self._waits_for_event = True
+
+    def _sleep(self, when: int) -> None:
+        if self._wakes():
+            self.asleep = False
+        else:
+            self._idle(when)
+
+    def _wakes(self) -> bool:
+        """WFI ends for an exception that would preempt if PRIMASK were clear."""
+        if self._stepping:
+            return True
+        if self._waits_for_event and self.event_register:
+            self.event_register = False
+            return True
+        if not self._nvic.waiting:
+            return False
+        _, basepri, faultmask = self.registers.masks
+        priority = self._nvic.execution_priority(0, basepri, faultmask)
+        return self._nvic.deliverable(priority, self.scs.masked_by_debugger) is not None
+
+    def lock_up(self) -> None:
+        """A fault where no fault can be taken: the core stops until halted or reset."""
+        log.info("the core locked up at %#010x", self.pc)
+        if self._exceptions.execution_priority() > -1:
+            # The way into HardFault failed: the core is in it nevertheless.
+            self._nvic.enter(ExceptionNumber.HARD_FAULT)
+            self.registers.xpsr = self.registers.xpsr & ~IPSR | ExceptionNumber.HARD_FAULT
+        self.locked_up = True
+        self.pc = LOCKUP_PC
+
+    def _wait_in_lock_up(self, when: int) -> None:
         if self._stepping:
             self._stepping = False
             self.enter_debug(Dfsr.HALTED)
+        elif self._nvic.waiting and self._exceptions.take_pending():
+            self.locked_up = False  # only an NMI preempts here
+        else:
+            self._idle(when)
 
-    def _run_slice(self, count: int) -> None:
-        self._use_exits(self._breakpoints)
-        self._then = None
-        self._half_charged = 0
+    # --- execution -------------------------------------------------------------------------
+
+    def _execute(self, when: int) -> None:
+        nvic = self._nvic
+        nvic.changed = False
+        if nvic.waiting and self._exceptions.take_pending():
+            self._slice = FIRST_SLICE
+            if self._stepping:
+                self._end_step()
+            return
+        if not self._thumb:
+            self._exceptions.fault(Fault(Cfsr.INVSTATE), self.pc)
+        elif self.pc in self._current_breakpoints():
+            self._hit_breakpoint()
+            return
+        else:
+            self._run(when)
+        if self._stepping and not self._stalled:
+            self._end_step()
+
+    def _end_step(self) -> None:
+        self._stepping = False
+        if not self.halted:
+            self.enter_debug(Dfsr.HALTED)
+
+    def _run(self, when: int) -> None:
+        """Run one slice, no longer than to `when` and to the next event."""
+        due = self._clock.next_event
+        self._limit = when if due is None else max(self._clock.now, min(when, due))
+        self._stalled = False
+        self._scan(self.pc)
+        if self._handle_trap():
+            return
+        self._use_exits()
+        if self._stepping:
+            self._run_slice(1, self._single)
+            return
+        cycles = (self._limit - self._clock.now) * self._follow_frequency() // SECOND
+        count = max(1, min(self._slice, cycles // CYCLES_PER_INSTRUCTION))
+        self._run_slice(count, partial(self._memory.run, self.pc | 1, _NOWHERE, count))
+
+    def _run_slice(self, count: int, run: Callable[[], None]) -> None:
+        self._count = count
+        self._half_charged = False
+        start = self.pc
         try:
-            self._memory.run(self._pc | 1, NOWHERE, count)
+            run()
         except uc.UcError:
             if self._then is None:
                 raise
-        self._pc = int(self._uc.reg_read(arm.UC_ARM_REG_PC))
-        self._memory.settle()
-        then = self._take_reason()
-        if then is None:
-            self._slice = min(2 * self._slice, LONGEST_SLICE)
-            self._spend((count - self._half_charged) * CYCLES_PER_INSTRUCTION)
-            if self._pc in self._breakpoints:
-                self.enter_debug(Dfsr.BKPT)
-            return
-        if not self._half_charged:
-            self._spend(max(1, count // 2) * CYCLES_PER_INSTRUCTION)
-        self._slice = FIRST_SLICE
-        then()
-
-    def _take_reason(self) -> Callable[[], None] | None:
+        self.pc = int(self._uc.reg_read(arm.UC_ARM_REG_PC))
         then, self._then = self._then, None
-        return then
+        if then is None and self.pc not in self._exits:
+            self._slice = min(2 * self._slice, LONGEST_SLICE)
+            self._charge(count - count // 2 if self._half_charged else count)
+            if self.pc == start and count > 1:
+                self._skip_idle_loop()
+        else:
+            self._slice = FIRST_SLICE
+            if not self._half_charged:
+                self._charge(max(1, count // 2))
+        if then is not None:
+            then()
+        self._memory.settle()
+        if self._soon:
+            actions, self._soon = self._soon, []
+            for action in actions:
+                action()
 
-    def _use_exits(self, exits: frozenset[int]) -> None:
-        if exits != self._exits:
-            self._exits = exits
-            self._uc.ctl_set_exits([NOWHERE, *sorted(exits)])
-            self._uc.ctl_flush_tb()
+    def _charge(self, instructions: int) -> None:
+        self.spend(instructions * CYCLES_PER_INSTRUCTION)
+
+    def _skip_idle_loop(self) -> None:
+        """A branch to itself waits for an interrupt: nothing changes before the next event."""
+        if self._memory.fetch(self.pc, 2) == _BRANCH_TO_SELF.to_bytes(2, "little"):
+            cycles = max(0, self._limit - self._clock.now) * self._hz // SECOND
+            self.spend(max(1, cycles))
+
+    def _single(self) -> None:
+        """Execute the instruction at `pc`, and no more.
+
+        Unicorn counts an IT block as one instruction, so inside of one the next address ends
+        the run as well.
+        """
+        first = int.from_bytes(self._memory.fetch(self.pc, 2), "little")
+        if is_it(first) or it_state(self.registers.xpsr):
+            self._set_exits(frozenset({self.pc + length_of(first)}))
+            self._exits_key = ()
+        elif self.pc in self._exits:
+            self._set_exits(self._exits - {self.pc})
+            self._exits_key = ()
+        self._memory.run(self.pc | 1, _NOWHERE, 1)
 
     def _stop(self, then: Callable[[], None]) -> None:
-        """Leave Unicorn as soon as it lets us, then do this."""
-        self._then = then
+        """Leave Unicorn, with the instruction at hand undone, and then do this."""
+        if self._then is None:
+            self._then = then
         self._uc.emu_stop()
+
+    def go_to(self, address: int, *, thumb: bool) -> None:
+        """Continue at `address`; without `thumb` the next instruction is an INVSTATE fault."""
+        self.pc = address
+        self._thumb = thumb
+
+    @property
+    def xpsr(self) -> int:
+        return self.registers.xpsr & ~XPSR_THUMB | (XPSR_THUMB if self._thumb else 0)
+
+    def load(self, address: int) -> int:
+        """A word read by the core's exception hardware, which waits for a busy slave."""
+        while True:
+            try:
+                return self._bus.read(address & 0xFFFFFFFF, 4, Master.CORE)
+            except BusStall as stall:
+                self._wait(stall)
+
+    def store(self, address: int, value: int) -> None:
+        while True:
+            try:
+                self._bus.write(address & 0xFFFFFFFF, 4, value, Master.CORE)
+            except BusStall as stall:
+                self._wait(stall)
+            else:
+                return
+
+    def _wait(self, stall: BusStall) -> None:
+        self._clock.advance_to(max(stall.ready, self._clock.now + 1))
+
+    # --- instructions that Unicorn does not execute as silicon does ----------------------------
+
+    def _scan(self, address: int) -> None:
+        """Look for traps in the code at `address`, unless that has been done.
+
+        Unicorn tells about each block that it translates but the first of a run.
+        """
+        scanned = self._scanned.setdefault(address // PAGE, set())
+        if address in scanned:
+            return
+        code = self._memory.fetch(address, LONGEST_SCAN)
+        if code:
+            scanned.add(address)
+            self._find_traps(code[: straight_length(code)], address)
+
+    def _find_traps(self, code: bytes, address: int) -> bool:
+        """Remember the traps in `code`; whether there was a new one."""
+        found = dict(find_traps(code, address))
+        if found.items() <= self._traps.items():
+            return False
+        self._traps.update(found)
+        self._traps_version += 1
+        return True
+
+    def _on_translated(self, _uc: Any, block: Any, _previous: Any, _data: Any) -> None:
+        code = self._memory.fetch(block.pc, block.size)
+        if self._find_traps(code, block.pc):
+            self._stop(lambda: None)
+
+    def _on_changed(self, span: Span) -> None:
+        if len(span) > PAGE:
+            self._scanned.clear()
+        else:
+            for page in range((span.start - LONGEST_SCAN) // PAGE, span.end // PAGE + 1):
+                self._scanned.pop(page, None)
+
+    def _use_exits(self) -> None:
+        """Have Unicorn stop at breakpoints and at the traps that matter now."""
+        key = self._stopping_conditions()
+        if key == self._exits_key:
+            return
+        self._exits_key = key
+        traps = {address for address, trap in self._traps.items() if self._matters(trap)}
+        self._set_exits(self._current_breakpoints() | traps)
+
+    def _stopping_conditions(self) -> tuple[object, ...]:
+        """All that decides where Unicorn has to stop."""
+        scs = self.scs
+        return (
+            self._current_breakpoints(),
+            self._traps_version,
+            scs.floating_point_enabled,
+            scs.traps_division,
+            self._nvic.waiting != 0,
+        )
+
+    def _set_exits(self, exits: frozenset[int]) -> None:
+        if exits != self._exits:
+            self._exits = exits
+            self._uc.ctl_set_exits([_NOWHERE, *sorted(exits)])
+            self._uc.ctl_flush_tb()
+
+    def _matters(self, trap: Trap) -> bool:
+        match trap:
+            case Trap.FLOATING_POINT:
+                return not self.scs.floating_point_enabled
+            case Trap.DIVIDE:
+                return self.scs.traps_division
+            case Trap.UNMASK:
+                return self._nvic.waiting != 0
+        return True
+
+    def _handle_trap(self) -> bool:
+        """Do what the instruction at `pc` does, if it is one that Unicorn must not execute."""
+        trap = self._traps.get(self.pc)
+        if trap is None or not self._matters(trap):
+            return False
+        code = self._memory.fetch(self.pc, 4)
+        found = dict(find_traps(code, self.pc)).get(self.pc)
+        if found is not trap:
+            # The program that was here has been replaced.
+            del self._traps[self.pc]
+            self._traps_version += 1
+            return False
+        if trap is Trap.UNMASK:
+            self._run_slice(1, self._single)
+            return True
+        xpsr = self.registers.xpsr
+        executes = condition_passed(xpsr)
+        if executes and trap is Trap.FLOATING_POINT:
+            self._exceptions.fault(Fault(Cfsr.NOCP), self.pc)
+            return True
+        if executes and trap is Trap.DIVIDE and not self._divide(code):
+            self._exceptions.fault(Fault(Cfsr.DIVBYZERO), self.pc)
+            return True
+        self._charge(1)
+        self.pc += length_of(code[0] | code[1] << 8)
+        if it_state(xpsr):
+            self.registers.xpsr = advance_it(xpsr)
+        if not executes:
+            return True
+        match trap:
+            case Trap.WAIT_FOR_INTERRUPT if not self._stepping:
+                self.wait_for_interrupt()
+            case Trap.WAIT_FOR_EVENT if not self._stepping:
+                self._wait_for_event()
+            case Trap.SEND_EVENT:
+                self.event_register = True
+        return True
+
+    def _divide(self, code: bytes) -> bool:
+        """SDIV or UDIV; False if the divisor is zero."""
+        registers = self.registers
+        dividend = registers.general(code[0] & 0xF)
+        divisor = registers.general(code[2] & 0xF)
+        if divisor == 0:
+            return False
+        if code[0] & 0x20:
+            quotient = dividend // divisor
+        else:
+            signed_dividend = dividend - (dividend >> 31 << 32)
+            signed_divisor = divisor - (divisor >> 31 << 32)
+            quotient = abs(signed_dividend) // abs(signed_divisor)
+            if (signed_dividend < 0) != (signed_divisor < 0):
+                quotient = -quotient
+        registers.set_general(code[3] & 0xF, quotient)
+        return True
 
     # --- what Unicorn reports -------------------------------------------------------------
 
     def _on_interrupt(self, _uc: Any, number: int, _data: Any) -> None:
-        if number == 7:
+        if number == _BKPT:
             self._stop(self._breakpoint_instruction)
+        elif number == _SVC:
+            self._stop(lambda: self._exceptions.supervisor_call(self.pc))
+        elif number == _PREFETCH_ABORT:
+            self._stop(self._cannot_fetch)
+        elif number == _NO_COPROCESSOR:
+            self._stop(lambda: self._exceptions.fault(Fault(Cfsr.NOCP), self.pc))
         else:
-            self._stop(partial(self._not_implemented, number))
-
-    def _not_implemented(self, number: int) -> None:
-        log.error("exception %d", number)
-        self.locked_up = True
+            raise RuntimeError(f"Unicorn reports exception {number} at {self.pc:#010x}")
 
     def _on_invalid(self, _uc: Any, _data: Any) -> bool:
-        self._stop(partial(self._not_implemented, 6))
+        self._stop(self._undefined_instruction)
         return False
 
     def _on_unmapped(
         self, _uc: Any, access: int, address: int, _size: int, _value: int, _data: Any
     ) -> bool:
-        if self._memory.map_page(address):
+        if self._memory.map_page(address, fetch=access == uc.UC_MEM_FETCH_UNMAPPED):
             return True
-        self._stop(partial(self._not_implemented, access))
+        self._stop(partial(self._cannot_fetch, address))
         return False
 
     def _breakpoint_instruction(self) -> None:
-        if self._scs.debug_enabled:
+        if self.scs.debug_enabled:
             self.enter_debug(Dfsr.BKPT)
         else:
-            self.locked_up = True
+            self._exceptions.debug_event()
 
-    # --- AccessListener -----------------------------------------------------------------
+    def _undefined_instruction(self) -> None:
+        if not self.registers.xpsr & XPSR_T:
+            self.registers.xpsr |= XPSR_T
+            self._thumb = False
+            cause = Cfsr.INVSTATE
+        elif is_coprocessor(int.from_bytes(self._memory.fetch(self.pc, 2), "little")):
+            cause = Cfsr.NOCP
+        else:
+            cause = Cfsr.UNDEFINSTR
+        self._exceptions.fault(Fault(cause), self.pc)
 
-    def before_access(self) -> None:
+    def _cannot_fetch(self, failed: int | None = None) -> None:
+        """A branch to where nothing can be executed: also how a handler returns."""
+        xpsr = self.registers.xpsr
+        even = not xpsr & XPSR_T
+        self.registers.xpsr = xpsr | XPSR_T
+        if xpsr & IPSR and self.pc >= 0xF0000000:
+            self._exceptions.leave(self.pc | (not even))
+            return
+        address = self.pc if failed is None else failed
+        self._thumb = not even
+        if any(address in span for span in _EXECUTE_NEVER):
+            self._exceptions.fault(Fault(Cfsr.IACCVIOL), self.pc)
+            return
+        try:
+            self._bus.read(address & ~3, 4, Master.CORE)
+        except BusStall as stall:
+            self._stalled = True
+            self._memory.forget_page(address)
+            self._wait(stall)
+            return
+        except BusError:
+            pass
+        else:
+            if self._memory.map_page(address, fetch=True):
+                self._stalled = True
+                return
+            log.warning("%#010x can be read, but not executed from, just now", address)
+        self._exceptions.fault(Fault(Cfsr.IBUSERR), self.pc)
+
+    # --- accesses that leave plain memory: AccessListener -----------------------------------
+
+    def before_access(self, address: int) -> bool:
         if not self._half_charged:
-            self._half_charged = 1
+            self._half_charged = True
+            self._charge(self._count // 2)
         self._slice = FIRST_SLICE
-        self._spend(ACCESS_CYCLES)
+        self.spend(ACCESS_CYCLES)
+        if address in PPB:
+            registers = self.registers
+            return not registers.control & CONTROL_NPRIV or bool(registers.ipsr)
+        return True
 
-    def after_access(self, address: int, value: int, *, write: bool) -> bool:
-        return self.halted or self.in_reset or self._memory.stale
+    def after_access(self, address: int, value: int, kind: AccessKind) -> bool:
+        if self._polls.sees(address, value, kind):
+            self._skip_poll()
+        return (
+            self._count > FIRST_SLICE
+            or self._clock.now >= self._limit
+            or self.halted
+            or self.in_reset
+            or self._watch_hit
+            or bool(self._soon)
+            or self._memory.stale
+            or (self._nvic.changed and self._nvic.waiting != 0)
+            or (address in PPB and self._stopping_conditions() != self._exits_key)
+        )
 
-    def refused(self, error: BusError) -> None:
-        self._stop(partial(self._not_implemented, 5))
+    def _skip_poll(self) -> None:
+        """The core asks the same over and over: answer when something can have changed."""
+        due = self._clock.next_event
+        target = self._limit if due is None else min(self._limit, due)
+        if target > self._clock.now:
+            self.spend(max(1, (target - self._clock.now) * self._hz // SECOND))
+
+    def refused(self, error: BusError) -> bool:
+        """Whether the access goes on as if nothing was wrong: CCR.BFHFNMIGN."""
+        if self.scs.ignores_bus_faults and self._exceptions.execution_priority() < 0:
+            return True
+        fault = Fault(Cfsr.PRECISERR, error.address)
+        self._stop(lambda: self._exceptions.fault(fault, self.pc))
+        return False
 
     def stalled(self, stall: BusStall) -> None:
-        self._stop(partial(self._clock.advance_to, stall.ready))
+        self._stop(partial(self._wait_and_retry, stall))
+
+    def _wait_and_retry(self, stall: BusStall) -> None:
+        self._stalled = True
+        self._wait(stall)
 
     def finish_instruction(self) -> None:
         self._stop(self._finish_instruction)
 
     def _finish_instruction(self) -> None:
-        self._memory.run(self._pc | 1, NOWHERE, 1)
-        self._pc = int(self._uc.reg_read(arm.UC_ARM_REG_PC))
+        """The access behind us is done: execute the rest of its instruction."""
+        self._ignore_watchpoints = True
+        self._half_charged = True
+        self._count = 1
+        try:
+            self._single()
+        except uc.UcError:
+            if self._then is None:
+                raise
+        finally:
+            self._ignore_watchpoints = False
+        self.pc = int(self._uc.reg_read(arm.UC_ARM_REG_PC))
+        then, self._then = self._then, None
+        if then is not None:
+            then()
+        if self._watch_hit:
+            self._watch_hit = False
+            if not self.halted:
+                self._debug_event(Dfsr.DWTTRAP)
 
     # --- debug ---------------------------------------------------------------------------
 
     def enter_debug(self, why: Dfsr) -> None:
+        """Halt here and tell why."""
         self.halted = True
-        self._scs.halted(why)
+        self.asleep = False
+        self._systick.freeze(True)
+        self.scs.halted(why)
 
     def request_halt(self) -> None:
-        if not self.halted:
+        if self.in_reset:
+            self._halt_after_reset = True
+        elif not self.halted:
+            self._stepping = False
             self.enter_debug(Dfsr.HALTED)
 
     def resume(self) -> None:
         self.halted = False
+        self.locked_up = self.pc == LOCKUP_PC
+        self._systick.freeze(False)
         self._slice = FIRST_SLICE
+        self._polls.forget()
 
     def step(self) -> None:
+        """Execute one instruction, or take one exception, and halt again."""
         self.resume()
         self._stepping = True
         self.run_until(self._clock.now + 1)
 
     def set_breakpoints(self, addresses: frozenset[int]) -> None:
-        """Where the core halts before executing; what FPB comparators match."""
+        """Where the core halts before executing: what the FPB's comparators match."""
         self._breakpoints = addresses
+
+    def set_instruction_watches(self, watches: dict[int, Callable[[], None]]) -> None:
+        """The same for the DWT: what to tell it when the core gets to an address."""
+        self._instruction_watches = watches
+
+    def _current_breakpoints(self) -> frozenset[int]:
+        if self.scs.debug_enabled or self.scs.monitor_enabled:
+            return self._breakpoints | self._instruction_watches.keys()
+        return frozenset()
+
+    def _hit_breakpoint(self) -> None:
+        self._stepping = False
+        if self.pc in self._breakpoints:
+            self._debug_event(Dfsr.BKPT)
+        else:
+            self._instruction_watches[self.pc]()
+            self._debug_event(Dfsr.DWTTRAP)
+
+    def _debug_event(self, why: Dfsr) -> None:
+        if self.scs.debug_enabled:
+            self.enter_debug(why)
+        elif self.scs.monitor_enabled:
+            self.scs.note_debug_event(why)
+            self._nvic.pend(ExceptionNumber.DEBUG_MONITOR)
+
+    def set_watchpoints(self, watchpoints: list[Watchpoint]) -> None:
+        """Whose accesses halt the core, behind the instruction that makes them."""
+        for hook in self._watch_hooks:
+            self._uc.hook_del(hook)
+        self._watch_hooks = [
+            self._uc.hook_add(kind, self._on_watched, watchpoint, max(0, first), last)
+            for watchpoint in watchpoints
+            for kind, wanted in (
+                (uc.UC_HOOK_MEM_READ, watchpoint.loads),
+                (uc.UC_HOOK_MEM_WRITE, watchpoint.stores),
+            )
+            if wanted
+            # An access that begins up to seven bytes before may reach into the span.
+            for first, last in ((watchpoint.span.start - 7, watchpoint.span.end - 1),)
+        ]
+
+    def _on_watched(
+        self, _uc: Any, _access: int, address: int, size: int, _value: int, watch: Watchpoint
+    ) -> None:
+        if self._ignore_watchpoints or address + size <= watch.span.start:
+            return
+        if not (self.scs.debug_enabled or self.scs.monitor_enabled):
+            return
+        watch.matched()
+        self._watch_hit = True
+        if self._memory.is_plain(address):
+            self.finish_instruction()
 
     def read_register(self, selector: int) -> int:
         """A core register by its DCRSR selector; unknown ones read as zero."""
         registers = self.registers
         match selector:
             case Selector.PC:
-                return self._pc
+                return self.pc
             case Selector.XPSR:
-                return registers.xpsr & ~XPSR_THUMB | (XPSR_THUMB if self._thumb else 0)
+                return self.xpsr
             case Selector.MSP:
                 return registers.msp
             case Selector.PSP:
@@ -272,10 +773,12 @@ class Core:
         registers = self.registers
         match selector:
             case Selector.PC:
-                self._pc = value & 0xFFFFFFFE
+                self.pc = value & 0xFFFFFFFE
+                # Where the program goes on has nothing to do with the IT block it was in.
+                self.locked_up = False
             case Selector.XPSR:
-                self._thumb = bool(value & XPSR_THUMB)
-                registers.xpsr = value
+                self._thumb = bool(value & XPSR_T)
+                registers.xpsr = value | XPSR_T
             case Selector.MSP:
                 registers.msp = value
             case Selector.PSP:
@@ -290,28 +793,36 @@ class Core:
             case _ if Selector.S0 <= selector < Selector.S0 + 32:
                 registers.set_single(selector - Selector.S0, value)
 
+    # --- reset -----------------------------------------------------------------------------
+
     def reset(self) -> None:
-        """Start over from the vector table, as at the rising edge of the reset line."""
-        self._scs.reset_system()
-        self.halted = self.asleep = self.locked_up = False
-        self._stepping = False
-        self._thumb = True
-        registers = self.registers
-        registers.xpsr = XPSR_THUMB
-        registers.masks = (0, 0, 0)
+        """Start over from the vector table, as when the reset line rises."""
+        self.soon(self._reset)
+
+    def _reset(self) -> None:
+        scs, registers = self.scs, self.registers
+        scs.reset_system()
+        self._follow_frequency()
+        self.halted = self.asleep = self.locked_up = self._stepping = False
+        self._systick.freeze(False)
+        self.event_register = False
+        self._slice = FIRST_SLICE
+        self._polls.forget()
+        registers.xpsr = XPSR_T
         registers.control = 0
+        registers.masks = (0, 0, 0)
+        registers.fpscr = 0
         registers.set_general(14, 0xFFFFFFFF)
         try:
-            registers.msp = self._bus.read(self.boot_address, 4, Master.CORE)
-            vector = self._bus.read(self.boot_address + 4, 4, Master.CORE)
+            registers.set_general(13, self.load(self.boot_address))
+            vector = self.load(self.boot_address + 4)
         except BusError:
-            self.locked_up = True
-            self._pc = LOCKUP_PC
-            return
-        self._pc = vector & 0xFFFFFFFE
-        self._thumb = bool(vector & 1)
-        if self._scs.catches(Demcr.VC_CORERESET):
+            scs.note_hard_fault(Hfsr.VECTTBL)
+            self.lock_up()
+        else:
+            self.go_to(vector & 0xFFFFFFFE, thumb=bool(vector & 1))
+        if scs.catches(Demcr.VC_CORERESET):
             self.enter_debug(Dfsr.VCATCH)
-
-
-__all__ = ["ACCESS_CYCLES", "CYCLES_PER_INSTRUCTION", "Cfsr", "Core", "ExceptionNumber", "Hfsr"]
+        elif self._halt_after_reset and scs.debug_enabled:
+            self.enter_debug(Dfsr.HALTED)
+        self._halt_after_reset = False

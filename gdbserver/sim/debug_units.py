@@ -1,209 +1,55 @@
-"""The private peripheral bus: system control space, breakpoints, watchpoints, trace.
+"""Breakpoints, watchpoints and trace: the debug units beside the core.
 
-Armv7-M Architecture Reference Manual (DDI 0403E.e), "System address map" and "Debug";
-Cortex-M7 Technical Reference Manual (DDI 0489), "Programmers model" and "Debug".
+Armv7-M Architecture Reference Manual (DDI 0403E.e), "Flash Patch and Breakpoint unit", "The
+Data Watchpoint and Trace unit", "Instrumentation Trace Macrocell unit"; Cortex-M7 Technical
+Reference Manual (DDI 0489) for how many of each there are.
+
+A unit that is not used costs nothing: the core is told what to look out for when a register
+is written.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from functools import partial
+from typing import TYPE_CHECKING
 
 from gdbserver.chip import cortex_m
-from gdbserver.chip.cortex_m import DBGKEY, DCRSR_WRITE, Demcr, Dfsr, Dhcsr
+from gdbserver.chip.memory import Span
 from gdbserver.sim.bus import Master
-from gdbserver.sim.nvic import Nvic
+from gdbserver.sim.cpu import Watchpoint
 from gdbserver.sim.registers import (
     BitsInteger,
     BitStruct,
     Fields,
     Flag,
     Padding,
-    Peripheral,
     Register,
+    Unmodelled,
 )
+from gdbserver.sim.system_control import Constant, CoreSightComponent, SystemControl, Word
 
 if TYPE_CHECKING:
     from gdbserver.sim.cpu import Core
 
+log = logging.getLogger(__name__)
 
-def WORD(name: str = "VALUE") -> BitStruct:
-    """A register that is one number."""
-    return BitStruct(name / BitsInteger(32))
+CODE_COMPARATORS = 8
+WATCH_COMPARATORS = 4
 
-
-def constant(offset: int, value: int) -> Register:
-    return Register(offset, WORD(), reset=value, writable=0)
-
-
-JEP106_ARM = 0x23B
-"""Arm's designer code, continuation 4: what the identification registers spell."""
-
-
-class CoreSightComponent(Peripheral):
-    """A peripheral with the identification registers that a debugger's discovery reads.
-
-    Arm CoreSight Architecture Specification, "Component and Peripheral Identification
-    registers".
-    """
-
-    size = 0x1000
-    part: ClassVar[int]
-    component_class: ClassVar[int] = 0xE  # generic IP component
-
-    def read(self, offset: int, size: int, master: Master) -> int:
-        if offset >= 0xFD0:
-            return self._identification(offset & 0xFFC)
-        return super().read(offset, size, master)
-
-    def _identification(self, offset: int) -> int:
-        peripheral_id = 4 << 32 | 0xB << 20 | (JEP106_ARM & 0x7F) << 12 | 1 << 19 | self.part
-        component_id = 0xB105000D | self.component_class << 12
-        if offset >= 0xFF0:
-            return component_id >> 2 * (offset - 0xFF0) & 0xFF
-        if offset >= 0xFE0:
-            return peripheral_id >> 2 * (offset - 0xFE0) & 0xFF
-        return peripheral_id >> 32 + 2 * (offset - 0xFD0) & 0xFF
-
-
-class SystemControl(CoreSightComponent):
-    """The system control space at 0xE000E000."""
-
-    part = 0x00C
-
-    CPUID = constant(0xD00, cortex_m.CPUID_M7_R1P1)
-    VTOR = Register(0xD08, BitStruct("TBLOFF" / BitsInteger(25), Padding(7)))
-    AIRCR = Register(
-        0xD0C,
-        BitStruct(
-            "VECTKEYSTAT" / BitsInteger(16),
-            "ENDIANNESS" / Flag,
-            Padding(4),
-            "PRIGROUP" / BitsInteger(3),
-            Padding(5),
-            "SYSRESETREQ" / Flag,
-            "VECTCLRACTIVE" / Flag,
-            "VECTRESET" / Flag,
-        ),
-        reset=0xFA050000,
-    )
-    DFSR = Register(0xD30, WORD())
-    CLIDR = constant(0xD78, 0x09000003)
-    CTR = constant(0xD7C, 0x8303C003)
-    ISAR3 = constant(0xD6C, 0x01111131)
-    MPU_TYPE = constant(0xD90, 0x00001000)
-    DHCSR = Register(0xDF0, WORD())
-    DCRSR = Register(0xDF4, WORD())
-    DCRDR = Register(0xDF8, WORD())
-    DEMCR = Register(0xDFC, WORD(), writable=0x010F07F1)
-    MVFR0 = constant(0xF40, 0x10110221)
-    MVFR1 = constant(0xF44, 0x12000011)
-    MVFR2 = constant(0xF48, 0x00000040)
-
-    def __init__(self) -> None:
-        self.nvic = Nvic()
-        self.control = Dhcsr(0)
-        self._sticky = Dhcsr(0)
-        self.on_system_reset: Callable[[], None] = lambda: None
-        super().__init__("SCS")
-
-    def attach(self, core: Core) -> None:
-        self._core = core
-
-    def reset_system(self) -> None:
-        """What a system reset resets: all but the debug registers."""
-        debug = {r: self.raw(r) for r in (self.DFSR, self.DCRDR, self.DEMCR)}
-        self.reset()
-        for register, value in debug.items():
-            self.set_raw(register, value)
-        self.nvic.reset()
-        self.control &= Dhcsr.C_DEBUGEN
-        self._sticky |= Dhcsr.S_RESET_ST
-
-    def power_on_reset(self) -> None:
-        self.reset_system()
-        self.reset()
-        self.control = Dhcsr(0)
-
-    def set_irq(self, number: int, level: bool) -> None:
-        """The interrupt line of a peripheral rose or fell."""
-        self.nvic.set_line(16 + number, level)
-
-    @property
-    def debug_enabled(self) -> bool:
-        return Dhcsr.C_DEBUGEN in self.control
-
-    def catches(self, event: Demcr) -> bool:
-        """Whether the debugger wants the core to halt at this event."""
-        return self.debug_enabled and bool(self.raw(self.DEMCR) & event)
-
-    def halted(self, why: Dfsr) -> None:
-        self.set_raw(self.DFSR, self.raw(self.DFSR) | why)
-        self.control |= Dhcsr.C_HALT
-
-    @DFSR.writes
-    def _clear_dfsr(self, fields: Fields) -> None:
-        self.set_raw(self.DFSR, self.raw(self.DFSR) & ~fields.value)
-
-    @AIRCR.writes
-    def _write_aircr(self, fields: Fields) -> None:
-        if fields.VECTKEYSTAT == 0x05FA and fields.SYSRESETREQ:
-            self.on_system_reset()
-
-    @DHCSR.reads
-    def _read_dhcsr(self) -> None:
-        core = self._core
-        status = self.control | Dhcsr.S_REGRDY | self._sticky
-        if core.halted:
-            status |= Dhcsr.S_HALT
-        if core.asleep:
-            status |= Dhcsr.S_SLEEP
-        if core.locked_up:
-            status |= Dhcsr.S_LOCKUP
-        if core.in_reset:
-            status |= Dhcsr.S_RESET_ST
-        if not core.halted and not core.in_reset:
-            status |= Dhcsr.S_RETIRE_ST
-        self._sticky = Dhcsr(0)
-        self.set_raw(self.DHCSR, status)
-
-    @DHCSR.writes
-    def _write_dhcsr(self, fields: Fields) -> None:
-        if fields.value & 0xFFFF0000 != DBGKEY:
-            return
-        core = self._core
-        new = Dhcsr(fields.value & 0x2F)
-        if Dhcsr.C_DEBUGEN not in new:
-            new = Dhcsr(0)
-        self.control = new
-        if not core.halted:
-            if Dhcsr.C_HALT in new:
-                core.request_halt()
-        elif Dhcsr.C_HALT not in new:
-            if Dhcsr.C_STEP in new:
-                core.step()
-            else:
-                core.resume()
-
-    @DCRSR.writes
-    def _transfer(self, fields: Fields) -> None:
-        if not self._core.halted:
-            return
-        selector = fields.value & 0x7F
-        if fields.value & DCRSR_WRITE:
-            self._core.write_register(selector, self.raw(self.DCRDR))
-        else:
-            self.set_raw(self.DCRDR, self._core.read_register(selector))
+LAR_KEY = 0xC5ACCE55
 
 
 class Fpb(CoreSightComponent):
-    """Flash Patch and Breakpoint unit, revision 2: eight breakpoints, anywhere."""
+    """Flash Patch and Breakpoint unit, revision 2: eight breakpoints, at any address."""
 
     part = 0x00E
 
-    CTRL = Register(0x000, WORD(), reset=0x10000080)
+    CTRL = Word(0x000, reset=0x10000080)
+    REMAP = Constant(0x004, 0)  # bit 29 clear: no remapping on this core
     COMP0, COMP1, COMP2, COMP3, COMP4, COMP5, COMP6, COMP7 = (
-        Register(0x008 + 4 * n, WORD()) for n in range(8)
+        Word(0x008 + 4 * n) for n in range(CODE_COMPARATORS)
     )
     COMPARATORS = (COMP0, COMP1, COMP2, COMP3, COMP4, COMP5, COMP6, COMP7)
 
@@ -213,10 +59,13 @@ class Fpb(CoreSightComponent):
 
     def reset(self) -> None:
         super().reset()
-        self._core.set_breakpoints(frozenset())
+        self._arm()
 
     def write(self, offset: int, size: int, value: int, master: Master) -> None:
         super().write(offset, size, value, master)
+        self._arm()
+
+    def _arm(self) -> None:
         enabled = self.raw(self.CTRL) & cortex_m.FP_CTRL_ENABLE
         comparators = [self.raw(register) for register in self.COMPARATORS] if enabled else []
         self._core.set_breakpoints(frozenset(c & ~1 for c in comparators if c & 1))
@@ -227,27 +76,208 @@ class Fpb(CoreSightComponent):
             self.set_raw(self.CTRL, self.CTRL.reset | fields.value & cortex_m.FP_CTRL_ENABLE)
 
 
-class Dwt(CoreSightComponent):
-    """Data Watchpoint and Trace unit: four comparators and the cycle counter."""
+class _TraceUnit(CoreSightComponent):
+    """A unit that DEMCR.TRCENA switches on: without it only the identification answers."""
+
+    def __init__(self, scs: SystemControl | None, name: str) -> None:
+        self._scs = scs
+        super().__init__(name)
+
+    @property
+    def _enabled(self) -> bool:
+        return self._scs is None or self._scs.trace_enabled
+
+    def read(self, offset: int, size: int, master: Master) -> int:
+        if offset < 0xFB0 and not self._enabled:
+            return 0
+        return super().read(offset, size, master)
+
+    def write(self, offset: int, size: int, value: int, master: Master) -> None:
+        if not self._enabled:
+            log.warning("%s: a write without DEMCR.TRCENA is lost", self.name)
+            return
+        super().write(offset, size, value, master)
+
+
+def _function(number: int) -> Register:
+    return Register(
+        0x028 + 16 * number,
+        BitStruct(
+            Padding(7),
+            "MATCHED" / Flag,
+            Padding(4),
+            Unmodelled("DATAVADDR1", 4),
+            Unmodelled("DATAVADDR0", 4),
+            Unmodelled("DATAVSIZE", 2),
+            Padding(1),
+            Unmodelled("DATAVMATCH"),
+            Unmodelled("CYCMATCH"),
+            Padding(1),
+            Unmodelled("EMITRANGE"),
+            Padding(1),
+            "FUNCTION" / BitsInteger(4),
+        ),
+        writable=0xFFFFFFFF & ~cortex_m.DWT_FUNCTION_MATCHED,
+    )
+
+
+class Dwt(_TraceUnit):
+    """Data Watchpoint and Trace unit: four comparators and the cycle counter.
+
+    Of the comparators' functions those are modelled that halt the core.
+    """
 
     part = 0x002
 
-    CTRL = Register(0x000, WORD(), reset=0x40000000)
-    CYCCNT = Register(0x004, WORD())
+    CTRL = Register(
+        0x000,
+        BitStruct(
+            "NUMCOMP" / BitsInteger(4),
+            Padding(5),
+            Unmodelled("CYCEVTENA"),
+            Unmodelled("FOLDEVTENA"),
+            Unmodelled("LSUEVTENA"),
+            Unmodelled("SLEEPEVTENA"),
+            Unmodelled("EXCEVTENA"),
+            Unmodelled("CPIEVTENA"),
+            Unmodelled("EXCTRCENA"),
+            Padding(3),
+            Unmodelled("PCSAMPLENA"),
+            Unmodelled("SYNCTAP", 2),
+            Unmodelled("CYCTAP"),
+            Unmodelled("POSTINIT", 4),
+            Unmodelled("POSTPRESET", 4),
+            "CYCCNTENA" / Flag,
+        ),
+        reset=WATCH_COMPARATORS << 28,
+        writable=0x0FFFFFFF,
+    )
+    CYCCNT = Word(0x004)
+    CPICNT = Word(0x008, writable=0xFF)
+    EXCCNT = Word(0x00C, writable=0xFF)
+    SLEEPCNT = Word(0x010, writable=0xFF)
+    LSUCNT = Word(0x014, writable=0xFF)
+    FOLDCNT = Word(0x018, writable=0xFF)
+    PCSR = Constant(0x01C, 0xFFFFFFFF)
+    COMP0, COMP1, COMP2, COMP3 = (Word(0x020 + 16 * n) for n in range(WATCH_COMPARATORS))
+    MASK0, MASK1, MASK2, MASK3 = (
+        Word(0x024 + 16 * n, writable=0x1F) for n in range(WATCH_COMPARATORS)
+    )
+    FUNCTION0, FUNCTION1, FUNCTION2, FUNCTION3 = map(_function, range(WATCH_COMPARATORS))
+    LAR = Constant(0xFB0, 0)
+    LSR = Constant(0xFB4, 0)  # no lock
+
+    COMPARATORS = (
+        (COMP0, MASK0, FUNCTION0),
+        (COMP1, MASK1, FUNCTION1),
+        (COMP2, MASK2, FUNCTION2),
+        (COMP3, MASK3, FUNCTION3),
+    )
+
+    _INSTRUCTION = 4
+    _LOADS = frozenset({cortex_m.DWT_FUNCTION_READ, cortex_m.DWT_FUNCTION_ACCESS})
+    _STORES = frozenset({cortex_m.DWT_FUNCTION_WRITE, cortex_m.DWT_FUNCTION_ACCESS})
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        super().__init__("DWT")
+        self._counted_from = 0
+        super().__init__(core.scs, "DWT")
+
+    def reset(self) -> None:
+        super().reset()
+        self._arm()
+
+    def write(self, offset: int, size: int, value: int, master: Master) -> None:
+        super().write(offset, size, value, master)
+        if 0x020 <= offset < 0x060:
+            self._arm()
+
+    def _arm(self) -> None:
+        watchpoints = []
+        instructions: dict[int, Callable[[], None]] = {}
+        for comparator, mask, function in self.COMPARATORS:
+            kind = self[function].FUNCTION
+            size = 1 << self.raw(mask)
+            start = self.raw(comparator) & ~(size - 1)
+            matched = partial(self.update, function, MATCHED=1)
+            loads, stores = kind in self._LOADS, kind in self._STORES
+            if loads or stores:
+                span = Span.of(start, size)
+                watchpoints.append(Watchpoint(span, loads=loads, stores=stores, matched=matched))
+            elif kind == self._INSTRUCTION:
+                instructions |= dict.fromkeys(range(start & ~1, start + size, 2), matched)
+            elif kind:
+                log.warning("DWT: comparator function %d is not modelled", kind)
+        self._core.set_watchpoints(watchpoints)
+        self._core.set_instruction_watches(instructions)
+
+    @CTRL.writes
+    def _write_ctrl(self, fields: Fields) -> None:
+        self._count()
+        self.store(self.CTRL, fields)
+
+    @CYCCNT.reads
+    def _count(self) -> None:
+        """Bring CYCCNT up to date."""
+        passed = self._core.cycles - self._counted_from
+        self._counted_from = self._core.cycles
+        if self[self.CTRL].CYCCNTENA:
+            self.set_raw(self.CYCCNT, self.raw(self.CYCCNT) + passed)
+
+    @CYCCNT.writes
+    def _set_count(self, fields: Fields) -> None:
+        self._count()
+        self.set_raw(self.CYCCNT, fields.value)
+
+    @PCSR.reads
+    def _sample(self) -> None:
+        core = self._core
+        running = not (core.halted or core.in_reset or core.asleep)
+        self.set_raw(self.PCSR, core.pc if running else 0xFFFFFFFF)
+
+    def read(self, offset: int, size: int, master: Master) -> int:
+        value = super().read(offset, size, master)
+        for _, _, function in self.COMPARATORS:
+            if offset & ~3 == function.offset:
+                self.update(function, MATCHED=0)
+        return value
 
 
-class Itm(CoreSightComponent):
-    """Instrumentation Trace Macrocell: accepts and drops what a program prints."""
+class Itm(_TraceUnit):
+    """Instrumentation Trace Macrocell: accepts what a program prints, and drops it.
+
+    A stimulus port reads as one: there is always room for more.
+    """
 
     part = 0x001
 
-    TER = Register(0xE00, WORD())
-    TCR = Register(0xE80, WORD())
-    LAR = Register(0xFB0, WORD())
+    TER = Word(0xE00)
+    TPR = Word(0xE40, writable=0xF)
+    TCR = Word(0xE80, writable=0x007F0F1F)
+    LAR = Word(0xFB0)
+    LSR = Word(0xFB4, reset=0x3)  # locked, 32-bit lock register
 
-    def __init__(self) -> None:
-        super().__init__("ITM")
+    STIMULUS_PORTS = 32
+    data_ports = frozenset(range(0, 4 * STIMULUS_PORTS, 4))
+
+    def __init__(self, scs: SystemControl | None = None) -> None:
+        super().__init__(scs, "ITM")
+
+    def read(self, offset: int, size: int, master: Master) -> int:
+        if offset < 4 * self.STIMULUS_PORTS:
+            return 1 if self._enabled else 0
+        return super().read(offset, size, master)
+
+    def write(self, offset: int, size: int, value: int, master: Master) -> None:
+        if offset < 4 * self.STIMULUS_PORTS:
+            return
+        if offset != self.LAR.offset and self.raw(self.LSR) & 0x2 and master is Master.CORE:
+            return  # the lock holds back software on the core, not the debugger
+        super().write(offset, size, value, master)
+
+    @LAR.writes
+    def _unlock(self, fields: Fields) -> None:
+        self.set_raw(self.LSR, 0x1 if fields.value == LAR_KEY else 0x3)
+
+
+__all__ = ["Dwt", "Fpb", "Itm", "SystemControl"]

@@ -16,6 +16,11 @@ INTERRUPTS = 150
 PRIORITY_BITS = 4
 EXTERNAL = 16
 LAST = EXTERNAL + INTERRUPTS - 1
+MASKED_BY_DEBUGGER = ((2 << LAST) - 1) & ~0xFFFF | (
+    1 << ExceptionNumber.PEND_SV | 1 << ExceptionNumber.SYS_TICK
+)
+"""What DHCSR.C_MASKINTS holds back: interrupts, PendSV and SysTick."""
+
 THREAD_PRIORITY = 256
 """Lower than any exception's: what thread mode runs at when nothing is masked."""
 
@@ -47,19 +52,17 @@ class Nvic:
     """State of all exceptions.  It decides; taking an exception is the core's business."""
 
     def __init__(self) -> None:
+        self.lines = 0
         self.reset()
 
     def reset(self) -> None:
-        self.pending = 0
+        self.pending = self.lines
         self.active = 0
         self.enabled = _ALWAYS_ENABLED
         self.priorities = [0] * (LAST + 1)
         self.prigroup = 0
         self.changed = True
         """Set by whatever may make an exception deliverable; cleared by who looked."""
-        if not hasattr(self, "lines"):
-            self.lines = 0
-        self.pending |= self.lines
 
     def set_line(self, number: int, level: bool) -> None:
         """The interrupt line of exception `number` rose or fell."""
@@ -113,14 +116,18 @@ class Nvic:
             current = min(current, -1)
         return current
 
-    def best_pending(self) -> int | None:
-        """The pending and enabled exception of highest priority; lowest number among equals."""
-        candidates = bits(self.pending & self.enabled)
-        return min(candidates, key=self.priority) if candidates else None
+    @property
+    def waiting(self) -> int:
+        """Exceptions that are pending and enabled."""
+        return self.pending & self.enabled
 
-    def deliverable(self, execution_priority: int) -> int | None:
-        """The exception that preempts at this execution priority, or None."""
-        best = self.best_pending()
+    def deliverable(self, execution_priority: int, masked: int = 0) -> int | None:
+        """The exception that preempts at this execution priority, or None.
+
+        `masked` are exceptions that the debugger holds back.  Among equals the lowest number
+        comes first.
+        """
+        best = min(bits(self.waiting & ~masked), key=self.priority, default=None)
         if best is None or self.group_priority(self.priority(best)) >= execution_priority:
             return None
         return best

@@ -1,0 +1,688 @@
+"""The system control space: NVIC, SysTick, SCB, MPU, caches, FPU control and core debug.
+
+Armv7-M Architecture Reference Manual (DDI 0403E.e), "The System Control Space" and "Debug
+register support in the SCS"; Cortex-M7 Technical Reference Manual (DDI 0489), "System
+control" for what Arm leaves to the implementation.
+
+The MPU's registers are complete, and its regions are not enforced: enabling it is logged.
+Cache maintenance is accepted and does nothing, because the board's caches hold no data.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar
+
+from gdbserver.chip import cortex_m
+from gdbserver.chip.cortex_m import (
+    DBGKEY,
+    DCRSR_WRITE,
+    Ccr,
+    Cfsr,
+    Demcr,
+    Dfsr,
+    Dhcsr,
+    ExceptionNumber,
+    Hfsr,
+    Icsr,
+)
+from gdbserver.sim.bus import Master
+from gdbserver.sim.nvic import EXTERNAL, INTERRUPTS, MASKED_BY_DEBUGGER, Nvic, bits
+from gdbserver.sim.registers import (
+    BitsInteger,
+    BitStruct,
+    Fields,
+    Flag,
+    Padding,
+    Peripheral,
+    Register,
+    Unmodelled,
+)
+from gdbserver.sim.systick import SysTick
+
+if TYPE_CHECKING:
+    from gdbserver.sim.cpu import Core
+
+log = logging.getLogger(__name__)
+
+MPU_REGIONS = 16
+JEP106_ARM = 0x23B  # Arm's designer code, continuation 4: what identification registers spell
+
+
+def Word(offset: int, *, reset: int = 0, writable: int = 0xFFFFFFFF) -> Register:
+    """A register that is one number."""
+    return Register(offset, BitStruct("VALUE" / BitsInteger(32)), reset=reset, writable=writable)
+
+
+def Constant(offset: int, value: int) -> Register:
+    return Word(offset, reset=value, writable=0)
+
+
+class CoreSightComponent(Peripheral):
+    """A peripheral with the identification registers that a debugger's discovery reads.
+
+    Arm CoreSight Architecture Specification (IHI 0029), "Component and Peripheral
+    Identification Registers".
+    """
+
+    size = 0x1000
+    part: ClassVar[int]
+    component_class: ClassVar[int] = 0xE  # generic IP component
+    data_ports: ClassVar[frozenset[int]] = frozenset()
+
+    def read(self, offset: int, size: int, master: Master) -> int:
+        if offset >= 0xFD0:
+            return self._identification(offset & 0xFFC)
+        return super().read(offset, size, master)
+
+    def _identification(self, offset: int) -> int:
+        """One of PIDR4-7, PIDR0-3, CIDR0-3: a byte each, in this order of addresses."""
+        component_id = 0xB105000D | self.component_class << 12
+        peripheral_id = JEP106_ARM >> 7 << 32 | 1 << 19 | (JEP106_ARM & 0x7F) << 12 | self.part
+        if offset >= 0xFF0:
+            return component_id >> 2 * (offset - 0xFF0) & 0xFF
+        if offset >= 0xFE0:
+            return peripheral_id >> 2 * (offset - 0xFE0) & 0xFF
+        return peripheral_id >> 32 + 2 * (offset - 0xFD0) & 0xFF
+
+
+class SystemControl(CoreSightComponent):
+    """The device at 0xE000E000, and what the core asks about its own configuration."""
+
+    part = 0x00C
+
+    ICTR = Constant(0x004, (INTERRUPTS - 1) // 32)
+    ACTLR = Register(0x008, BitStruct(Unmodelled("ACTLR", 32)))
+    SYST_CSR = Word(0x010)
+    SYST_RVR = Word(0x014, writable=0xFFFFFF)
+    SYST_CVR = Word(0x018)
+    SYST_CALIB = Constant(0x01C, 0x400003E8)
+
+    CPUID = Constant(0xD00, cortex_m.CPUID_M7_R1P1)
+    ICSR = Word(0xD04)
+    VTOR = Register(0xD08, BitStruct("TBLOFF" / BitsInteger(25), Padding(7)))
+    AIRCR = Register(
+        0xD0C,
+        BitStruct(
+            "VECTKEY" / BitsInteger(16),
+            "ENDIANNESS" / Flag,
+            Padding(4),
+            "PRIGROUP" / BitsInteger(3),
+            Padding(5),
+            "SYSRESETREQ" / Flag,
+            "VECTCLRACTIVE" / Flag,
+            Unmodelled("VECTRESET"),
+        ),
+        reset=0xFA050000,
+    )
+    SCR = Register(
+        0xD10,
+        BitStruct(
+            Padding(27),
+            "SEVONPEND" / Flag,
+            Padding(1),
+            Unmodelled("SLEEPDEEP"),
+            "SLEEPONEXIT" / Flag,
+            Padding(1),
+        ),
+    )
+    CCR = Register(
+        0xD14,
+        BitStruct(
+            Padding(13),
+            "BP" / Flag,
+            "IC" / Flag,
+            "DC" / Flag,
+            Padding(6),
+            "STKALIGN" / Flag,
+            "BFHFNMIGN" / Flag,
+            Padding(3),
+            "DIV_0_TRP" / Flag,
+            Unmodelled("UNALIGN_TRP"),
+            Padding(1),
+            "USERSETMPEND" / Flag,
+            "NONBASETHRDENA" / Flag,
+        ),
+        reset=Ccr.BP | Ccr.STKALIGN,
+        writable=0xFFFFFFFF & ~(Ccr.BP | Ccr.STKALIGN),
+    )
+    SHPR1 = Word(0xD18)
+    SHPR2 = Word(0xD1C)
+    SHPR3 = Word(0xD20)
+    SHCSR = Word(0xD24)
+    CFSR = Word(0xD28)
+    HFSR = Word(0xD2C)
+    DFSR = Word(0xD30)
+    MMFAR = Word(0xD34)
+    BFAR = Word(0xD38)
+    AFSR = Word(0xD3C)
+    # DDI 0489, "System control register summary": what this implementation can do.
+    ID_PFR0 = Constant(0xD40, 0x00000030)
+    ID_PFR1 = Constant(0xD44, 0x00000200)
+    ID_DFR0 = Constant(0xD48, 0x00100000)
+    ID_AFR0 = Constant(0xD4C, 0x00000000)
+    ID_MMFR0 = Constant(0xD50, 0x00100030)
+    ID_MMFR1 = Constant(0xD54, 0x00000000)
+    ID_MMFR2 = Constant(0xD58, 0x01000000)
+    ID_MMFR3 = Constant(0xD5C, 0x00000000)
+    ID_ISAR0 = Constant(0xD60, 0x01101110)
+    ID_ISAR1 = Constant(0xD64, 0x02112000)
+    ID_ISAR2 = Constant(0xD68, 0x20232231)
+    ID_ISAR3 = Constant(0xD6C, 0x01111131)
+    ID_ISAR4 = Constant(0xD70, 0x01310132)
+    CLIDR = Constant(0xD78, 0x09000003)  # separate level-1 instruction and data caches
+    CTR = Constant(0xD7C, 0x8303C003)
+    CCSIDR = Constant(0xD80, 0xF00FE019)
+    CSSELR = Word(0xD84, writable=0xF)
+    CPACR = Word(0xD88, writable=0x00F00000)
+    MPU_TYPE = Constant(0xD90, MPU_REGIONS << 8)
+    MPU_CTRL = Word(0xD94, writable=0x7)
+    MPU_RNR = Word(0xD98, writable=0xF)
+    MPU_RBAR = Word(0xD9C)
+    MPU_RASR = Word(0xDA0)
+    MPU_RBAR_A1 = Word(0xDA4)
+    MPU_RASR_A1 = Word(0xDA8)
+    MPU_RBAR_A2 = Word(0xDAC)
+    MPU_RASR_A2 = Word(0xDB0)
+    MPU_RBAR_A3 = Word(0xDB4)
+    MPU_RASR_A3 = Word(0xDB8)
+    DHCSR = Word(0xDF0)
+    DCRSR = Word(0xDF4)
+    DCRDR = Word(0xDF8)
+    DEMCR = Word(0xDFC, writable=0x010F07F1)
+    STIR = Word(0xF00)
+    FPCCR = Word(0xF34, reset=0xC0000000, writable=0xC0000000)
+    FPCAR = Word(0xF38, writable=0xFFFFFFF8)
+    FPDSCR = Word(0xF3C, writable=0x07C00000)
+    MVFR0 = Constant(0xF40, 0x10110221)
+    MVFR1 = Constant(0xF44, 0x12000011)
+    MVFR2 = Constant(0xF48, 0x00000040)
+    ICIALLU = Constant(0xF50, 0)
+    ICIMVAU = Constant(0xF58, 0)
+    DCIMVAC = Constant(0xF5C, 0)
+    DCISW = Constant(0xF60, 0)
+    DCCMVAU = Constant(0xF64, 0)
+    DCCMVAC = Constant(0xF68, 0)
+    DCCSW = Constant(0xF6C, 0)
+    DCCIMVAC = Constant(0xF70, 0)
+    DCCISW = Constant(0xF74, 0)
+    BPIALL = Constant(0xF78, 0)
+    ITCMCR = Register(0xF90, BitStruct(Unmodelled("ITCMCR", 32)), reset=0x39)  # 64 KiB, enabled
+    DTCMCR = Register(0xF94, BitStruct(Unmodelled("DTCMCR", 32)), reset=0x41)  # 128 KiB, enabled
+    AHBPCR = Register(0xF98, BitStruct(Unmodelled("AHBPCR", 32)))
+    CACR = Register(0xF9C, BitStruct(Unmodelled("CACR", 32)))
+    AHBSCR = Register(0xFA0, BitStruct(Unmodelled("AHBSCR", 32)), reset=0x799)
+
+    _DEBUG_REGISTERS = (DFSR, DCRDR, DEMCR)
+    _WRITE_ONE_TO_CLEAR = frozenset({0xD28, 0xD2C, 0xD30})
+    _SYSTEM_HANDLERS: ClassVar[dict[int, int]] = {
+        # SHCSR bit -> exception whose active state it shows
+        0: ExceptionNumber.MEM_MANAGE,
+        1: ExceptionNumber.BUS_FAULT,
+        3: ExceptionNumber.USAGE_FAULT,
+        7: ExceptionNumber.SV_CALL,
+        8: ExceptionNumber.DEBUG_MONITOR,
+        10: ExceptionNumber.PEND_SV,
+        11: ExceptionNumber.SYS_TICK,
+    }
+    _PENDED: ClassVar[dict[int, int]] = {
+        12: ExceptionNumber.USAGE_FAULT,
+        13: ExceptionNumber.MEM_MANAGE,
+        14: ExceptionNumber.BUS_FAULT,
+        15: ExceptionNumber.SV_CALL,
+    }
+    _FAULT_ENABLES: ClassVar[dict[int, int]] = {
+        16: ExceptionNumber.MEM_MANAGE,
+        17: ExceptionNumber.BUS_FAULT,
+        18: ExceptionNumber.USAGE_FAULT,
+    }
+
+    def __init__(self) -> None:
+        self.nvic = Nvic()
+        self.control = Dhcsr(0)
+        self.on_system_reset: Callable[[], None] = lambda: None
+        self._was_reset = False
+        self._cycles_seen = 0
+        self._master = Master.CORE
+        self._regions = [(0, 0)] * MPU_REGIONS
+        self._core: Core
+        self.systick: SysTick
+        super().__init__("SCS")
+
+    def attach(self, core: Core, systick: SysTick) -> None:
+        """Make this the system control space of `core`."""
+        self._core = core
+        self.systick = systick
+
+    # --- resets ------------------------------------------------------------------------
+
+    def reset_system(self) -> None:
+        """A system reset: all but the debug registers."""
+        kept = {register: self.raw(register) for register in self._DEBUG_REGISTERS}
+        self.reset()
+        for register, value in kept.items():
+            self.set_raw(register, value)
+        self.nvic.reset()
+        self.systick.reset()
+        self._regions = [(0, 0)] * MPU_REGIONS
+        self.set_raw(self.VTOR, self._core.boot_address)
+        self.control &= Dhcsr.C_DEBUGEN
+        self._was_reset = True
+
+    def power_on_reset(self) -> None:
+        """The debug registers as well."""
+        self.reset_system()
+        for register in self._DEBUG_REGISTERS:
+            self.set_raw(register, register.reset)
+        self.control = Dhcsr(0)
+
+    # --- what the core asks, and tells -------------------------------------------------
+
+    def set_irq(self, number: int, level: bool) -> None:
+        """The interrupt line of a peripheral rose or fell."""
+        self.nvic.set_line(EXTERNAL + number, level)
+
+    @property
+    def vector_table(self) -> int:
+        return self.raw(self.VTOR)
+
+    @property
+    def ccr(self) -> Ccr:
+        return Ccr(self.raw(self.CCR))
+
+    @property
+    def sleeps_on_exit(self) -> bool:
+        return bool(self[self.SCR].SLEEPONEXIT)
+
+    @property
+    def traps_division(self) -> bool:
+        return Ccr.DIV_0_TRP in self.ccr
+
+    @property
+    def ignores_bus_faults(self) -> bool:
+        """In HardFault, NMI and with FAULTMASK set: for programs that probe for memory."""
+        return Ccr.BFHFNMIGN in self.ccr
+
+    @property
+    def floating_point_enabled(self) -> bool:
+        """Whether CPACR lets CP10 and CP11 work; "privileged only" counts as enabled."""
+        return bool(self.raw(self.CPACR) & 0x00500000)
+
+    @property
+    def fp_context_automatic(self) -> bool:
+        return bool(self.raw(self.FPCCR) & 1 << 31)
+
+    @property
+    def default_fpscr(self) -> int:
+        return self.raw(self.FPDSCR)
+
+    @property
+    def debug_enabled(self) -> bool:
+        return Dhcsr.C_DEBUGEN in self.control
+
+    @property
+    def monitor_enabled(self) -> bool:
+        return bool(self.raw(self.DEMCR) & Demcr.MON_EN)
+
+    @property
+    def trace_enabled(self) -> bool:
+        return bool(self.raw(self.DEMCR) & Demcr.TRCENA)
+
+    @property
+    def masked_by_debugger(self) -> int:
+        """The exceptions that DHCSR.C_MASKINTS holds back."""
+        masking = Dhcsr.C_DEBUGEN | Dhcsr.C_MASKINTS
+        return MASKED_BY_DEBUGGER if self.control & masking == masking else 0
+
+    def catches(self, event: Demcr) -> bool:
+        """Whether the debugger wants the core to halt at this event."""
+        return self.debug_enabled and bool(self.raw(self.DEMCR) & event)
+
+    def note_debug_event(self, why: Dfsr) -> None:
+        self.set_raw(self.DFSR, self.raw(self.DFSR) | why)
+
+    def halted(self, why: Dfsr) -> None:
+        """The core entered debug state."""
+        self.note_debug_event(why)
+        self.control |= Dhcsr.C_HALT
+
+    def note_fault(self, cause: Cfsr, address: int | None) -> None:
+        """Set CFSR bits, and the fault address register that goes with them."""
+        if address is not None:
+            if cause < Cfsr.IBUSERR:
+                self.set_raw(self.MMFAR, address)
+                cause |= Cfsr.MMARVALID
+            else:
+                self.set_raw(self.BFAR, address)
+                cause |= Cfsr.BFARVALID
+        self.set_raw(self.CFSR, self.raw(self.CFSR) | cause)
+
+    def note_hard_fault(self, why: Hfsr) -> None:
+        self.set_raw(self.HFSR, self.raw(self.HFSR) | why)
+
+    def note_fp_frame(self, address: int) -> None:
+        self.set_raw(self.FPCAR, address)
+
+    # --- accesses ------------------------------------------------------------------------
+
+    def read(self, offset: int, size: int, master: Master) -> int:
+        self._master = master
+        if 0x100 <= offset < 0x500:
+            word = self._read_nvic(offset & ~3)
+            return word >> 8 * (offset & 3) & (1 << 8 * size) - 1
+        return super().read(offset, size, master)
+
+    def write(self, offset: int, size: int, value: int, master: Master) -> None:
+        self._master = master
+        word = offset & ~3
+        if size != 4 and (word < 0xD00 or word in self._WRITE_ONE_TO_CLEAR):
+            # Bytes that were not written must neither clear nor set anything.
+            if 0x400 <= offset < 0x500:
+                self._write_priorities(offset, size, value)
+                return
+            offset, size, value = word, 4, value << 8 * (offset & 3)
+        if 0x400 <= offset < 0x500:
+            self._write_priorities(offset, size, value)
+        elif 0x100 <= offset < 0x400:
+            self._write_nvic(offset, value)
+        else:
+            super().write(offset, size, value, master)
+
+    def _read_nvic(self, offset: int) -> int:
+        nvic = self.nvic
+        if offset >= 0x400:
+            first = EXTERNAL + offset - 0x400
+            return int.from_bytes(bytes(nvic.priorities[first : first + 4]), "little")
+        shift = EXTERNAL + 8 * (offset & 0x7F)
+        group = offset & 0x380
+        words = {
+            0x100: nvic.enabled,
+            0x180: nvic.enabled,
+            0x200: nvic.pending,
+            0x280: nvic.pending,
+            0x300: nvic.active,
+        }
+        return words.get(group, 0) >> shift & 0xFFFFFFFF
+
+    def _write_nvic(self, offset: int, value: int) -> None:
+        nvic = self.nvic
+        existing = (1 << EXTERNAL + INTERRUPTS) - 1
+        mask = value << EXTERNAL + 8 * (offset & 0x7F) & existing
+        match offset & 0x380:
+            case 0x100:
+                nvic.enable(mask)
+            case 0x180:
+                nvic.disable(mask)
+            case 0x200:
+                for number in bits(mask):
+                    nvic.pend(number)
+            case 0x280:
+                for number in bits(mask):
+                    nvic.unpend(number)
+
+    def _write_priorities(self, offset: int, size: int, value: int) -> None:
+        for index, priority in enumerate(value.to_bytes(size, "little")):
+            self.nvic.set_priority(EXTERNAL + offset - 0x400 + index, priority)
+
+    # --- SysTick -------------------------------------------------------------------------
+
+    @SYST_CSR.reads
+    def _read_csr(self) -> None:
+        self.set_raw(self.SYST_CSR, self.systick.read_control())
+
+    @SYST_CSR.writes
+    def _write_csr(self, fields: Fields) -> None:
+        self.systick.write_control(fields.value)
+
+    @SYST_RVR.writes
+    def _write_rvr(self, fields: Fields) -> None:
+        self.store(self.SYST_RVR, fields)
+        self.systick.reload = self.raw(self.SYST_RVR)
+
+    @SYST_CVR.reads
+    def _read_cvr(self) -> None:
+        self.set_raw(self.SYST_CVR, self.systick.value)
+
+    @SYST_CVR.writes
+    def _write_cvr(self, fields: Fields) -> None:
+        self.systick.clear()
+
+    # --- system control block --------------------------------------------------------------
+
+    @ICSR.reads
+    def _read_icsr(self) -> None:
+        nvic = self.nvic
+        value = self._core.registers.ipsr
+        waiting = bits(nvic.waiting)
+        if waiting:
+            value |= min(waiting, key=nvic.priority) << 12
+        if nvic.active.bit_count() <= 1:
+            value |= 1 << 11  # RETTOBASE
+        if nvic.pending >> EXTERNAL:
+            value |= 1 << 22  # ISRPENDING
+        for bit, number in (
+            (Icsr.PENDSTSET, ExceptionNumber.SYS_TICK),
+            (Icsr.PENDSVSET, ExceptionNumber.PEND_SV),
+            (Icsr.NMIPENDSET, ExceptionNumber.NMI),
+        ):
+            if nvic.pending >> number & 1:
+                value |= bit
+        self.set_raw(self.ICSR, value)
+
+    @ICSR.writes
+    def _write_icsr(self, fields: Fields) -> None:
+        nvic = self.nvic
+        written = Icsr(fields.value & (0x9E << 24))
+        if Icsr.PENDSTCLR in written:
+            nvic.unpend(ExceptionNumber.SYS_TICK)
+        if Icsr.PENDSVCLR in written:
+            nvic.unpend(ExceptionNumber.PEND_SV)
+        if Icsr.PENDSTSET in written:
+            nvic.pend(ExceptionNumber.SYS_TICK)
+        if Icsr.PENDSVSET in written:
+            nvic.pend(ExceptionNumber.PEND_SV)
+        if Icsr.NMIPENDSET in written:
+            nvic.pend(ExceptionNumber.NMI)
+
+    @AIRCR.writes
+    def _write_aircr(self, fields: Fields) -> None:
+        if fields.VECTKEY != cortex_m.VECTKEY >> 16:
+            return
+        self.update(self.AIRCR, PRIGROUP=fields.PRIGROUP)
+        self.nvic.prigroup = fields.PRIGROUP
+        self.nvic.changed = True
+        if fields.VECTCLRACTIVE and self._core.halted:
+            self.nvic.active = 0
+            self._core.registers.xpsr &= ~0x1FF
+        if fields.SYSRESETREQ:
+            self._core.soon(self.on_system_reset)
+
+    def _priority_register(self, first: int) -> int:
+        return int.from_bytes(bytes(self.nvic.priorities[first : first + 4]), "little")
+
+    def _set_priorities(self, first: int, fields: Fields) -> None:
+        for index, priority in enumerate(fields.value.to_bytes(4, "little")):
+            if first + index in {4, 5, 6, 11, 12, 14, 15}:
+                self.nvic.set_priority(first + index, priority)
+
+    @SHPR1.reads
+    def _read_shpr1(self) -> None:
+        self.set_raw(self.SHPR1, self._priority_register(4))
+
+    @SHPR1.writes
+    def _write_shpr1(self, fields: Fields) -> None:
+        self._set_priorities(4, fields)
+        self._read_shpr1()
+
+    @SHPR2.reads
+    def _read_shpr2(self) -> None:
+        self.set_raw(self.SHPR2, self._priority_register(8))
+
+    @SHPR2.writes
+    def _write_shpr2(self, fields: Fields) -> None:
+        self._set_priorities(8, fields)
+        self._read_shpr2()
+
+    @SHPR3.reads
+    def _read_shpr3(self) -> None:
+        self.set_raw(self.SHPR3, self._priority_register(12))
+
+    @SHPR3.writes
+    def _write_shpr3(self, fields: Fields) -> None:
+        self._set_priorities(12, fields)
+        self._read_shpr3()
+
+    @SHCSR.reads
+    def _read_shcsr(self) -> None:
+        nvic = self.nvic
+        value = 0
+        for mask, table in (
+            (nvic.active, self._SYSTEM_HANDLERS),
+            (nvic.pending, self._PENDED),
+            (nvic.enabled, self._FAULT_ENABLES),
+        ):
+            value |= sum(1 << bit for bit, number in table.items() if mask >> number & 1)
+        self.set_raw(self.SHCSR, value)
+
+    @SHCSR.writes
+    def _write_shcsr(self, fields: Fields) -> None:
+        nvic = self.nvic
+        for bit, number in self._FAULT_ENABLES.items():
+            (nvic.enable if fields.value >> bit & 1 else nvic.disable)(1 << number)
+        for bit, number in self._PENDED.items():
+            (nvic.pend if fields.value >> bit & 1 else nvic.unpend)(number)
+        for bit, number in self._SYSTEM_HANDLERS.items():
+            nvic.active = nvic.active & ~(1 << number) | (fields.value >> bit & 1) << number
+        self._read_shcsr()
+
+    def _clear_written(self, register: Register, fields: Fields) -> None:
+        self.set_raw(register, self.raw(register) & ~fields.value)
+
+    @CFSR.writes
+    def _clear_cfsr(self, fields: Fields) -> None:
+        self._clear_written(self.CFSR, fields)
+
+    @HFSR.writes
+    def _clear_hfsr(self, fields: Fields) -> None:
+        self._clear_written(self.HFSR, fields)
+
+    @DFSR.writes
+    def _clear_dfsr(self, fields: Fields) -> None:
+        self._clear_written(self.DFSR, fields)
+
+    @CCSIDR.reads
+    def _read_ccsidr(self) -> None:
+        # 16 KiB each: the data cache has four ways, the instruction cache two.
+        self.set_raw(self.CCSIDR, 0xF01FE009 if self.raw(self.CSSELR) & 1 else 0xF00FE019)
+
+    @STIR.writes
+    def _trigger(self, fields: Fields) -> None:
+        number = fields.value & 0x1FF
+        if number < INTERRUPTS:
+            self.nvic.pend(EXTERNAL + number)
+        self.set_raw(self.STIR, 0)
+
+    # --- MPU -------------------------------------------------------------------------------
+
+    @MPU_CTRL.writes
+    def _write_mpu_ctrl(self, fields: Fields) -> None:
+        if fields.value & 1 and not self.raw(self.MPU_CTRL) & 1:
+            log.warning("the MPU is enabled; its regions are not enforced here")
+        self.store(self.MPU_CTRL, fields)
+
+    def _read_region(self, base: Register, attributes: Register) -> None:
+        number = self.raw(self.MPU_RNR)
+        address, attribute = self._regions[number]
+        self.set_raw(base, address | number)
+        self.set_raw(attributes, attribute)
+
+    def _write_base(self, fields: Fields) -> None:
+        if fields.value & 0x10:  # VALID: the region number comes along
+            self.set_raw(self.MPU_RNR, fields.value & 0xF)
+        number = self.raw(self.MPU_RNR)
+        self._regions[number] = (fields.value & ~0x1F, self._regions[number][1])
+
+    def _write_attributes(self, fields: Fields) -> None:
+        number = self.raw(self.MPU_RNR)
+        self._regions[number] = (self._regions[number][0], fields.value & 0x173FFF3F)
+
+    for _base, _attributes in (
+        (MPU_RBAR, MPU_RASR),
+        (MPU_RBAR_A1, MPU_RASR_A1),
+        (MPU_RBAR_A2, MPU_RASR_A2),
+        (MPU_RBAR_A3, MPU_RASR_A3),
+    ):
+
+        def _refresh(self, base: Register = _base, attributes: Register = _attributes) -> None:
+            self._read_region(base, attributes)
+
+        _base.reads(_refresh)
+        _attributes.reads(_refresh)
+        _base.writes(_write_base)
+        _attributes.writes(_write_attributes)
+
+    # --- debug ------------------------------------------------------------------------------
+
+    @DHCSR.reads
+    def _read_dhcsr(self) -> None:
+        core = self._core
+        status = self.control | Dhcsr.S_REGRDY
+        if core.halted:
+            status |= Dhcsr.S_HALT
+        elif core.locked_up:
+            status |= Dhcsr.S_LOCKUP
+        elif core.asleep:
+            status |= Dhcsr.S_SLEEP
+        if self._was_reset or core.in_reset:
+            status |= Dhcsr.S_RESET_ST
+        if core.cycles != self._cycles_seen:
+            status |= Dhcsr.S_RETIRE_ST
+        if self._master is not Master.CORE:
+            self._was_reset = False
+            self._cycles_seen = core.cycles
+        self.set_raw(self.DHCSR, status)
+
+    @DHCSR.writes
+    def _write_dhcsr(self, fields: Fields) -> None:
+        if fields.value & 0xFFFF0000 != DBGKEY:
+            return
+        core, old = self._core, self.control
+        new = Dhcsr(fields.value & 0x2F)
+        if self._master is Master.CORE:
+            # A program can neither open nor close the debugger's door.
+            new = new & ~Dhcsr.C_DEBUGEN | old & Dhcsr.C_DEBUGEN
+        if Dhcsr.C_DEBUGEN not in new:
+            new = Dhcsr(0)
+        elif (new ^ old) & Dhcsr.C_MASKINTS and Dhcsr.C_DEBUGEN in old:
+            allowed = core.halted and Dhcsr.C_HALT in old and Dhcsr.C_HALT in new
+            if not allowed:
+                log.warning("DHCSR.C_MASKINTS changes only while halted, before C_HALT goes")
+                new ^= Dhcsr.C_MASKINTS
+        self.control = new
+        if not core.halted:
+            if Dhcsr.C_HALT in new:
+                core.request_halt()
+        elif Dhcsr.C_HALT not in new:
+            if Dhcsr.C_STEP in new:
+                core.step()
+            else:
+                core.resume()
+
+    @DCRSR.writes
+    def _transfer(self, fields: Fields) -> None:
+        if not self._core.halted:
+            return
+        selector = fields.value & 0x7F
+        if fields.value & DCRSR_WRITE:
+            self._core.write_register(selector, self.raw(self.DCRDR))
+        else:
+            self.set_raw(self.DCRDR, self._core.read_register(selector))
+
+    @DEMCR.writes
+    def _write_demcr(self, fields: Fields) -> None:
+        self.store(self.DEMCR, fields)
+        if fields.value & Demcr.MON_PEND:
+            self.nvic.pend(ExceptionNumber.DEBUG_MONITOR)
+        else:
+            self.nvic.unpend(ExceptionNumber.DEBUG_MONITOR)

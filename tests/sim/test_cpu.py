@@ -1,0 +1,825 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import pytest
+from firmware_helper import CODE, firmware
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gdbserver.chip.cortex_m import Cfsr, Demcr, Dfsr, Dhcsr, Hfsr
+from gdbserver.sim.bus import Bus, BusError, BusStall, Direct, Master, Ram
+from gdbserver.sim.clock import MICROSECOND, MILLISECOND, SECOND, Clock
+from gdbserver.sim.cpu import Core
+from gdbserver.sim.debug_units import Dwt, Fpb, Itm, SystemControl
+
+DHCSR, DCRSR, DCRDR, DEMCR = 0xE000EDF0, 0xE000EDF4, 0xE000EDF8, 0xE000EDFC
+DFSR, CFSR, HFSR, MMFAR, BFAR = 0xE000ED30, 0xE000ED28, 0xE000ED2C, 0xE000ED34, 0xE000ED38
+KEY = 0xA05F0000
+RESULT = 0x20000000
+HZ = 64_000_000
+
+
+class Slave:
+    """A peripheral of which each test decides what an access does."""
+
+    def __init__(self) -> None:
+        self.accesses: list[tuple[str, int, int]] = []
+        self.on_read: Callable[[int], int] = lambda offset: 0
+        self.on_write: Callable[[int, int], object] = lambda offset, value: None
+
+    def read(self, offset: int, size: int, master: Master) -> int:
+        value = self.on_read(offset)
+        self.accesses.append(("read", offset, value))
+        return value
+
+    def write(self, offset: int, size: int, value: int, master: Master) -> None:
+        self.on_write(offset, value)
+        self.accesses.append(("write", offset, value))
+
+
+class Rom:
+    """Flash to execute from: plain, unless `busy_until` a time; stores are recorded."""
+
+    def __init__(self, clock: Clock, image: bytes) -> None:
+        self.data = bytearray(image.ljust(0x10000, b"\xff"))
+        self.busy_until = 0
+        self.stores: list[tuple[int, int, int]] = []
+        self._clock = clock
+
+    def read(self, offset: int, size: int, master: Master) -> int:
+        if self._clock.now < self.busy_until:
+            raise BusStall(self.busy_until)
+        return int.from_bytes(self.data[offset : offset + size], "little")
+
+    def write(self, offset: int, size: int, value: int, master: Master) -> None:
+        self.stores.append((offset, size, value))
+
+    def direct(self, offset: int) -> Direct | None:
+        if self._clock.now < self.busy_until:
+            return None
+        return Direct(0, self.data, writable=False)
+
+
+class Machine:
+    """A core with flash, RAM, one peripheral and its debug units; its own debugger, too."""
+
+    def __init__(self, code: str, **options: object) -> None:
+        self.clock = Clock()
+        self.bus = Bus()
+        self.scs = SystemControl()
+        self.hz = HZ
+        self.core = Core(self.clock, self.bus, self.scs, lambda: self.hz)
+        self.rom = Rom(self.clock, firmware(code, **options))  # type: ignore[arg-type]
+        self.ram = Ram(0x20000)
+        self.slave = Slave()
+        self.bus.attach(0x08000000, len(self.rom.data), self.rom)
+        self.bus.attach(0x20000000, len(self.ram.data), self.ram)
+        self.bus.attach(0x40000000, 0x400, self.slave)
+        self.bus.attach(0xE0000000, 0x1000, Itm(self.scs))
+        self.bus.attach(0xE0001000, 0x1000, Dwt(self.core))
+        self.bus.attach(0xE0002000, 0x1000, Fpb(self.core))
+        self.bus.attach(0xE000E000, 0x1000, self.scs)
+        self[DHCSR] = KEY | Dhcsr.C_DEBUGEN
+        self.core.reset()
+
+    def __getitem__(self, address: int) -> int:
+        return self.bus.read(address, 4, Master.AP0)
+
+    def __setitem__(self, address: int, value: int) -> None:
+        self.bus.write(address, 4, value, Master.AP0)
+
+    def run(self, duration: int = MILLISECOND) -> Machine:
+        """Let `duration` pass."""
+        self.core.run_until(self.clock.now + duration)
+        return self
+
+    def run_to_halt(self, limit: int = SECOND) -> Machine:
+        end = self.clock.now + limit
+        while not self.core.halted:
+            assert self.clock.now < end, f"still running at {self.core.pc:#010x}"
+            self.run(100 * MICROSECOND)
+        return self
+
+    def register(self, selector: int) -> int:
+        self[DCRSR] = selector
+        return self[DCRDR]
+
+    def set_register(self, selector: int, value: int) -> None:
+        self[DCRDR] = value
+        self[DCRSR] = 1 << 16 | selector
+
+    def registers(self) -> list[int]:
+        return [self.register(n) for n in (*range(19), 20, 33, *range(64, 96))]
+
+    @property
+    def pc(self) -> int:
+        return self.register(15)
+
+    @property
+    def ipsr(self) -> int:
+        return self.register(16) & 0x1FF
+
+    @property
+    def cfsr(self) -> Cfsr:
+        return Cfsr(self[CFSR])
+
+    @property
+    def hfsr(self) -> Hfsr:
+        return Hfsr(self[HFSR])
+
+    def step(self) -> int:
+        self[DHCSR] = KEY | Dhcsr.C_DEBUGEN | Dhcsr.C_STEP
+        self.run(10 * MICROSECOND)
+        assert self.core.halted
+        return self.pc
+
+    def resume(self) -> None:
+        self[DHCSR] = KEY | Dhcsr.C_DEBUGEN
+
+    def result(self, index: int = 0) -> int:
+        return self[RESULT + 4 * index]
+
+
+# --- exceptions -----------------------------------------------------------------------
+
+
+def test_systick_interrupts_arrive_at_their_period() -> None:
+    machine = Machine(
+        """
+        ldr r0, =0xE000E010
+        ldr r1, =63999
+        str r1, [r0, #4]
+        movs r1, #0
+        str r1, [r0, #8]
+        movs r1, #7
+        str r1, [r0]
+        b .
+        systick:
+        ldr r0, =0x20000000
+        ldr r1, [r0]
+        adds r1, #1
+        str r1, [r0]
+        bx lr
+        """
+    )
+    machine.run(100 * MILLISECOND + 100 * MICROSECOND)
+    assert machine.result() == 100
+
+
+def test_a_delay_loop_on_the_tick_counter_takes_as_long_as_it_says() -> None:
+    machine = Machine(
+        """
+        ldr r0, =0xE000E010
+        ldr r1, =63999
+        str r1, [r0, #4]
+        movs r1, #7
+        str r1, [r0]
+        ldr r2, =0x20000000
+        1: ldr r3, [r2]
+        cmp r3, #20
+        blo 1b
+        bkpt #0
+        systick:
+        ldr r0, =0x20000000
+        ldr r1, [r0]
+        adds r1, #1
+        str r1, [r0]
+        bx lr
+        """
+    )
+    machine.run_to_halt()
+    assert machine.clock.now == pytest.approx(20 * MILLISECOND, abs=150 * MICROSECOND)
+
+
+def test_supervisor_calls_see_their_number_and_return() -> None:
+    machine = Machine(
+        """
+        movs r0, #5
+        svc #42
+        mov r4, r0
+        bkpt #0
+        svc:
+        ldr r1, [sp, #24]
+        ldrb r1, [r1, #-2]
+        str r1, [sp]
+        bx lr
+        """
+    ).run_to_halt()
+    assert machine.register(4) == 42
+    assert machine.ipsr == 0
+
+
+def test_pendsv_is_taken_right_behind_the_store_that_pends_it() -> None:
+    machine = Machine(
+        """
+        movs r4, #0
+        ldr r0, =0xE000ED04
+        ldr r1, =0x10000000
+        str r1, [r0]
+        adds r4, #1
+        adds r4, #1
+        bkpt #0
+        pendsv:
+        ldr r2, =0x20000000
+        str r4, [r2]
+        ldr r3, [sp, #24]
+        str r3, [r2, #4]
+        bx lr
+        """
+    ).run_to_halt()
+    assert machine.result(0) == 0
+    assert machine.register(4) == 2
+
+
+def test_a_pended_interrupt_waits_for_cpsie_and_not_longer() -> None:
+    machine = Machine(
+        """
+        cpsid i
+        ldr r0, =0xE000E100
+        movs r1, #1
+        str r1, [r0]
+        str r1, [r0, #0x100]
+        movs r4, #0
+        1: adds r4, #1
+        cmp r4, #200
+        bne 1b
+        cpsie i
+        adds r4, #1
+        bkpt #0
+        irq0:
+        ldr r2, =0x20000000
+        str r4, [r2]
+        bx lr
+        """,
+        irqs={0: "irq0"},
+    ).run_to_halt()
+    assert machine.result() == 200
+    assert machine.register(4) == 201
+
+
+def test_a_higher_priority_interrupt_preempts_and_an_equal_one_waits() -> None:
+    code = """
+        ldr r0, =0xE000E100
+        movs r1, #3
+        str r1, [r0]
+        ldr r3, =0xE000E400
+        movs r1, #0x80
+        strb r1, [r3]
+        movs r1, #{priority}
+        strb r1, [r3, #1]
+        ldr r6, =0x20000000
+        movs r1, #1
+        str r1, [r0, #0x100]
+        bkpt #0
+        irq0:
+        movs r1, #2
+        str r1, [r0, #0x100]
+        movs r2, #1
+        strb r2, [r6]
+        adds r6, #1
+        bx lr
+        irq1:
+        movs r2, #2
+        strb r2, [r6]
+        adds r6, #1
+        bx lr
+        """
+    irqs = {0: "irq0", 1: "irq1"}
+    preempts = Machine(code.replace("{priority}", "0x40"), irqs=irqs).run_to_halt()
+    assert preempts.result() & 0xFFFF == 0x0102
+    waits = Machine(code.replace("{priority}", "0x80"), irqs=irqs).run_to_halt()
+    assert waits.result() & 0xFFFF == 0x0201
+
+
+def test_basepri_holds_back_what_is_not_urgent_enough() -> None:
+    machine = Machine(
+        """
+        ldr r0, =0xE000E100
+        movs r1, #1
+        str r1, [r0]
+        ldr r3, =0xE000E400
+        movs r1, #0x80
+        strb r1, [r3]
+        movs r1, #0x80
+        msr basepri, r1
+        movs r1, #1
+        str r1, [r0, #0x100]
+        movs r4, #1
+        movs r1, #0x90
+        msr basepri, r1
+        movs r4, #2
+        bkpt #0
+        irq0:
+        mov r5, r4
+        bx lr
+        """,
+        irqs={0: "irq0"},
+    ).run_to_halt()
+    assert machine.register(5) == 1
+
+
+def test_wfi_sleeps_until_an_interrupt_line_rises() -> None:
+    machine = Machine(
+        """
+        ldr r0, =0xE000E100
+        movs r1, #1
+        str r1, [r0]
+        wfi
+        movs r4, #1
+        bkpt #0
+        irq0:
+        ldr r0, =0x40000000
+        str r0, [r0]
+        movs r5, #1
+        bx lr
+        """,
+        irqs={0: "irq0"},
+    )
+    machine.slave.on_write = lambda offset, value: machine.scs.set_irq(0, False)
+    machine.run()
+    assert machine[DHCSR] & Dhcsr.S_SLEEP
+    machine.scs.set_irq(0, True)
+    machine.run_to_halt()
+    assert (machine.register(4), machine.register(5)) == (1, 1)
+
+
+def test_wfe_is_woken_by_an_event_that_came_before() -> None:
+    machine = Machine("sev\nwfe\nmovs r4, #1\nwfe\nmovs r4, #2\nb .")
+    machine.run()
+    assert machine[DHCSR] & Dhcsr.S_SLEEP
+    machine[DHCSR] = KEY | Dhcsr.C_DEBUGEN | Dhcsr.C_HALT
+    assert machine.register(4) == 1
+
+
+def test_a_line_that_stays_high_interrupts_again() -> None:
+    machine = Machine(
+        """
+        ldr r0, =0xE000E100
+        movs r1, #1
+        str r1, [r0]
+        b .
+        irq0:
+        adds r4, #1
+        cmp r4, #5
+        bne 1f
+        bkpt #0
+        1: bx lr
+        """,
+        irqs={0: "irq0"},
+    )
+    machine.scs.set_irq(0, True)
+    machine.run_to_halt()
+    assert machine.register(4) == 5
+
+
+words = st.integers(0, 0xFFFFFFFF)
+
+
+@settings(max_examples=30)
+@given(
+    general=st.lists(words, min_size=13, max_size=13),
+    flags=st.integers(0, 31),
+    sp=st.integers(0x20008000, 0x2000FFFF),
+    process_stack=st.booleans(),
+    unprivileged=st.booleans(),
+    floats=st.none() | st.lists(words, min_size=32, max_size=32),
+)
+def test_an_exception_leaves_every_register_as_it_was(
+    *,
+    general: list[int],
+    flags: int,
+    sp: int,
+    process_stack: bool,
+    unprivileged: bool,
+    floats: list[int] | None,
+) -> None:
+    machine = Machine(
+        """
+        nop
+        svc #0
+        bkpt #0
+        svc:
+        ldr r0, =0x20000000
+        mrs r1, control
+        str r1, [r0]
+        movs r0, #1
+        movs r1, #2
+        movs r2, #3
+        movs r3, #4
+        mov r12, r3
+        cmp r0, r0
+        bx lr
+        """
+    )
+    machine[DHCSR] = KEY | Dhcsr.C_DEBUGEN | Dhcsr.C_HALT
+    for number, value in enumerate(general):
+        machine.set_register(number, value)
+    machine.set_register(17, 0x20007F00)
+    machine.set_register(18, 0x20006F00)
+    control = unprivileged | process_stack << 1 | (floats is not None) << 2
+    machine.set_register(20, control << 24)
+    machine.set_register(13, sp)
+    machine.set_register(16, flags << 27 | 1 << 24)
+    for number, value in enumerate(floats or []):
+        machine.set_register(64 + number, value)
+    machine.step()
+    before = machine.registers()
+    machine.resume()
+    machine.run_to_halt()
+    after = machine.registers()
+    before[15] += 2
+    assert after == before
+    assert machine.result() == unprivileged, "SPSEL and FPCA are clear in a handler"
+
+
+def test_an_exception_frame_lies_as_the_manual_draws_it() -> None:
+    machine = Machine("movs r0, #10\nsvc #0\nsvc:\nbkpt #0", stack=0x2000FFF4)
+    machine.run_to_halt()
+    frame = machine.register(13)
+    assert frame == 0x2000FFF4 - 0x24, "padded to eight bytes"
+    assert machine[frame] == 10
+    assert machine[frame + 24] == CODE + 4
+    assert machine[frame + 28] == 1 << 24 | 1 << 9
+    assert machine.register(14) == 0xFFFFFFF9
+    assert machine.ipsr == 11
+
+
+def test_a_program_that_used_floating_point_gets_the_long_frame() -> None:
+    machine = Machine(
+        """
+        ldr r0, =0xE000ED88
+        ldr r1, =0x00F00000
+        str r1, [r0]
+        dsb
+        isb
+        vmov.f32 s5, #1.0
+        svc #0
+        svc:
+        bkpt #0
+        """
+    ).run_to_halt()
+    assert machine.register(14) == 0xFFFFFFE9
+    frame = machine.register(13)
+    assert frame == 0x20010000 - 0x68
+    assert machine[frame + 0x20 + 4 * 5] == 0x3F800000
+    assert machine[0xE000EF38] == frame + 0x20
+
+
+# --- faults -----------------------------------------------------------------------------
+
+FAULT_HANDLERS = """
+    .ltorg
+    hard_fault: bkpt #1
+    mem_manage: bkpt #2
+    bus_fault: bkpt #3
+    usage_fault: bkpt #4
+"""
+ENABLE_FAULTS = """
+    ldr r0, =0xE000ED24
+    ldr r1, =0x00070000
+    str r1, [r0]
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "exception", "cause"),
+    [
+        ("fault: udf #0", 6, Cfsr.UNDEFINSTR),
+        ("ldr r0, =0x08000500\nbx r0", 6, Cfsr.INVSTATE),
+        ("fault: vadd.f32 s0, s1, s2", 6, Cfsr.NOCP),
+        ("fault: mcr p15, 0, r0, c7, c5, 0", 6, Cfsr.NOCP),
+        ("ldr r0, =0x60000000\nfault: ldr r1, [r0]", 5, Cfsr.PRECISERR | Cfsr.BFARVALID),
+        ("ldr r0, =0x60000000\nfault: str r1, [r0]", 5, Cfsr.PRECISERR | Cfsr.BFARVALID),
+        ("ldr r0, =0x60000001\nbx r0", 5, Cfsr.IBUSERR),
+        ("ldr r0, =0x40000001\nbx r0", 4, Cfsr.IACCVIOL),
+        ("ldr r0, =0xF0000001\nbx r0", 4, Cfsr.IACCVIOL),
+    ],
+)
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_fault_sets_its_flag_and_gets_to_its_handler(
+    code: str, exception: int, cause: Cfsr, enabled: bool
+) -> None:
+    source = (ENABLE_FAULTS if enabled else "") + code + "\nb .\n" + FAULT_HANDLERS
+    machine = Machine(source).run_to_halt()
+    assert machine.cfsr == cause
+    assert machine.ipsr == (exception if enabled else 3)
+    assert machine.hfsr == (Hfsr(0) if enabled else Hfsr.FORCED)
+    if Cfsr.BFARVALID in cause:
+        assert machine[BFAR] == 0x60000000
+
+
+def test_the_frame_of_a_fault_shows_the_instruction_that_failed() -> None:
+    machine = Machine("nop\nnop\nudf #0\nb .\n" + FAULT_HANDLERS).run_to_halt()
+    assert machine[machine.register(13) + 24] == CODE + 4
+
+
+def test_division_by_zero_traps_only_when_asked_to() -> None:
+    code = """
+        mvn r2, #6
+        movs r3, #0
+        sdiv r4, r2, r3
+        movs r3, #2
+        sdiv r5, r2, r3
+        bkpt #0
+        """
+    machine = Machine(code + FAULT_HANDLERS).run_to_halt()
+    assert machine.register(5) == 0xFFFFFFFD
+    trapping = "ldr r0, =0xE000ED14\nldr r1, [r0]\norr r1, #0x10\nstr r1, [r0]\n" + code
+    machine = Machine(trapping + FAULT_HANDLERS).run_to_halt()
+    assert machine.cfsr == Cfsr.DIVBYZERO
+    machine = Machine(trapping.replace("r3, #0", "r3, #3") + FAULT_HANDLERS).run_to_halt()
+    assert (machine.register(4), machine.register(5)) == (0xFFFFFFFE, 0xFFFFFFFD)
+
+
+def test_an_illegal_exception_return_is_invpc() -> None:
+    machine = Machine(
+        ENABLE_FAULTS + "svc #0\nsvc:\nldr r0, =0xFFFFFFF5\nbx r0\n" + FAULT_HANDLERS
+    ).run_to_halt()
+    assert machine.cfsr == Cfsr.INVPC
+    assert machine.ipsr == 6
+    assert machine.register(14) == 0xFFFFFFF5
+
+
+def test_stacking_to_nowhere_is_stkerr_forced_to_hardfault() -> None:
+    machine = Machine("ldr r0, =0x60000100\nmov sp, r0\nsvc #0\nb .\n" + FAULT_HANDLERS)
+    machine.run_to_halt()
+    assert machine.cfsr & Cfsr.STKERR
+    assert machine.hfsr == Hfsr.FORCED
+    assert machine.ipsr == 3
+
+
+def test_unstacking_from_nowhere_is_unstkerr() -> None:
+    machine = Machine(
+        ENABLE_FAULTS + "svc #0\nsvc:\nldr r0, =0x60000100\nmov sp, r0\nbx lr\n" + FAULT_HANDLERS
+    ).run_to_halt(10 * MILLISECOND)
+    assert machine.cfsr & Cfsr.UNSTKERR
+
+
+def test_a_vector_that_cannot_be_read_is_vecttbl() -> None:
+    machine = Machine(
+        "ldr r0, =0xE000ED08\nldr r1, =0x60000000\nstr r1, [r0]\nsvc #0\nb .\n" + FAULT_HANDLERS
+    )
+    machine.run()
+    assert machine.hfsr & Hfsr.VECTTBL
+    assert machine[DHCSR] & Dhcsr.S_LOCKUP, "the HardFault vector is unreadable, too"
+
+
+def test_a_breakpoint_without_a_debugger_is_a_hardfault() -> None:
+    machine = Machine("bkpt #0\nb .\nhard_fault: b .")
+    machine[DHCSR] = KEY
+    machine.core.reset()
+    machine.run()
+    assert machine.hfsr == Hfsr.DEBUGEVT
+    assert machine.core.registers.ipsr == 3
+
+
+def test_a_fault_in_the_hardfault_handler_locks_the_core_up() -> None:
+    machine = Machine("udf #0\nhard_fault: udf #1")
+    machine.run()
+    assert machine[DHCSR] & Dhcsr.S_LOCKUP
+    machine[DHCSR] = KEY | Dhcsr.C_DEBUGEN | Dhcsr.C_HALT
+    status = Dhcsr(machine[DHCSR])
+    assert Dhcsr.S_HALT in status
+    assert Dhcsr.S_LOCKUP not in status
+    assert machine.pc == 0xFFFFFFFE
+    assert machine.ipsr == 3
+    machine.step()
+    assert machine.pc == 0xFFFFFFFE
+    machine.resume()
+    machine.run()
+    assert machine[DHCSR] & Dhcsr.S_LOCKUP
+    machine.core.reset()
+    assert not machine[DHCSR] & Dhcsr.S_LOCKUP
+
+
+def test_a_handler_may_ignore_bus_faults_to_probe_for_memory() -> None:
+    machine = Machine(
+        """
+        ldr r0, =0xE000ED14
+        mov r1, #0x100
+        str r1, [r0]
+        cpsid f
+        ldr r0, =0x60000000
+        ldr r4, [r0]
+        cpsie f
+        bkpt #0
+        """
+    ).run_to_halt()
+    assert machine.register(4) == 0
+    assert machine.cfsr == Cfsr(0)
+
+
+def test_unprivileged_code_cannot_touch_the_system_control_space() -> None:
+    machine = Machine(
+        "movs r0, #1\nmsr control, r0\nisb\nldr r0, =0xE000ED00\nldr r1, [r0]\nb .\n"
+        + FAULT_HANDLERS
+    ).run_to_halt()
+    assert machine.cfsr == Cfsr.PRECISERR | Cfsr.BFARVALID
+    assert machine[BFAR] == 0xE000ED00
+
+
+@pytest.mark.parametrize(
+    ("code", "catch"),
+    [
+        ("udf #0", Demcr.VC_STATERR),
+        ("vadd.f32 s0, s1, s2", Demcr.VC_NOCPERR),
+        ("ldr r0, =0x60000000\nldr r1, [r0]", Demcr.VC_BUSERR),
+        ("ldr r0, =0x40000001\nbx r0", Demcr.VC_MMERR),
+        ("ldr r0, =0x60000100\nmov sp, r0\nsvc #0", Demcr.VC_INTERR),
+        ("udf #0", Demcr.VC_HARDERR),
+    ],
+)
+def test_vector_catch_halts_at_the_handler(code: str, catch: Demcr) -> None:
+    machine = Machine(code + "\nb .\nhard_fault: b .")
+    machine[DEMCR] = catch
+    machine.run_to_halt()
+    assert machine[DFSR] == Dfsr.VCATCH
+    assert machine.ipsr == 3
+
+
+# --- memory and time --------------------------------------------------------------------
+
+
+def test_a_store_to_flash_goes_to_the_flash_interface_word_by_word() -> None:
+    machine = Machine(
+        """
+        ldr r0, =0x08001000
+        movs r1, #1
+        movs r2, #2
+        str r1, [r0]
+        strd r1, r2, [r0, #4]
+        strh r1, [r0, #12]
+        strb r2, [r0, #15]
+        bkpt #0
+        """
+    ).run_to_halt()
+    assert machine.rom.stores == [
+        (0x1000, 4, 1),
+        (0x1004, 4, 1),
+        (0x1008, 4, 2),
+        (0x100C, 2, 1),
+        (0x100F, 1, 2),
+    ]
+
+
+def test_the_core_waits_for_a_slave_that_stalls() -> None:
+    machine = Machine("ldr r0, =0x40000000\nldr r4, [r0]\nstr r4, [r0, #4]\nbkpt #0")
+    ready = 5 * MILLISECOND
+
+    def answer(offset: int) -> int:
+        if machine.clock.now < ready:
+            raise BusStall(ready)
+        return 99
+
+    machine.slave.on_read = answer
+    machine.run_to_halt()
+    assert machine.register(4) == 99
+    assert machine.slave.accesses == [("read", 0, 99), ("write", 4, 99)]
+    assert machine.clock.now >= ready
+
+
+def test_code_in_a_busy_flash_bank_goes_on_when_the_bank_is_idle() -> None:
+    machine = Machine("ldr r0, =0x40000000\nstr r0, [r0]\nmovs r4, #1\nbkpt #0")
+
+    def become_busy(offset: int, value: int) -> None:
+        machine.rom.busy_until = machine.clock.now + 2 * MILLISECOND
+        machine.bus.revoke(machine.bus.devices[0][0])
+
+    machine.slave.on_write = become_busy
+    machine.run_to_halt()
+    assert machine.register(4) == 1
+    assert len(machine.slave.accesses) == 1
+    assert machine.clock.now >= 2 * MILLISECOND
+
+
+def test_new_code_written_by_the_debugger_is_what_runs() -> None:
+    machine = Machine("ldr r0, =0x20000101\nmov r5, r0\n1: blx r5\nb 1b")
+    machine[0x20000100] = 0x47702401  # movs r4, #1; bx lr
+    machine.run()
+    machine[0x20000100] = 0x47702402  # movs r4, #2; bx lr
+    machine.run()
+    machine[DHCSR] = KEY | Dhcsr.C_DEBUGEN | Dhcsr.C_HALT
+    assert machine.register(4) == 2
+
+
+def test_polling_a_status_register_is_skipped_to_the_next_event() -> None:
+    machine = Machine("ldr r0, =0x40000000\n1: ldr r1, [r0]\ncmp r1, #0\nbeq 1b\nbkpt #0")
+    done: list[int] = []
+    machine.clock.after(SECOND, lambda: done.append(1))
+    machine.slave.on_read = lambda offset: len(done)
+    machine.run_to_halt(2 * SECOND)
+    assert SECOND <= machine.clock.now < SECOND + MILLISECOND
+    assert len(machine.slave.accesses) < 100_000
+
+
+def test_emptying_a_data_port_is_not_taken_for_waiting() -> None:
+    machine = Machine(
+        "ldr r0, =0x40000000\nmovs r2, #100\n1: ldr r1, [r0]\nsubs r2, #1\nbne 1b\nbkpt #0"
+    )
+    machine.slave.data_ports = frozenset({0})  # type: ignore[attr-defined]
+    machine.run_to_halt()
+    assert machine.clock.now < 150 * MICROSECOND
+
+
+def test_a_peripheral_access_is_made_once_whatever_it_pends() -> None:
+    machine = Machine(
+        """
+        ldr r0, =0xE000E100
+        movs r1, #1
+        str r1, [r0]
+        ldr r0, =0x40000000
+        movs r4, #0
+        str r4, [r0], #4
+        ldr r5, [r0], #4
+        mov r6, r0
+        bkpt #0
+        irq0:
+        adds r4, #1
+        bx lr
+        """,
+        irqs={0: "irq0"},
+    )
+
+    def interrupt() -> int:
+        machine.scs.set_irq(0, True)
+        machine.scs.set_irq(0, False)
+        return 7
+
+    machine.slave.on_write = lambda offset, value: interrupt()
+    machine.slave.on_read = lambda offset: interrupt()
+    machine.run_to_halt()
+    assert machine.slave.accesses == [("write", 0, 0), ("read", 4, 7)]
+    assert machine.register(4) == 2
+    assert machine.register(5) == 7
+    assert machine.register(6) == 0x40000008
+
+
+def test_two_runs_give_the_same_nanoseconds() -> None:
+    def nanoseconds() -> list[int]:
+        machine = Machine(
+            """
+            ldr r0, =0xE000E010
+            ldr r1, =999
+            str r1, [r0, #4]
+            movs r1, #7
+            str r1, [r0]
+            ldr r0, =0x40000000
+            1: ldr r1, [r0]
+            adds r2, #1
+            muls r2, r3, r2
+            b 1b
+            systick:
+            adds r4, #1
+            bx lr
+            """
+        )
+        times = []
+        machine.slave.on_read = lambda offset: times.append(machine.clock.now) or len(times)
+        machine.run(MILLISECOND)
+        return times
+
+    assert nanoseconds() == nanoseconds()
+
+
+def test_the_core_resets_itself() -> None:
+    machine = Machine(
+        """
+        ldr r1, =0x20000000
+        ldr r2, [r1]
+        adds r2, #1
+        str r2, [r1]
+        cmp r2, #3
+        beq 1f
+        ldr r0, =0xE000ED0C
+        ldr r1, =0x05FA0004
+        str r1, [r0]
+        b .
+        1: bkpt #0
+        """
+    )
+    machine.scs.on_system_reset = machine.core.reset
+    machine.run_to_halt()
+    assert machine.result() == 3
+    assert machine[DHCSR] & Dhcsr.S_RESET_ST
+
+
+def test_nobody_at_an_address_is_a_bus_error_for_the_debugger() -> None:
+    with pytest.raises(BusError):
+        Machine("b .")[0x60000000]
+
+
+def test_the_speed_of_the_virtual_core_follows_its_clock(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    machine = Machine("1: adds r0, #1\nb 1b")
+    machine.run(MILLISECOND)
+    machine[DHCSR] = KEY | Dhcsr.C_DEBUGEN | Dhcsr.C_HALT
+    slow = machine.register(0)
+    assert slow == pytest.approx(32_000, rel=0.01)
+    machine.hz = 4 * HZ
+    machine.resume()
+    machine.run(MILLISECOND)
+    machine[DHCSR] = KEY | Dhcsr.C_DEBUGEN | Dhcsr.C_HALT
+    assert machine.register(0) - slow == pytest.approx(128_000, rel=0.01)
+    assert not caplog.records
