@@ -85,6 +85,11 @@ class Programmer:
         external = [loader.region for loader in self._loaders]
         return tuple(sorted([*self._banks, *external], key=lambda region: region.span))
 
+    @property
+    def has_loaders(self) -> bool:
+        """Whether there is external flash that can be programmed."""
+        return bool(self._loaders)
+
     def _urgency(self, region: FlashRegion) -> tuple[bool, Span]:
         """Whose lane comes first: those of loaders, then the banks."""
         return region in self._banks, region.span

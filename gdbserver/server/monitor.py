@@ -74,20 +74,21 @@ async def _why(desk: Desk, _arguments: str) -> None:
         await desk.say("nothing has failed\n")
 
 
-def _describe_chip(target: Target) -> list[str]:
+def describe_chip(target: Target) -> list[str]:
+    """What is on the other end of the probe, a line each: also what the server prints first."""
     chip = target.chip
-    sectors = len(chip.protected_sectors) or "no"
+    names = "STM32H750" if chip.flash_kib == 128 else "STM32H743 (or H742, H753: one die)"
+    protected = ", ".join(str(sector) for sector in chip.protected_sectors) or "none"
     return [
         f"probe           {target.probe_name} ({target.probe_uid})",
-        f"chip            device {chip.device_id:#05x}, revision {chip.revision}",
+        f"chip            {names}, device {chip.device_id:#05x}, revision {chip.revision}",
         f"internal flash  {chip.flash_kib} KiB, banks {'' if chip.swap_bank else 'not '}swapped",
-        f"protection      readout level {chip.rdp_level}, {sectors} write-protected sectors",
-        f"core            {'halted' if target.is_halted() else 'running'}",
+        f"protection      RDP level {chip.rdp_level}, write-protected sectors: {protected}",
     ]
 
 
 async def _info(desk: Desk, _arguments: str) -> None:
-    for line in await desk.bench.target.call(_describe_chip):
+    for line in await desk.bench.target.call(describe_chip):
         await desk.say(f"{line}\n")
     for region in await desk.bench.programmer.call(Programmer.regions):
         sizes = ", ".join(f"{count} x {size // 1024} KiB" for count, size in region.groups)
