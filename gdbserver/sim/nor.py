@@ -59,7 +59,8 @@ class Frame:
     read: int = 0
     """Bytes to read."""
     ddr: bool = False
-    """Address, alternate bytes and data on both edges of the clock."""
+    """Address, alternate bytes and data on both edges of the clock.  An instruction for both
+    edges that comes in another shape than its own is not unrolled, but ignored."""
 
     def levels(self) -> list[int]:
         """IO3..IO0 at each rising edge, undriven lines high, up to where a read begins.
@@ -287,7 +288,7 @@ class Nor:
     def _fits(self, frame: Frame, command: Command) -> bool:
         """Does the frame have just the shape that the instruction has?"""
         lines_of_address, lines_of_data = self._lines(command)
-        if frame.ddr:
+        if frame.ddr != command.ddr:
             return False
         if frame.instruction is not None and frame.instruction_lines != self.protocol:
             return False
@@ -299,7 +300,8 @@ class Nor:
         if frame.alternate_bytes:
             if frame.alternate_lines != lines_of_address:
                 return False
-            between += 8 * frame.alternate_bytes // frame.alternate_lines
+            edges = 2 if frame.ddr else 1
+            between += 8 * frame.alternate_bytes // frame.alternate_lines // edges
         if between != self.vendor.waits(command):
             return False
         if (frame.read or frame.write) and frame.data_lines != lines_of_data:
@@ -345,7 +347,7 @@ class Nor:
         else:
             opcode = self._continuous
         command = self.part.commands.get(opcode)
-        if command is None or not self._usable(command):
+        if command is None or not self._usable(command) or command.ddr:
             log.info("%s: instruction %#04x is not for this part now", self.part.name, opcode)
             return None, 0
         request = Request(command)

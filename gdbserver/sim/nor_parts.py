@@ -232,6 +232,13 @@ _MICRON_READS = (
     _read(0xBB, "Dual I/O Fast Read", lines=(2, 2), dummy=8, wraps=True),
     _read(0xEB, "Quad I/O Fast Read", lines=(4, 4), dummy=10, wraps=True),
 )
+_MICRON_DDR_READS = (
+    _read(0x0D, "DTR Fast Read", dummy=6, ddr=True, wraps=True),
+    _read(0x3D, "DTR Dual Output Fast Read", lines=(1, 2), dummy=6, ddr=True, wraps=True),
+    _read(0xBD, "DTR Dual I/O Fast Read", lines=(2, 2), dummy=6, ddr=True, wraps=True),
+    _read(0x6D, "DTR Quad Output Fast Read", lines=(1, 4), dummy=6, ddr=True, wraps=True),
+    _read(0xED, "DTR Quad I/O Fast Read", lines=(4, 4), dummy=8, ddr=True, wraps=True),
+)
 _MICRON_PROGRAMS = (
     _PROGRAM,
     replace(_QUAD_PROGRAM, name="Quad Input Fast Program"),
@@ -243,6 +250,7 @@ _MICRON_PROGRAMS = (
 _MICRON = (
     *_COMMON,
     *_MICRON_READS,
+    *_MICRON_DDR_READS,
     *_MICRON_PROGRAMS,
     _register(0x9E, "Read ID", "jedec"),
     _register(0xAF, "Multiple I/O Read ID", "jedec"),
@@ -270,6 +278,7 @@ _MICRON = (
     *_four_byte(
         (
             *zip((0x13, 0x0C, 0x3C, 0x6C, 0xBC, 0xEC), _MICRON_READS, strict=True),
+            *zip((0x0E, 0x39, 0xBE, 0x3A, 0xEE), _MICRON_DDR_READS, strict=True),
             *zip((0x12, 0x34, 0x3E), _MICRON_PROGRAMS[:3], strict=True),
             (0x21, _ERASE_4K),
             (0x5C, _ERASE_32K),

@@ -55,6 +55,8 @@ class Command:
     """Accepted in deep power-down."""
     wraps: bool = False
     """Obeys the burst wrap setting."""
+    ddr: bool = False
+    """Address and data on both edges of the clock."""
 
 
 @dataclass(slots=True)
@@ -400,7 +402,7 @@ class Micron:
             return own
         chosen = self.configuration >> 4
         if chosen in {0, 15}:
-            return 10 if self.nor.protocol == 4 else own
+            return own if self.nor.protocol != 4 else 8 if command.ddr else 10
         return chosen
 
     def continues(self, command: Command, mode: int) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Literal
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -801,6 +802,20 @@ def test_micron_xip_is_enabled_and_confirmed(micron: Bench) -> None:
     assert micron.command(0x9F, read=1) == b"\x20"
 
 
+@pytest.mark.parametrize(
+    ("opcode", "lines", "data", "dummy"),
+    [(0x0E, 1, 1, 6), (0x39, 1, 2, 6), (0xBE, 2, 2, 6), (0x3A, 1, 4, 6), (0xEE, 4, 4, 8)],
+)
+def test_micron_reads_on_both_edges(
+    micron: Bench, opcode: int, lines: int, data: int, dummy: int
+) -> None:
+    micron.nor.memory[0:4] = b"abcd"
+    how: dict[str, Any] = {"address_bytes": 4, "address_lines": lines, "data_lines": data}
+    assert micron.command(opcode, dummy=dummy, read=4, ddr=True, **how) == b"abcd"
+    assert micron.command(opcode, dummy=dummy + 1, read=4, ddr=True, **how) != b"abcd"
+    assert micron.command(opcode, dummy=dummy, read=4, **how) != b"abcd"
+
+
 def test_micron_quad_protocol_takes_everything_on_four_lines(micron: Bench) -> None:
     micron.command(0x35)
     quad: dict[str, Any] = {"instruction_lines": 4, "address_lines": 4, "data_lines": 4}
@@ -868,6 +883,54 @@ def test_issi_function_register_bits_cannot_be_taken_back(issi: Bench) -> None:
     issi.write_status(0x01, 0x04)
     issi.erase(0)
     assert not issi.nor.busy
+
+
+# --- Any frame at all --------------------------------------------------------------------------
+
+LINES = st.sampled_from([1, 2, 4])
+FRAMES = st.builds(
+    Frame,
+    instruction=st.none()
+    | st.sampled_from(sorted(PARTS["MT25QL512ABB"].commands))
+    | st.integers(0, 255),
+    instruction_lines=LINES,
+    address=st.integers(0, 2**32 - 1),
+    address_bytes=st.integers(0, 4),
+    address_lines=LINES,
+    alternate=st.integers(0, 2**32 - 1),
+    alternate_bytes=st.integers(0, 4),
+    alternate_lines=LINES,
+    dummy=st.integers(0, 31),
+    data_lines=LINES,
+    write=st.binary(max_size=4),
+    ddr=st.booleans(),
+) | st.builds(
+    Frame,
+    instruction=st.integers(0, 255),
+    address_bytes=st.integers(0, 4),
+    dummy=st.integers(0, 31),
+    data_lines=LINES,
+    read=st.integers(0, 9),
+    ddr=st.booleans(),
+)
+
+
+@pytest.mark.parametrize("part", ["W25Q64JV", "MT25QL512ABB", "IS25LP256D"])
+@settings(max_examples=60, deadline=None)
+@given(frames=st.lists(FRAMES, max_size=12), pause=st.integers(0, MILLISECOND))
+def test_whatever_is_on_the_wires_the_die_gives_as_many_bytes_as_are_clocked(
+    part: str, frames: list[Frame], pause: int
+) -> None:
+    bench = fuzzed(part)
+    for frame in frames:
+        assert len(bench.nor.transfer(frame)) == frame.read
+        bench.pass_time(pause)
+
+
+@cache
+def fuzzed(part: str) -> Bench:
+    """One die for all examples: its array is large, and any state is a fair one to start in."""
+    return Bench(part)
 
 
 # --- Against a simple reference ---------------------------------------------------------------
