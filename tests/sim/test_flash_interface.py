@@ -1079,3 +1079,117 @@ class FlashModel(RuleBasedStateMachine):
 
 TestFlashModel = FlashModel.TestCase
 TestFlashModel.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
+
+
+class WriteBufferModel(RuleBasedStateMachine):
+    """Stores of all sizes in any order: what collects, what is dropped, and with which flag."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bench = Bench()
+        self.bench.unlock()
+        self.programming = False
+        self.flags = FlashSr(0)
+        self.filling = 0
+        self.buffer: dict[int, int] = {}
+        self.committed: list[tuple[int, bytes]] = []
+
+    def commit(self) -> None:
+        word = bytes(self.buffer.get(position, 0xFF) for position in range(FLASH_WORD))
+        self.committed.append((self.filling, word))
+        self.buffer.clear()
+
+    def queued(self) -> int:
+        """Each operation takes as long, so time tells how many are left; see `wait`."""
+        return len(self.committed)
+
+    @rule()
+    def set_pg(self) -> None:
+        self.bench.control(FlashCr.PG)
+        self.programming = True
+
+    @rule()
+    def clear_pg(self) -> None:
+        self.bench.control(0)
+        self.programming = False
+        self.buffer.clear()
+
+    @rule()
+    def clear_flags(self) -> None:
+        self.bench.clear()
+        self.flags = FlashSr(0)
+
+    @rule()
+    def wait(self) -> None:
+        """Everything committed is in flash, word by word ANDed to what was there."""
+        expected: dict[int, bytes] = {}
+        for address, word in self.committed:
+            old = expected.get(address, self.bench.flash.contents(Span.of(address, FLASH_WORD)))
+            expected[address] = bytes(a & b for a, b in zip(old, word, strict=True))
+        self.bench.settle()
+        for address, word in expected.items():
+            assert self.bench.flash.contents(Span.of(address, FLASH_WORD)) == word
+        self.committed.clear()
+
+    @precondition(lambda self: self.queued() < 2)
+    @rule()
+    def force(self) -> None:
+        self.bench.control(FlashCr.FW | (FlashCr.PG if self.programming else 0))
+        if not self.programming:
+            self.buffer.clear()
+        elif self.buffer:
+            self.commit()
+
+    @rule(
+        word=st.sampled_from([0, 0, 0, 1]),
+        position=st.integers(0, 31),
+        size=st.sampled_from([1, 2, 4, 4]),
+        value=st.integers(0, 0xFFFFFFFF),
+    )
+    def store(self, word: int, position: int, size: int, value: int) -> None:
+        self.store_bytes(BANK1.start + FLASH_WORD * word, position - position % size, size, value)
+
+    @rule(word=st.integers(0, 1), value=st.integers(0, 0xFFFFFFFF))
+    def store_the_rest(self, word: int, value: int) -> None:
+        """What makes a flash word complete, which chance alone seldom does."""
+        for position in range(0, FLASH_WORD, 4):
+            if self.buffer.keys().isdisjoint(range(position, position + 4)):
+                self.store_bytes(BANK1.start + FLASH_WORD * word, position, 4, value)
+
+    def store_bytes(self, word: int, position: int, size: int, value: int) -> None:
+        data = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
+        new = dict(enumerate(data, position))
+        blocked = bool(self.flags & (FlashSr.PGSERR | FlashSr.INCERR)) or not self.programming
+        fits = not self.buffer or self.filling == word
+        if not blocked and fits and len(self.buffer | new) == FLASH_WORD and self.queued() >= 2:
+            with pytest.raises(BusStall):
+                self.bench.bus.write(
+                    word + position, size, int.from_bytes(data, "little"), Master.CORE
+                )
+            return
+        self.bench.bus.write(word + position, size, int.from_bytes(data, "little"), Master.CORE)
+        if blocked:
+            self.flags |= FlashSr.PGSERR
+        elif not fits:
+            self.flags |= FlashSr.INCERR
+            self.buffer.clear()
+        else:
+            if self.buffer.keys() & new.keys():
+                self.flags |= FlashSr.STRBERR
+            self.filling = word
+            self.buffer |= new
+            if len(self.buffer) == FLASH_WORD:
+                self.commit()
+
+    @invariant()
+    def status_is_as_expected(self) -> None:
+        expected = self.flags
+        if self.buffer:
+            expected |= FlashSr.WBNE
+        if self.committed:
+            expected |= FlashSr.QW
+        assert self.bench.status() & ~FlashSr.BSY == expected
+
+
+TestWriteBufferModel = WriteBufferModel.TestCase
+TestWriteBufferModel.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
