@@ -573,9 +573,8 @@ class Core:
         try:
             self._bus.read(address & ~3, 4, Master.CORE)
         except BusStall as stall:
-            self._stalled = True
             self._memory.forget_page(address)
-            self._wait(stall)
+            self._wait_and_retry(stall)
             return
         except BusError:
             pass
@@ -633,8 +632,9 @@ class Core:
         self._stop(partial(self._wait_and_retry, stall))
 
     def _wait_and_retry(self, stall: BusStall) -> None:
+        """Let time pass, but not beyond what was asked for; then the access is tried again."""
         self._stalled = True
-        self._wait(stall)
+        self._clock.advance_to(max(self._clock.now + 1, min(stall.ready, self._limit)))
 
     def finish_instruction(self) -> None:
         self._stop(self._finish_instruction)
