@@ -223,6 +223,7 @@ class QuadSpi(Peripheral):
         self._wired = wired
         self._clocked = clocked
         self._event: Event | None = None
+        self._mark: Event | None = None
         self._granted = False
         super().__init__("QUADSPI")
         nor.on_change.append(self._nor_changed)
@@ -304,6 +305,8 @@ class QuadSpi(Peripheral):
         self.set_raw(self.SR, status | (_FTF if self._threshold_reached() else 0))
         if self._event is None:
             self._schedule()
+        if level or self._in is not None:
+            self._mark_next_byte()
 
     @FCR.writes
     def _clear_flags(self, fcr: Fields) -> None:
@@ -634,6 +637,19 @@ class QuadSpi(Peripheral):
             wanted = needed - (FIFO - waiting)
             if wanted > 0:
                 self._at(transfer.next_ps + (wanted - 1) * transfer.byte_ps, self._progress)
+
+    def _mark_next_byte(self) -> None:
+        """FLEVEL was looked at, and changes by itself: give the clock an event to go to."""
+        transfer = self._out or self._in
+        if self._mark is not None or transfer is None or transfer.paused:
+            return
+        if transfer is self._out and transfer.passed == len(transfer.data):
+            return
+        delay = -(-transfer.next_ps // _PS) - self.clock.now
+        self._mark = self.clock.after(delay, self._forget_mark)
+
+    def _forget_mark(self) -> None:
+        self._mark = None
 
     def _progress(self) -> None:
         self._event = None

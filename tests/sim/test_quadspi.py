@@ -282,6 +282,25 @@ def test_a_read_stands_still_while_the_fifo_is_full(driver: Driver) -> None:
     assert flags(driver) == TCF
 
 
+@pytest.mark.parametrize("writing", [False, True])
+def test_whoever_waits_for_the_level_finds_an_event_for_each_byte(writing: bool) -> None:
+    driver = Driver(prescaler=63)
+    driver.write(DLR, 19)
+    driver.write(CCR, PROGRAM if writing else READ)
+    driver.write(AR, 0)
+    if writing:
+        for _ in range(4):
+            driver.write(DR, 0)
+    levels = [level(driver)]
+    while level(driver) != (0 if writing else 20):
+        when = driver.clock.next_event
+        assert when is not None
+        driver.clock.advance_to(when)
+        levels.append(level(driver))
+    assert sorted(set(levels), reverse=writing) == list(dict.fromkeys(levels))
+    assert len(set(levels)) == (17 if writing else 21)
+
+
 def test_busy_stays_until_the_fifo_is_read_out(driver: Driver) -> None:
     driver.write(DLR, 2)
     driver.write(CCR, ID)
