@@ -626,9 +626,11 @@ class FlashBank(Peripheral):
         data[start - offset : end - offset] = whole[start - word : end - word]
 
     def direct(self, offset: int) -> Direct | None:
-        if offset >= len(self.cells.data) or self._hidden_areas() or self._controller.rdp_denied():
+        """As `Mappable` has it: not while busy, and not where a read could fail."""
+        if offset >= len(self.cells.data):
             return None
-        run = None if self._queue else self.cells.clean_run(offset)
+        plain = not self._queue and not self._hidden_areas() and not self._controller.rdp_denied()
+        run = self.cells.clean_run(offset) if plain else None
         if run is None:
             self.withheld = True
             return None

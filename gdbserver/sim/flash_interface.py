@@ -60,7 +60,6 @@ OPTSR_DELIVERED = 0x1BC6AAF0
 BOOT_DELIVERED = 0x1FF00800
 _STATUS = 0x40000001  # OPTSR_CUR: OPTCHANGEERR, OPT_BUSY
 
-
 _OPTSR = BitStruct(
     "SWAP_BANK_OPT" / Flag,
     "OPTCHANGEERR" / Flag,
@@ -285,10 +284,13 @@ class FlashInterface:
         self._intruded = False
         self.changing_options = False
         self.refuse_option_change = False
-        bank_size = max(flash_kib // 2, 0) * KIB if flash_kib > 128 else flash_kib * KIB
-        sizes = (bank_size, bank_size if flash_kib > 128 else 0)
+        # H750: a single sector, in bank 1.
+        sizes = (flash_kib // 2, flash_kib // 2) if flash_kib > 128 else (flash_kib, 0)
         self.shared = SharedRegisters(self)
-        self.banks = (FlashBank(1, sizes[0], clock, self), FlashBank(2, sizes[1], clock, self))
+        self.banks = (
+            FlashBank(1, sizes[0] * KIB, clock, self),
+            FlashBank(2, sizes[1] * KIB, clock, self),
+        )
         self.mapped = self.banks
         """The banks as they are mapped now: swapped, or as they are numbered."""
         self.registers = RegisterFile(self)
@@ -361,13 +363,19 @@ class FlashInterface:
         """Whether readout protection hides the flash: level 1, and a debugger was seen."""
         if self.rdp_level != 1:
             return False
-        self._intruded |= self.debugger()
+        if not self._intruded and self.debugger():
+            self._hide()
         return self._intruded
 
     def touched_by(self, master: Master) -> None:
         """An access at RDP level 1 from a debugger hides the flash until power goes."""
-        if master in (Master.AP0, Master.AP1) and self.rdp_level == 1:
-            self._intruded = True
+        if self.rdp_level == 1 and master is not Master.CORE and not self._intruded:
+            self._hide()
+
+    def _hide(self) -> None:
+        self._intruded = True
+        for bank in self.banks:
+            bank.take_back()
 
     def revoke(self, bank: FlashBank) -> None:
         self._bus.revoke(Span.of(self.base(bank), len(bank.cells.data)))
@@ -411,22 +419,26 @@ class FlashInterface:
         regression = old == 1 and new == 0xAA
         duration = OPTION_CHANGE
         if regression:
-            psize = 3 if self.timing == "typical" else 0
-            duration += round(MASS_ERASE_SECONDS[psize][self.timing == "maximum"] * SECOND)
+            duration += round(MASS_ERASE_SECONDS[3][self.timing == "maximum"] * SECOND)
         self.changing_options = True
+        for bank in self.banks:
+            bank.enqueue(self._option_change(bank, duration, erase=regression))
+
+    def _option_change(self, bank: FlashBank, duration: int, *, erase: bool) -> Operation:
+        """The part of a change of options that `bank` is busy with."""
+        cells = Span(0, len(bank.cells.data))
 
         def finish() -> None:
-            if regression:
-                for bank in self.banks:
-                    bank.cells.erase(Span(0, len(bank.cells.data)))
-            self._load_options()
+            if erase:
+                bank.cells.erase(cells)
+            if bank is self.banks[-1]:
+                self._load_options()
 
-        def nothing() -> None:
-            pass
+        def interrupt() -> None:
+            if erase:
+                bank.cells.half_erase(cells)
 
-        first, second = self.banks
-        first.enqueue(Operation(duration, finish, nothing))
-        second.enqueue(Operation(duration, nothing, nothing))
+        return Operation(duration, finish, interrupt)
 
     def _load_options(self) -> None:
         self.changing_options = False
@@ -453,8 +465,8 @@ class FlashInterface:
     def load(self, address: int, data: bytes) -> None:
         """Put `data` there as if it had always been: no time, no counting, good ECC."""
         bank, offset = self._bank_at(address)
+        bank.take_back()
         bank.cells.load(offset, data)
-        self._bus.changed(Span.of(address, len(data)))
 
     def fail_cell(self, address: int, mask: int = 0xFF) -> None:
         """From now on the bits under `mask` of the byte at `address` cannot be programmed.

@@ -52,99 +52,39 @@ STARTUP = {
     "PLL": 50 * MICROSECOND,
 }
 
-# Which bit of the bus's ENR, LPENR and RSTR registers belongs to which peripheral.
-GATES: dict[str, dict[str, int]] = {
-    "AHB3": {"MDMA": 0, "DMA2D": 4, "JPGDEC": 5, "FMC": 12, "QSPI": 14, "SDMMC1": 16},
-    "AHB1": {
-        "DMA1": 0,
-        "DMA2": 1,
-        "ADC12": 5,
-        "ETH1MAC": 15,
-        "ETH1TX": 16,
-        "ETH1RX": 17,
-        "USB1OTGHS": 25,
-        "USB1OTGHSULPI": 26,
-        "USB2OTGHS": 27,
-        "USB2OTGHSULPI": 28,
-    },
-    "AHB2": {
-        "DCMI": 0,
-        "CRYP": 4,
-        "HASH": 5,
-        "RNG": 6,
-        "SDMMC2": 9,
-        "SRAM1": 29,
-        "SRAM2": 30,
-        "SRAM3": 31,
-    },
-    "AHB4": {
-        **{f"GPIO{port}": bit for bit, port in enumerate("ABCDEFGHIJK")},
-        "CRC": 19,
-        "BDMA": 21,
-        "ADC3": 24,
-        "HSEM": 25,
-        "BKPRAM": 28,
-    },
-    "APB3": {"LTDC": 3, "WWDG1": 6},
-    "APB1L": {
-        "TIM2": 0,
-        "TIM3": 1,
-        "TIM4": 2,
-        "TIM5": 3,
-        "TIM6": 4,
-        "TIM7": 5,
-        "TIM12": 6,
-        "TIM13": 7,
-        "TIM14": 8,
-        "LPTIM1": 9,
-        "SPI2": 14,
-        "SPI3": 15,
-        "SPDIFRX": 16,
-        "USART2": 17,
-        "USART3": 18,
-        "UART4": 19,
-        "UART5": 20,
-        "I2C1": 21,
-        "I2C2": 22,
-        "I2C3": 23,
-        "CEC": 27,
-        "DAC12": 29,
-        "UART7": 30,
-        "UART8": 31,
-    },
-    "APB1H": {"CRS": 1, "SWPMI": 2, "OPAMP": 4, "MDIOS": 5, "FDCAN": 8},
-    "APB2": {
-        "TIM1": 0,
-        "TIM8": 1,
-        "USART1": 4,
-        "USART6": 5,
-        "SPI1": 12,
-        "SPI4": 13,
-        "TIM15": 16,
-        "TIM16": 17,
-        "TIM17": 18,
-        "SPI5": 20,
-        "SAI1": 22,
-        "SAI2": 23,
-        "SAI3": 24,
-        "DFSDM1": 28,
-        "HRTIM": 29,
-    },
-    "APB4": {
-        "SYSCFG": 1,
-        "LPUART1": 3,
-        "SPI6": 5,
-        "I2C4": 7,
-        "LPTIM2": 9,
-        "LPTIM3": 10,
-        "LPTIM4": 11,
-        "LPTIM5": 12,
-        "COMP12": 14,
-        "VREF": 15,
-        "RTCAPB": 16,
-        "SAI4": 21,
-    },
-}
+# Which bit of a bus's ENR, LPENR and RSTR registers belongs to which peripheral.
+_GATES = """
+AHB3  | 0 MDMA  4 DMA2D  5 JPGDEC  12 FMC  14 QSPI  16 SDMMC1
+AHB1  | 0 DMA1  1 DMA2  5 ADC12  15 ETH1MAC  16 ETH1TX  17 ETH1RX  25 USB1OTGHS
+      | 26 USB1OTGHSULPI  27 USB2OTGHS  28 USB2OTGHSULPI
+AHB2  | 0 DCMI  4 CRYP  5 HASH  6 RNG  9 SDMMC2  29 SRAM1  30 SRAM2  31 SRAM3
+AHB4  | 0 GPIOA  1 GPIOB  2 GPIOC  3 GPIOD  4 GPIOE  5 GPIOF  6 GPIOG  7 GPIOH  8 GPIOI
+      | 9 GPIOJ  10 GPIOK  19 CRC  21 BDMA  24 ADC3  25 HSEM  28 BKPRAM
+APB3  | 3 LTDC  6 WWDG1
+APB1L | 0 TIM2  1 TIM3  2 TIM4  3 TIM5  4 TIM6  5 TIM7  6 TIM12  7 TIM13  8 TIM14  9 LPTIM1
+      | 14 SPI2  15 SPI3  16 SPDIFRX  17 USART2  18 USART3  19 UART4  20 UART5  21 I2C1
+      | 22 I2C2  23 I2C3  27 CEC  29 DAC12  30 UART7  31 UART8
+APB1H | 1 CRS  2 SWPMI  4 OPAMP  5 MDIOS  8 FDCAN
+APB2  | 0 TIM1  1 TIM8  4 USART1  5 USART6  12 SPI1  13 SPI4  16 TIM15  17 TIM16  18 TIM17
+      | 20 SPI5  22 SAI1  23 SAI2  24 SAI3  28 DFSDM1  29 HRTIM
+APB4  | 1 SYSCFG  3 LPUART1  5 SPI6  7 I2C4  9 LPTIM2  10 LPTIM3  11 LPTIM4  12 LPTIM5
+      | 14 COMP12  15 VREF  16 RTCAPB  21 SAI4
+"""
+
+
+def _read_gates() -> dict[str, dict[str, int]]:
+    gates: dict[str, dict[str, int]] = {}
+    bus = ""
+    for line in _GATES.strip().splitlines():
+        name, _, pairs = line.partition("|")
+        bus = name.strip() or bus
+        numbers_and_names = pairs.split()
+        for bit, peripheral in zip(numbers_and_names[::2], numbers_and_names[1::2], strict=True):
+            gates.setdefault(bus, {})[peripheral] = int(bit)
+    return gates
+
+
+GATES = _read_gates()
 _NO_RESET_BIT = frozenset(
     {"SRAM1", "SRAM2", "SRAM3", "BKPRAM", "WWDG1", "VREF", "RTCAPB", "ETH1TX", "ETH1RX"}
 )

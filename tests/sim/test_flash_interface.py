@@ -924,6 +924,29 @@ def test_readout_protection_hides_the_flash_once_a_debugger_shows_up() -> None:
         bench.load(BANK1.start)
 
 
+def test_memory_that_a_debugger_hides_is_not_mapped_any_more() -> None:
+    bench = Bench(rdp=0x55)
+    assert bench.flash.array(2).direct(0) is not None
+    with pytest.raises(BusError):
+        bench.bus.read(BANK1.start, 4, Master.AP0)
+    assert bench.revoked == [BANK2]
+    assert bench.flash.array(2).direct(0) is None
+
+
+def test_a_reset_while_readout_protection_goes_leaves_it_on_and_the_contents_lost() -> None:
+    bench = Bench(rdp=0x55)
+    bench.flash.load(BANK1.start, WORD_A)
+    bench.unlock_options()
+    bench.set(FLASH_OPTSR_PRG, 0x1BC6AAF0)
+    bench.set(FLASH_OPTCR, FlashOptcr.OPTSTART)
+    bench.clock.advance_to(SECOND)
+    bench.flash.power_loss()
+    bench.settle()
+    assert bench.get(FLASH_OPTSR_CUR) >> OPTSR_RDP_SHIFT & 0xFF == 0x55
+    with pytest.raises(BusError):
+        bench.load(BANK1.start)
+
+
 def test_leaving_readout_protection_erases_everything() -> None:
     bench = Bench(rdp=0x55)
     bench.flash.load(BANK1.start, WORD_A)
