@@ -327,6 +327,8 @@ class Nor:
         return self._decode_clocks(frame)
 
     def _usable(self, command: Command) -> bool:
+        if self.protocol == 4 and not command.qpi:
+            return False
         return max(self._lines(command)) < 4 or self.vendor.quad_enabled
 
     def _decode_clocks(self, frame: Frame) -> tuple[Request | None, int]:

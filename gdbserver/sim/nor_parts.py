@@ -52,6 +52,17 @@ def _table(commands: Iterable[Command]) -> dict[int, Command]:
     return {command.opcode: command for command in commands}
 
 
+_NOT_IN_QPI = {0x03, 0x3B, 0x6B, 0xBB, 0x32, 0x38, 0x13, 0x3C, 0x6C, 0xBC, 0x34, 0x3E, 0x92, 0x94}
+
+
+def _without_qpi(commands: Mapping[int, Command]) -> dict[int, Command]:
+    """What has a number of lines in its name exists on one line of opcode only."""
+    return {
+        opcode: replace(command, qpi=opcode not in _NOT_IN_QPI)
+        for opcode, command in commands.items()
+    }
+
+
 def _four_byte(commands: Iterable[tuple[int, Command]]) -> list[Command]:
     """The same instructions under other opcodes, always with four address bytes."""
     return [
@@ -176,6 +187,13 @@ _WINBOND_LARGE = (
             (0xDC, _ERASE_64K),
         )
     ),
+)
+
+
+_WINBOND_QPI = (
+    Command(0x38, "Enter QPI Mode", "enter_qpi"),
+    Command(0xFF, "Exit QPI Mode", "leave_quad_protocol"),
+    Command(0xC0, "Set Read Parameters", "set_read_parameters", data=Data.IN),
 )
 
 
@@ -379,7 +397,7 @@ _IS25LP256D = Part(
     name="IS25LP256D",
     jedec_id=bytes.fromhex("9d6019"),
     size=32 * MIB,
-    commands=_table(_ISSI),
+    commands=_without_qpi(_table(_ISSI)),
     # Typical erase and program times as the part's own SFDP has them.
     times={
         "program": (200 * MICROSECOND, 800 * MICROSECOND),
@@ -409,10 +427,12 @@ _IS25LP256D = Part(
 
 _PARTS = (
     _W25Q256JV,
+    # The IM of this density has QPI; its reads on both clock edges are not modelled.
     replace(
         _W25Q256JV,
         name="W25Q256JV-IM",
         jedec_id=bytes.fromhex("ef7019"),
+        commands={**_without_qpi(_W25Q256JV.commands), **_table(_WINBOND_QPI)},
         quad_fixed=False,
     ),
     Part(

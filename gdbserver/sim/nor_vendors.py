@@ -55,6 +55,8 @@ class Command:
     """Accepted in deep power-down."""
     wraps: bool = False
     """Obeys the burst wrap setting."""
+    qpi: bool = True
+    """Exists, too, when everything travels on four lines."""
     ddr: bool = False
     """Address and data on both edges of the clock."""
 
@@ -124,10 +126,14 @@ def repeat(data: bytes, length: int) -> bytes:
 
 
 class Winbond:
-    """W25Q..JV: three status registers, each with a volatile and a non-volatile copy."""
+    """W25Q..JV: three status registers, each with a volatile and a non-volatile copy.
 
-    SRP, SEC, TB_SMALL = 1 << 7, 1 << 6, 1 << 5  # up to 128 Mbit; a 256 Mbit part has BP3 and
-    TB = 1 << 6  # ... TB here, and neither SRP nor SEC
+    SRP, HOLD/RST and DRV are stored and do nothing: WP# and RESET# are pins that QE makes data
+    lines, and these wires need no drive strength.
+    """
+
+    SEC, TB_SMALL = 1 << 6, 1 << 5  # up to 128 Mbit
+    TB = 1 << 6  # 256 Mbit, with a BP3 and without SEC
     SRL, QE, LB, CMP, SUS = 1 << 0, 1 << 1, 0b111 << 3, 1 << 6, 1 << 7
     ADS, ADP, WPS, DRV, HOLD_RST = 1 << 0, 1 << 1, 1 << 2, 0b11 << 5, 1 << 7
 
@@ -144,11 +150,13 @@ class Winbond:
         writable2 = self.SRL | self.LB | self.CMP | (0 if nor.part.quad_fixed else self.QE)
         self.writable = (writable1, writable2, writable3)
         self.security = {number: bytearray(b"\xff" * 256) for number in (1, 2, 3)}
+        self.read_parameters = 0
         self.unlocked: set[int] = set()
         """Starts of the blocks and sectors that individual block locks leave open."""
 
     def power_up(self) -> None:
         self.status = list(self.stored)
+        self.read_parameters = 0
         self.unlocked.clear()
         self.nor.four_byte = bool(self.large and self.status[2] & self.ADP)
 
@@ -157,6 +165,8 @@ class Winbond:
         return bool(self.status[1] & self.QE)
 
     def waits(self, command: Command) -> int:
+        if self.nor.protocol == 4 and command.action == "read_array":
+            return 2 * (self.read_parameters >> 4 & 0b11) + 2  # mode bits are the first two
         if command.action == "read_unique_id" and self.nor.four_byte:
             return command.dummy + 8
         return command.dummy + (8 // command.lines[0] if command.mode else 0)
@@ -260,10 +270,7 @@ class Winbond:
         nor = self.nor
         if nor.suspended or not (nor.write_enabled or nor.volatile_write_enabled):
             return
-        if self._srl_until_power_cycle or (
-            not self.large and self.status[0] & self.SRP and not self.quad_enabled
-        ):
-            # SRP gives the registers to the WP# pin, which a controller on one line holds low.
+        if self._srl_until_power_cycle:
             nor.write_enabled = nor.volatile_write_enabled = False
             return
         new = list(self.status)
@@ -302,6 +309,16 @@ class Winbond:
         if request.write:
             bits = request.write[0]
             self.nor.wrap = 0 if bits & 0x10 else 8 << (bits >> 5 & 0b11)
+        return b""
+
+    def enter_qpi(self, request: Request) -> bytes:
+        return self.nor.enter_quad_protocol(request) if self.quad_enabled else b""
+
+    def set_read_parameters(self, request: Request) -> bytes:
+        """How many dummy cycles the reads of QPI have; only QPI has this instruction."""
+        if request.write and self.nor.protocol == 4:
+            self.read_parameters = request.write[0]
+            self.nor.changed()
         return b""
 
     def read_device_id(self, request: Request) -> bytes:
@@ -359,7 +376,11 @@ class Winbond:
 
 
 class Micron:
-    """MT25Q: flag status, and configuration registers with a non-volatile twin."""
+    """MT25Q: flag status, and configuration registers with a non-volatile twin.
+
+    Stored and without effect: status register write disable (the pin W#), drive strength, the
+    segment bit.  Non-volatile lock bits, passwords and the OTP area are not there.
+    """
 
     TB = 1 << 5
     STATUS_WRITABLE = 0b11111100
@@ -514,7 +535,11 @@ class Micron:
 
 
 class Issi:
-    """IS25LP: QE in the one status register, read parameters, a bank address register."""
+    """IS25LP: QE in the one status register, read parameters, a bank address register.
+
+    Stored and without effect: SRWD (the pin WP#), drive strength, the locks of the information
+    row.  The row itself, AutoBoot, sector locks and reads on both clock edges are not there.
+    """
 
     QE, STATUS_WRITABLE = 1 << 6, 0b11111100
     TBS = 1 << 1  # in the function register

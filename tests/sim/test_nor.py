@@ -506,6 +506,32 @@ def test_without_qe_quad_instructions_do_nothing() -> None:
     assert bench.command(0x6C, dummy=8, read=4, **quad) == b"abcd"
 
 
+def test_without_qe_io3_is_hold_and_stops_the_clock_of_the_die() -> None:
+    for part, expected in (("W25Q256JV", b"\0\0\0\0"), ("W25Q256JV-IM", b"\xff\xff\xff\xff")):
+        bench = Bench(part)
+        bench.enabled(0x12, bytes(16), address=0, address_bytes=4, data_lines=4)
+        bench.pass_time(SECOND)
+        assert bench.nor.contents(0, 4) == expected
+
+
+def test_qpi_takes_everything_on_four_lines_with_its_own_dummies() -> None:
+    bench = Bench("W25Q256JV-IM")
+    bench.nor.memory[0:4] = b"abcd"
+    quad: dict[str, Any] = {"instruction_lines": 4, "address_lines": 4, "data_lines": 4}
+    bench.command(0x38)
+    assert bench.command(0x9F, read=3) == bytes.fromhex("ef7019")  # QE is needed first
+    bench.write_status(0x31, 0x02)
+    bench.command(0x38)
+    assert bench.command(0x9F, read=3) != bytes.fromhex("ef7019")
+    assert bench.command(0x9F, read=3, **quad) == bytes.fromhex("ef7019")
+    assert bench.command(0xEC, address_bytes=4, dummy=2, read=4, **quad) == b"abcd"
+    bench.command(0xC0, b"\x20", **quad)
+    assert bench.command(0xEC, address_bytes=4, dummy=6, read=4, **quad) == b"abcd"
+    assert bench.command(0x13, address_bytes=4, read=4, **quad) == b"\xff" * 4
+    bench.command(0xFF, **quad)
+    assert bench.command(0x9F, read=3) == bytes.fromhex("ef7019")
+
+
 def test_srl_locks_the_registers_until_the_power_goes(bench: Bench) -> None:
     bench.write_status(0x31, 0x01)
     bench.enabled(0x01, b"\x04")
