@@ -94,7 +94,10 @@ class CoreMemory:
             self.running = False
 
     def is_plain(self, address: int) -> bool:
-        return any(address in span for span, _, _ in self._plain.values())
+        """Whether an access here reaches memory without a call back; maps it if need be."""
+        if any(address in span for span, _, _ in self._plain.values()):
+            return True
+        return address & ~(PAGE - 1) not in self._called and self.map_page(address, fetch=True)
 
     def fetch(self, address: int, length: int) -> bytes:
         """Up to `length` bytes of code; fewer, or none, where the memory is not plain."""
@@ -234,7 +237,11 @@ class CoreMemory:
         except BusStall as stall:
             listener.stalled(stall)
             return False
-        kind = AccessKind.FEED if self._is_idle_write(address) else AccessKind.ACT
+        kind = AccessKind.WRITE
+        if self._is_idle_write(address):
+            kind = AccessKind.FEED
+        elif self._has_data_port(address):
+            kind = AccessKind.ACT
         if listener.after_access(address, value, kind):
             self._replay = _Access(True, address, value)
             listener.finish_instruction()

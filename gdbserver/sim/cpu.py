@@ -13,7 +13,7 @@ by no more than half of what the core did since.  The same inputs give the same 
 Not as on silicon, and known: an unaligned access to a peripheral is carried out in aligned
 parts, CCR.UNALIGN_TRP has no effect, and the MPU's regions are not enforced.  A store that is
 refused by the bus faults precisely (PRECISERR), although silicon may report some of them
-late as IMPRECISERR.
+late as IMPRECISERR.  LDM, LDRD and their like do not fault at an unaligned address.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class Core:
         self._instruction_watches: dict[int, Callable[[], None]] = {}
         self._watch_hooks: list[Any] = []
         self._watch_hit = False
-        self._ignore_watchpoints = False
+        self._finishing = False
         self._scanned: dict[int, set[int]] = {}  # by page
         self._traps: dict[int, Trap] = {}
         self._traps_version = 0
@@ -599,6 +599,8 @@ class Core:
         return True
 
     def after_access(self, address: int, value: int, kind: AccessKind) -> bool:
+        if self._finishing:
+            return False  # one stop for an instruction is enough
         if self._polls.sees(address, value, kind):
             self._skip_poll()
         return (
@@ -641,7 +643,7 @@ class Core:
 
     def _finish_instruction(self) -> None:
         """The access behind us is done: execute the rest of its instruction."""
-        self._ignore_watchpoints = True
+        self._finishing = True
         self._half_charged = True
         self._count = 1
         try:
@@ -650,15 +652,17 @@ class Core:
             if self._then is None:
                 raise
         finally:
-            self._ignore_watchpoints = False
+            self._finishing = False
         self.pc = int(self._uc.reg_read(arm.UC_ARM_REG_PC))
         then, self._then = self._then, None
         if then is not None:
             then()
         if self._watch_hit:
             self._watch_hit = False
-            if not self.halted:
-                self._debug_event(Dfsr.DWTTRAP)
+            if self.scs.debug_enabled:
+                self.enter_debug(Dfsr.DWTTRAP)
+            else:
+                self._exceptions.monitor(Dfsr.DWTTRAP)
 
     # --- debug ---------------------------------------------------------------------------
 
@@ -703,19 +707,15 @@ class Core:
         return frozenset()
 
     def _hit_breakpoint(self) -> None:
-        self._stepping = False
-        if self.pc in self._breakpoints:
-            self._debug_event(Dfsr.BKPT)
-        else:
+        why = Dfsr.BKPT
+        if self.pc not in self._breakpoints:
             self._instruction_watches[self.pc]()
-            self._debug_event(Dfsr.DWTTRAP)
-
-    def _debug_event(self, why: Dfsr) -> None:
+            why = Dfsr.DWTTRAP
+        self._stepping = False
         if self.scs.debug_enabled:
             self.enter_debug(why)
-        elif self.scs.monitor_enabled:
-            self.scs.note_debug_event(why)
-            self._nvic.pend(ExceptionNumber.DEBUG_MONITOR)
+        elif not self._exceptions.monitor(why):
+            self._run_slice(1, self._single)
 
     def set_watchpoints(self, watchpoints: list[Watchpoint]) -> None:
         """Whose accesses halt the core, behind the instruction that makes them."""
@@ -736,7 +736,7 @@ class Core:
     def _on_watched(
         self, _uc: Any, _access: int, address: int, size: int, _value: int, watch: Watchpoint
     ) -> None:
-        if self._ignore_watchpoints or address + size <= watch.span.start:
+        if self._finishing or address + size <= watch.span.start:
             return
         if not (self.scs.debug_enabled or self.scs.monitor_enabled):
             return

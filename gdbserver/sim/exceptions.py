@@ -107,12 +107,18 @@ class ExceptionUnit:
         self._take(ExceptionNumber.SV_CALL, return_address, _NOTHING)
 
     def debug_event(self) -> None:
-        """BKPT where nobody debugs: DebugMonitor if enabled, else HardFault."""
-        if self._scs.monitor_enabled and self._preempts(ExceptionNumber.DEBUG_MONITOR):
-            self._scs.note_debug_event(Dfsr.BKPT)
-            self.enter(ExceptionNumber.DEBUG_MONITOR, self._core.pc)
-            return
-        self._hard_fault(Hfsr.DEBUGEVT, self._core.pc, _NOTHING)
+        """BKPT where nobody debugs: DebugMonitor if it can be taken, else HardFault."""
+        if not self.monitor(Dfsr.BKPT):
+            self._hard_fault(Hfsr.DEBUGEVT, self._core.pc, _NOTHING)
+
+    def monitor(self, why: Dfsr) -> bool:
+        """Take DebugMonitor; False if it is not enabled, or what runs is more urgent."""
+        number = ExceptionNumber.DEBUG_MONITOR
+        if not (self._scs.monitor_enabled and self._preempts(number)):
+            return False
+        self._scs.note_debug_event(why)
+        self.enter(number, self._core.pc)
+        return True
 
     def fault(self, fault: Fault, return_address: int) -> None:
         """A synchronous fault at `return_address`: MemManage, BusFault, UsageFault or worse."""

@@ -628,7 +628,7 @@ class SystemControl(CoreSightComponent):
     def _read_dhcsr(self) -> None:
         core = self._core
         status = self.control | Dhcsr.S_REGRDY
-        if core.halted:
+        if core.halted and not core.in_reset:
             status |= Dhcsr.S_HALT
         elif core.locked_up:
             status |= Dhcsr.S_LOCKUP
