@@ -95,15 +95,13 @@ class Iwdg(Peripheral):
         self._lsi_hz = lsi_hz
         self._stopwatch = Stopwatch(clock, frozen)
         self._unlocked = False
-        self._updates: list[Event] = []
+        self._crossed: dict[str, int] = {}  # when a value has crossed, by its bit in SR
         super().__init__("IWDG1")
 
     def reset(self) -> None:
         super().reset()
         self._stopwatch.stop()
-        for event in self._updates:
-            event.cancel()
-        self._updates = []
+        self._crossed = {}
         self.running = self._unlocked = False
 
     def start(self) -> None:
@@ -141,14 +139,21 @@ class Iwdg(Peripheral):
                 self._reload()
 
     def _change(self, register: Register, written: Fields, busy: str) -> None:
-        """Values cross to the LSI's domain, for which SR asks to wait; about five cycles."""
-        if not self._unlocked or getattr(self[self.SR], busy):
-            return
-        self.store(register, written)
-        self.update(self.SR, **{busy: 1})
-        delay = 5 * SECOND // self._lsi_hz()
-        self._updates = [event for event in self._updates if event.when > self._clock.now]
-        self._updates.append(self._clock.after(delay, lambda: self.update(self.SR, **{busy: 0})))
+        """Values cross to the LSI's domain, for which SR asks to wait; about five cycles.
+
+        No event marks the end: programs that feed the watchdog in a waiting loop would
+        have one pending all the time, and time could not be skipped to what they wait for.
+        """
+        now = self._clock.now
+        if self._unlocked and now >= self._crossed.get(busy, now):
+            self.store(register, written)
+            self._crossed[busy] = now + 5 * SECOND // self._lsi_hz()
+
+    @SR.reads
+    def _show_crossing(self) -> None:
+        now = self._clock.now
+        self.set_raw(self.SR, 0)
+        self.update(self.SR, **{busy: now < until for busy, until in self._crossed.items()})
 
     @PR.writes
     def _set_prescaler(self, pr: Fields) -> None:
