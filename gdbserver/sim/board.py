@@ -265,7 +265,7 @@ class Board:
         self.core = Core(self.clock, self.bus, self.scs, lambda: self.rcc.core_hz)
         self.fpb = Fpb(self.core)
         self.dwt = Dwt(self.core)
-        self.itm = Itm()
+        self.itm = Itm(self.scs)
         self.flash = FlashInterface(
             self.clock,
             self.bus,

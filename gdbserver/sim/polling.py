@@ -4,10 +4,11 @@ A flash erase takes a second, and a program that waits for its end reads a statu
 few million times.  Nothing that it can see changes before the next event of the clock, so
 the core may as well be answered then.
 
-A read counts only if no other access had an effect in between.  Reads that have effects
-themselves, such as those of a data register that empties a FIFO, must not be taken for
-waiting: devices name them in `data_ports`, and writes that a waiting program may make, such
-as feeding a watchdog, in `idle_writes`.
+A read counts only if no other access had an effect in between.  A write that was made before,
+of the same value to the same register, has none that matters: waiting programs feed watchdogs,
+and some switch on again what is on.  Accesses to a data register, which empty or fill a FIFO,
+always have an effect: devices name such registers in `data_ports`, and writes that never
+count, whatever their value, in `idle_writes`.
 """
 
 from __future__ import annotations
@@ -24,13 +25,17 @@ five times in a row, and must not lose time by it.
 MOST_REGISTERS = 8
 """A loop that reads more than this is doing something."""
 
+MOST_WRITES = 16
+"""The same of one that makes more different writes than this."""
+
 
 class AccessKind(Enum):
     """What an access means for the question whether the core is waiting."""
 
     LOOK = auto()  # a read without effect
     FEED = auto()  # a write that a waiting program makes, too
-    ACT = auto()  # anything else: it may change what is read next
+    WRITE = auto()  # a write that may change what is read next, unless it is the same again
+    ACT = auto()  # anything else: it always may
 
 
 class PollDetector:
@@ -38,18 +43,27 @@ class PollDetector:
 
     def __init__(self) -> None:
         self._seen: dict[int, int] = {}
+        self._written: set[tuple[int, int]] = set()
         self._in_vain = 0
 
     def forget(self) -> None:
         """Something happened: whatever is read now is news."""
         self._seen.clear()
+        self._written.clear()
         self._in_vain = 0
 
     def sees(self, address: int, value: int, kind: AccessKind) -> bool:
         """Note an access; True when the core is waiting and time may be skipped."""
-        if kind is not AccessKind.LOOK:
-            if kind is AccessKind.ACT:
+        if kind is AccessKind.WRITE and (address, value) not in self._written:
+            if len(self._written) < MOST_WRITES:
+                self._seen.clear()
+                self._in_vain = 0
+            else:
                 self.forget()
+            self._written.add((address, value))
+        if kind is AccessKind.ACT:
+            self.forget()
+        if kind is not AccessKind.LOOK:
             return False
         if self._seen.get(address) != value:
             self._seen[address] = value
