@@ -3,7 +3,7 @@
 A script is a dialogue, a packet a line::
 
     # Said to the reader.
-    board sim:stlink-v3     the simulated board to use; the ideal link when there is none
+    board sim:stlink-v3     the simulated board to use, if it is not the usual one
     program drills          what is in its flash
     > m@watched,4           the client sends this; @name is a symbol of the program
     < 11111111              and wants exactly this
@@ -36,14 +36,14 @@ from gdbserver.server.session import Session
 from gdbserver.server.worker import Bench, Machine, owning
 from gdbserver.target.target import Target
 
-IDEAL = "sim:ideal"
+BOARD = "sim:stlink-v3"
 
 
 def board_of(machine: Machine) -> Any:
     return machine.target.link.probe.board
 
 
-def open_machine(uid: str = IDEAL, elf: Path | None = None) -> Machine:
+def open_machine(uid: str = BOARD, elf: Path | None = None) -> Machine:
     target = Target.open(uid)
     machine = Machine(target, Programmer(target, []))
     if elf is not None:
@@ -138,7 +138,7 @@ async def play(name: str, lines: list[str]) -> None:
     program = {"drills": support.drills, "demo": support.demo}.get(settings.get("program", ""))
     elf = program() if program else None
     names = symbols(elf) if elf else {}
-    machine = await trio.to_thread.run_sync(open_machine, settings.get("board", IDEAL), elf)
+    machine = await trio.to_thread.run_sync(open_machine, settings.get("board", BOARD), elf)
     async with lent(machine) as bench, connected(bench) as client:
         for number, line in enumerate(lines, 1):
             kind, _, text = line.partition(" ")

@@ -157,7 +157,7 @@ def test_the_port_is_told_once_a_client_is_welcome(drills_elf: Path) -> None:
     def on_listening(port: int) -> None:
         ports.append(port)
         with socket.create_connection(("127.0.0.1", port)) as client:
-            client.sendall(b"$qC#00")
+            client.sendall(b"$qC#b4")
 
     serve(lambda: open_machine(elf=drills_elf), port=0, on_listening=on_listening)
     assert len(ports) == 1
