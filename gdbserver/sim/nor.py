@@ -11,8 +11,10 @@ Rule 2: an operation starts when chip select rises and takes effect when it ends
 runs the die answers status reads and little else.
 Rule 3: a reset of the microcontroller does nothing here.  `power_cycle` does.
 
-Winbond W25Q256JV rev. I, W25Q128JV rev. F, W25Q64JV rev. J: "Instructions", "Status and
-Configuration Registers", "AC Electrical Characteristics".
+Datasheets of Winbond W25Q256JV, W25Q128JV and W25Q64JV ("Instructions", "Status and
+Configuration Registers", "AC Electrical Characteristics"), Micron MT25QL512ABB ("Command
+Definitions", "Volatile Configuration Register", "XIP Mode"), ISSI IS25LP256D ("Registers",
+"Device Operation").
 """
 
 from __future__ import annotations
@@ -33,7 +35,6 @@ log = logging.getLogger(__name__)
 __all__ = ["PARTS", "Frame", "Nor"]
 
 PAGE = 256
-FLOATING = 0xFF  # an undriven line is pulled up
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +132,8 @@ class Nor:
         self._operation: Operation | None = None
         self._suspended: Operation | None = None
         self.vendor: Vendor = self.part.vendor(self)
-        self._actions: Mapping[int, tuple[Command, Callable[[Request], bytes]]] = {
-            opcode: (command, self._action(command.action))
-            for opcode, command in self.part.commands.items()
+        self._actions: Mapping[int, Callable[[Request], bytes]] = {
+            opcode: self._action(command.action) for opcode, command in self.part.commands.items()
         }
         self._power_up()
 
@@ -376,7 +376,8 @@ class Nor:
 
     def _execute(self, request: Request) -> bytes:
         command = request.command
-        enabled, self._reset_enabled = self._reset_enabled, False
+        if command.action != "reset":
+            self._reset_enabled = False
         if self.powered_down and not command.when_down:
             return b""
         if self.busy and not command.when_busy:
@@ -393,11 +394,7 @@ class Nor:
         if command.needs_write_enable and not self.write_enabled:
             log.info("%s: %s without write enable", self.part.name, command.name)
             return b""
-        if command.action == "reset":
-            if enabled:
-                self._soft_reset()
-            return b""
-        return self._actions[command.opcode][1](request)
+        return self._actions[command.opcode](request)
 
     def write_enable(self, request: Request) -> bytes:
         self.write_enabled = True
@@ -416,13 +413,13 @@ class Nor:
         return b""
 
     def reset(self, request: Request) -> bytes:
-        return b""  # see `_execute`: only right after `enable_reset`
-
-    def _soft_reset(self) -> None:
-        self._break_off()
-        self._power_up()
-        self._deaf_until = self.clock.now + self.time("reset")
-        self.changed()
+        """Only right after `enable_reset`.  What was under way stays as far as it got."""
+        if self._reset_enabled:
+            self._break_off()
+            self._power_up()
+            self._deaf_until = self.clock.now + self.time("reset")
+            self.changed()
+        return b""
 
     def jedec(self, request: Request) -> bytes:
         return repeat(self.jedec_id, request.read)

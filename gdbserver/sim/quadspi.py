@@ -225,19 +225,16 @@ class QuadSpi(Peripheral):
         self._event: Event | None = None
         self._mark: Event | None = None
         self._granted = False
+        self._out: _Transfer | None = None
+        self._in: _Transfer | None = None
         super().__init__("QUADSPI")
         nor.on_change.append(self._nor_changed)
 
     def reset(self) -> None:
-        """RCC reset, or that of the chip.  The NOR is not told."""
+        """RCC reset, or that of the chip.  The NOR sees chip select rise, and nothing else."""
+        self._abort()
         super().reset()
-        self._cancel()
-        self._revoke()
-        self._out: _Transfer | None = None
-        self._in: _Transfer | None = None
-        self._polling = False
         self._poll_start_ps = 0
-        self._busy = False
         self._instruction_sent = False
         self._irq = False
         self.set_irq(QUADSPI_IRQ, False)

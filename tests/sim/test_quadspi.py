@@ -422,6 +422,18 @@ def test_a_reset_of_the_controller_leaves_the_nor_alone(driver: Driver) -> None:
     assert driver.nor.address_bytes == 4
 
 
+def test_a_reset_in_the_middle_of_a_page_programs_what_had_passed(driver: Driver) -> None:
+    driver.command(0x06)
+    driver.write(DLR, 255)
+    driver.write(CCR, PROGRAM)
+    driver.write(AR, 0)
+    driver.write(DR, 0)
+    driver.clock.advance_to(driver.clock.now + after(driver, 1 + 8 + 32 + 24))
+    driver.quadspi.reset()
+    driver.clock.advance_to(SECOND)
+    assert driver.nor.contents(0, 4) == b"\0\0\0\xff"
+
+
 def test_without_its_clock_the_controller_does_not_answer(driver: Driver) -> None:
     driver.clocked = False
     assert driver.read(CR) == 0
