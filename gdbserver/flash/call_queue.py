@@ -94,13 +94,13 @@ _HEADER_SIZE, _RECORD_SIZE = 32, 32
 _DONE, _STATE, _RESULT = 8, 12, 28  # where to look: bytes from the start of header and record
 
 HELPERS = ("crc32", "crc32_each")
-RESULTS = 256
+RESULTS = 128
 """Words that a helper may fill in one call."""
 
 STATE_WAITING, STATE_CALLING, STATE_STOPPED, STATE_ENDED = range(4)
 
-_RING_CALLS = 64  # records: far more than buffers, so erases may queue up between writes
-_STACK = 8 * 1024  # loaders in the wild use less than 1 KiB, because ST's tools give no more
+_RING_CALLS = 32  # records: far more than buffers, so erases may queue up between writes
+_STACK = 4 * 1024  # loaders in the wild use less than 1 KiB, because ST's tools give no more
 _CANARY = 64  # bytes at the foot of the stack that nobody may touch
 _PAINT = b"\xa5\x5a\xc3\x3c"
 _TRAPS = bytes.fromhex("00be00be 01be00be")  # BKPT 0: "returned"; BKPT 1: a stray interrupt
@@ -132,17 +132,21 @@ class BorrowedRam:
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        self._before: list[tuple[int, bytes]] = []
+        self._before: dict[int, bytes] = {}
 
     def __enter__(self) -> Self:
         return self
 
     def borrow(self, span: Span) -> None:
-        self._before.append((span.start, self._target.read_memory(span.start, len(span))))
+        self._before[span.start] = self._target.read_memory(span.start, len(span))
+
+    def give_back(self, start: int) -> None:
+        """Restore what was borrowed from `start` on."""
+        self._target.write_memory(start, self._before.pop(start))
 
     def __exit__(self, *_: object) -> None:
-        for address, data in self._before:
-            self._target.write_memory(address, data)
+        while self._before:
+            self.give_back(next(iter(self._before)))
 
 
 class CallQueue:
@@ -217,16 +221,17 @@ class CallQueue:
         )
         parts = [
             *self._image.chunks,
-            *self._resident.chunks,
+            self._resident.chunks[0],  # what lies behind it are tables, which it makes itself
             (layout.vectors, b"".join(Int32ul.build(vector) for vector in vectors)),
             (layout.traps, _TRAPS),
             (layout.ring, header),
-            (layout.stack.start, _PAINT * (len(layout.stack) // len(_PAINT))),
         ]
         if layout.scratch:
             parts.append((layout.scratch, bytes(_SCRATCH)))
         for address, data in parts:
             self._target.write_memory(address, data)
+        paint = _PAINT * (len(layout.stack) // len(_PAINT))
+        self._target.write_memory(layout.stack.start, paint)
         for address, data in parts:
             if self._target.read_memory(address, len(data)) != data:
                 raise LoaderBroken(
@@ -275,7 +280,11 @@ class CallQueue:
         return self._layout.free
 
     def borrow(self, span: Span) -> None:
+        """Use part of `free`; it is restored at the end, or when given back."""
         self._ram.borrow(span)
+
+    def give_back(self, start: int) -> None:
+        self._ram.give_back(start)
 
     @property
     def results(self) -> int:

@@ -25,11 +25,11 @@ from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar, cast
 
 from gdbserver.chip import stm32h743 as chip
 from gdbserver.chip.memory import Span
-from gdbserver.errors import FlashError, LoaderRefused, UsageError
+from gdbserver.errors import LoaderRefused, LoaderRejected, UsageError
 from gdbserver.flash.call_queue import CallQueue
 from gdbserver.flash.driver import Busy, Did, Event
 from gdbserver.flash.loader_file import CONFIG, FOUND, LoaderFile, built
@@ -38,10 +38,12 @@ from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _BUFFER = 16 * 1024  # 64 pages of 256 bytes: 45 ms of programming
 _BUFFERS = 6  # a quarter of a second, for as long as other lanes keep the link
 _BLOCK = 16 * 1024  # what one CRC-32 covers
-_BLOCKS = 64  # digests per call: a megabyte, so that other lanes get their turn
+_BLOCKS = 64  # digests per call: a megabyte
 
 # W25Q256JV, "AC Electrical Characteristics": the slowest NOR page and sectors in use.
 _PAGE_SECONDS = 3e-3  # 256 bytes
@@ -130,7 +132,11 @@ class ExternalFlash:
         self._loader = loader
         self._queue = CallQueue(target, loader.image, good=loader.good, queued=queued)
         self._under_way: deque[tuple[int, Did]] = deque()
-        self._buffers: deque[tuple[int, int]] = deque()  # (address, call that uses it)
+        self._used: deque[tuple[int, int]] = deque()  # buffers: (address, call that reads it)
+        self._free: deque[int] = deque()
+        free = self._queue.free
+        self._next_buffer = free.start
+        self._buffers_end = min(free.end, free.start + _BUFFERS * _BUFFER)
         # Our own loader leaves the NOR mapped after every routine.
         self._mapped = "Read" not in loader.image.entries or "found" in loader.image.symbols
 
@@ -139,8 +145,7 @@ class ExternalFlash:
     def __enter__(self) -> Self:
         self._queue.__enter__()
         try:
-            for _ in self._queue.call("Init", timeout=_INIT_SECONDS):
-                pass
+            _finish(self._queue.call("Init", timeout=_INIT_SECONDS))
             self._queue.check_stack()
         except LoaderRefused as error:
             self._explain(error)
@@ -187,7 +192,6 @@ class ExternalFlash:
     def change(self, sectors: Sequence[SectorPlan]) -> Generator[Event, None, None]:
         if not sectors:
             return
-        self._borrow_buffers(sum(len(run.data) for sector in sectors for run in sector.runs))
         for sectors_together in _erased_together(sectors):
             first, last = sectors_together[0].sector, sectors_together[-1].sector
             if sectors_together[0].erase:
@@ -199,15 +203,16 @@ class ExternalFlash:
                 for run in sector.runs:
                     for start in range(0, len(run.data), _BUFFER):
                         part = run.part(start, start + _BUFFER)
-                        buffer = yield from self._free_buffer()
+                        buffer = yield from self._buffer()
                         self._target.write_memory(buffer, part.data)
                         yield from self._room()
                         size = len(part.data)
                         did = Did("programmed", part.span)
                         seconds = _program_seconds(size)
                         number = self._post(did, seconds, "Write", part.span.start, size, buffer)
-                        self._buffers.append((buffer, number))
+                        self._used.append((buffer, number))
                         yield Busy(0)
+        yield from self._give_back_buffers()
         while self._under_way:
             yield from self._collect()
         self._queue.check_stack()
@@ -239,26 +244,35 @@ class ExternalFlash:
         finished = self._queue.poll()
         if not self._under_way or self._under_way[0][0] >= finished:
             yield Busy(pause)
+        while self._used and self._used[0][1] < finished:
+            self._free.append(self._used.popleft()[0])
         while self._under_way and self._under_way[0][0] < finished:
             yield self._under_way.popleft()[1]
 
-    def _borrow_buffers(self, size: int) -> None:
-        """As many buffers as there is something to fill them with, and RAM."""
-        if self._buffers:
-            return
-        free = self._queue.free
-        count = min(_BUFFERS, -(-size // _BUFFER), len(free) // _BUFFER)
-        if size and not count:
-            raise FlashError(f"loader {self._loader.path.name} leaves no RAM for a buffer")
-        self._queue.borrow(Span.of(free.start, count * _BUFFER))
-        self._buffers.extend((free.start + n * _BUFFER, -1) for n in range(count))
+    def _buffer(self) -> Generator[Event, None, int]:
+        """A buffer that no call uses: an old one, a new one, or one that has to be waited for."""
+        if self._used:
+            yield from self._collect(0)
+        while not self._free:
+            if self._next_buffer + _BUFFER <= self._buffers_end:
+                self._queue.borrow(Span.of(self._next_buffer, _BUFFER))
+                self._free.append(self._next_buffer)
+                self._next_buffer += _BUFFER
+            elif not self._used:
+                raise LoaderRejected(self._loader.path, "leaves no RAM for a buffer")
+            else:
+                yield from self._collect()
+        return self._free.popleft()
 
-    def _free_buffer(self) -> Generator[Event, None, int]:
-        """The buffer that was filled longest ago, once its call has finished."""
-        address, number = self._buffers.popleft()
-        while self._under_way and self._under_way[0][0] <= number:
-            yield from self._collect()
-        return address
+    def _give_back_buffers(self) -> Generator[Event, None, None]:
+        """Let the RAM of each buffer be as it was, while the device works on what was in others."""
+        while self._used or self._free:
+            for address in self._free:
+                self._queue.give_back(address)
+            self._free.clear()
+            if self._used:
+                yield from self._collect()
+        self._next_buffer = self._queue.free.start
 
     # --- Looking --------------------------------------------------------------------------
 
@@ -279,15 +293,13 @@ class ExternalFlash:
 
     def _digest_by_helpers(self, sectors: Sequence[Span]) -> Generator[Event, None, list[int]]:
         digests = []
-        self._borrow_buffers(_BUFFER)
-        buffer, _ = self._buffers[0]
         results = self._queue.results
         for together in _adjacent(sectors, _BLOCKS * _BLOCK):
             blocks = [block for sector in together for block in _blocks(sector)]
             if self._mapped:
                 yield from self._crc_mapped(blocks, results)
             else:
-                yield from self._crc_through_read(blocks, buffer, results)
+                yield from self._crc_through_read(blocks, results)
             crcs = iter(self._target.read_words(results, len(blocks)))
             for sector in together:
                 digests.append(_fold([next(crcs) for _ in _blocks(sector)]))
@@ -314,8 +326,9 @@ class ExternalFlash:
             done += count
 
     def _crc_through_read(
-        self, blocks: Sequence[Span], buffer: int, results: int
+        self, blocks: Sequence[Span], results: int
     ) -> Generator[Event, None, None]:
+        buffer = yield from self._buffer()
         for number, block in enumerate(blocks):
             seconds = _read_seconds(len(block))
             where = results + 4 * number
@@ -323,20 +336,29 @@ class ExternalFlash:
             yield from self._queue.call(
                 "crc32_each", buffer, len(block), 1, where, timeout=seconds, checked=False
             )
+        self._free.append(buffer)
 
     def read(self, span: Span) -> bytes:
         if self._mapped:
             return self._target.read_memory(span.start, len(span))
-        self._borrow_buffers(_BUFFER)
-        buffer, _ = self._buffers[0]
+        buffer = _finish(self._buffer())
         data = bytearray()
         for start in range(span.start, span.end, _BUFFER):
             length = min(_BUFFER, span.end - start)
             seconds = _read_seconds(length)
-            for _ in self._queue.call("Read", start, length, buffer, timeout=seconds):
-                pass
+            _finish(self._queue.call("Read", start, length, buffer, timeout=seconds))
             data += self._target.read_memory(buffer, length)
+        self._free.append(buffer)
         return bytes(data)
+
+
+def _finish(events: Generator[Event, None, T]) -> T:
+    """Run a generator without letting anyone else have the link."""
+    while True:
+        try:
+            next(events)
+        except StopIteration as end:
+            return cast(T, end.value)
 
 
 def _erased_together(sectors: Sequence[SectorPlan]) -> Iterator[list[SectorPlan]]:

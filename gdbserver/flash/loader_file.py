@@ -129,7 +129,7 @@ class Image:
 
     path: Path
     chunks: tuple[tuple[int, bytes], ...]
-    """(address, bytes), ascending: everything that is written, zeroed memory included."""
+    """(address, bytes), ascending: what the file holds, and zeros where memory is to be zeroed."""
     executable: tuple[Span, ...]
     symbols: Mapping[str, Symbol]
     entries: Mapping[str, int]
@@ -288,7 +288,10 @@ def _image(path: Path, elf: ELFFile, *, host_only: Span) -> Image:
         span = Span.of(segment["p_vaddr"], segment["p_memsz"])
         if not len(span) or span in host_only:
             continue
-        chunks.append((span.start, segment.data().ljust(len(span), b"\0")))
+        filled = Span.of(span.start, segment["p_filesz"])
+        chunks.append((filled.start, segment.data()))
+        if filled.end < span.end:
+            chunks.append((filled.end, bytes(span.end - filled.end)))
         if segment["p_flags"] & _PF_EXECUTE:
             executable.append(span)
             rwpi = rwpi or bool(segment["p_flags"] & _PF_ARM_RWPI)
