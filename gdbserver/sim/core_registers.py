@@ -25,37 +25,78 @@ _GENERAL = [getattr(arm, f"UC_ARM_REG_R{n}") for n in range(13)] + [
     arm.UC_ARM_REG_LR,
 ]
 _SINGLE = [getattr(arm, f"UC_ARM_REG_S{n}") for n in range(32)]
+_MASKS = (arm.UC_ARM_REG_PRIMASK, arm.UC_ARM_REG_BASEPRI, arm.UC_ARM_REG_FAULTMASK)
+# Writing one of these may change what the others read.
+_BANKING = (
+    arm.UC_ARM_REG_XPSR,
+    arm.UC_ARM_REG_CONTROL,
+    arm.UC_ARM_REG_SP,
+    arm.UC_ARM_REG_MSP,
+    arm.UC_ARM_REG_PSP,
+)
 _CALLER_SAVED = (*_GENERAL[:4], _GENERAL[12], _GENERAL[14])
 
 
 class CoreRegisters:
-    """All but the PC, which is the core's own: Unicorn is told where to start each time."""
+    """All but the PC, which is the core's own: Unicorn is told where to start each time.
+
+    Asking Unicorn takes longer than anything else that an exception does, so what was read
+    is kept as long as the guest stands still.
+    """
 
     def __init__(self, unicorn: Any) -> None:
         self._uc = unicorn
+        self._known: dict[int, int] = {}
+        self._live = False
+
+    @property
+    def live(self) -> bool:
+        """Whether the guest runs, and changes registers behind our back."""
+        return self._live
+
+    @live.setter
+    def live(self, live: bool) -> None:
+        self._live = live
+        self._known.clear()
+
+    def _read(self, register: int) -> int:
+        value = self._known.get(register)
+        if value is None:
+            value = int(self._uc.reg_read(register))
+            if not self._live:
+                self._known[register] = value
+        return value
+
+    def _write(self, register: int, value: int) -> None:
+        self._uc.reg_write(register, value)
+        if register in _BANKING:
+            for related in _BANKING:
+                self._known.pop(related, None)
+        else:
+            self._known.pop(register, None)
 
     def general(self, number: int) -> int:
         """r0 to r12, sp (of the current bank) as 13, lr as 14."""
-        return int(self._uc.reg_read(_GENERAL[number]))
+        return self._read(_GENERAL[number])
 
     def set_general(self, number: int, value: int) -> None:
-        self._uc.reg_write(_GENERAL[number], value & (0xFFFFFFFC if number == 13 else 0xFFFFFFFF))
+        self._write(_GENERAL[number], value & (0xFFFFFFFC if number == 13 else 0xFFFFFFFF))
 
     def caller_saved(self) -> list[int]:
         """r0-r3, r12 and lr: what an exception frame begins with."""
-        return [int(self._uc.reg_read(register)) for register in _CALLER_SAVED]
+        return [self._read(register) for register in _CALLER_SAVED]
 
     def set_caller_saved(self, values: list[int]) -> None:
         for register, value in zip(_CALLER_SAVED, values, strict=True):
-            self._uc.reg_write(register, value)
+            self._write(register, value)
 
     @property
     def xpsr(self) -> int:
-        return int(self._uc.reg_read(arm.UC_ARM_REG_XPSR))
+        return self._read(arm.UC_ARM_REG_XPSR)
 
     @xpsr.setter
     def xpsr(self, value: int) -> None:
-        self._uc.reg_write(arm.UC_ARM_REG_XPSR, value)
+        self._write(arm.UC_ARM_REG_XPSR, value)
 
     @property
     def ipsr(self) -> int:
@@ -63,83 +104,80 @@ class CoreRegisters:
 
     @property
     def control(self) -> int:
-        return int(self._uc.reg_read(arm.UC_ARM_REG_CONTROL)) & 7
+        return self._read(arm.UC_ARM_REG_CONTROL) & 7
 
     @control.setter
     def control(self, value: int) -> None:
-        """Set nPRIV, SPSEL and FPCA.  In handler mode SPSEL does not change: MSP is in use."""
+        """Set nPRIV, SPSEL and FPCA.  SPSEL takes effect in thread mode."""
+        if value == self.control:
+            return
         xpsr = self.xpsr
+        # Handler mode may drop nPRIV; then thread mode may set all three.
         self.xpsr = xpsr & ~IPSR | 3
-        self._uc.reg_write(arm.UC_ARM_REG_CONTROL, value & CONTROL_FPCA)
+        self._write(arm.UC_ARM_REG_CONTROL, 0)
         self.xpsr = xpsr & ~IPSR
-        if not xpsr & IPSR:
-            self._uc.reg_write(arm.UC_ARM_REG_CONTROL, value)
-        else:
-            # Entered by an exception: the manual clears SPSEL, Unicorn's copy of it too.
-            self._uc.reg_write(arm.UC_ARM_REG_CONTROL, value & ~CONTROL_SPSEL)
+        self._write(arm.UC_ARM_REG_CONTROL, value)
+        if xpsr & IPSR:
             self.xpsr = xpsr
 
-    def special(self, register: int) -> int:
-        """MSP, PSP, PRIMASK, BASEPRI or FAULTMASK by Unicorn's number."""
+    def _special(self, *registers: int) -> list[int]:
+        """Registers that Unicorn shows to privileged guests only."""
+        if self.xpsr & IPSR or not self.control & CONTROL_NPRIV:
+            return [self._read(register) for register in registers]
         xpsr = self.xpsr
-        if xpsr & IPSR or not self.control & CONTROL_NPRIV:
-            return int(self._uc.reg_read(register))
         self.xpsr = xpsr | 3
-        value = int(self._uc.reg_read(register))
+        values = [self._read(register) for register in registers]
         self.xpsr = xpsr
-        return value
+        return values
 
-    def set_special(self, register: int, value: int) -> None:
+    def _set_special(self, values: dict[int, int]) -> None:
         xpsr = self.xpsr
-        if xpsr & IPSR or not self.control & CONTROL_NPRIV:
-            self._uc.reg_write(register, value)
-            return
-        self.xpsr = xpsr | 3
-        self._uc.reg_write(register, value)
-        self.xpsr = xpsr
+        hidden = not xpsr & IPSR and self.control & CONTROL_NPRIV
+        if hidden:
+            self.xpsr = xpsr | 3
+        for register, value in values.items():
+            self._write(register, value)
+        if hidden:
+            self.xpsr = xpsr
 
     @property
     def masks(self) -> tuple[int, int, int]:
         """PRIMASK, BASEPRI and FAULTMASK."""
-        return (
-            self.special(arm.UC_ARM_REG_PRIMASK) & 1,
-            self.special(arm.UC_ARM_REG_BASEPRI) & 0xFF,
-            self.special(arm.UC_ARM_REG_FAULTMASK) & 1,
-        )
+        primask, basepri, faultmask = self._special(*_MASKS)
+        return primask & 1, basepri & 0xFF, faultmask & 1
 
     @masks.setter
     def masks(self, values: tuple[int, int, int]) -> None:
         primask, basepri, faultmask = values
-        self.set_special(arm.UC_ARM_REG_PRIMASK, primask & 1)
-        self.set_special(arm.UC_ARM_REG_BASEPRI, basepri & 0xF0)
-        self.set_special(arm.UC_ARM_REG_FAULTMASK, faultmask & 1)
+        wanted = (primask & 1, basepri & 0xF0, faultmask & 1)
+        self._set_special(dict(zip(_MASKS, wanted, strict=True)))
 
     @property
     def msp(self) -> int:
-        return self.special(arm.UC_ARM_REG_MSP)
+        return self._special(arm.UC_ARM_REG_MSP)[0]
 
     @msp.setter
     def msp(self, value: int) -> None:
-        self.set_special(arm.UC_ARM_REG_MSP, value & 0xFFFFFFFC)
+        self._set_special({arm.UC_ARM_REG_MSP: value & 0xFFFFFFFC})
 
     @property
     def psp(self) -> int:
-        return self.special(arm.UC_ARM_REG_PSP)
+        return self._special(arm.UC_ARM_REG_PSP)[0]
 
     @psp.setter
     def psp(self, value: int) -> None:
-        self.set_special(arm.UC_ARM_REG_PSP, value & 0xFFFFFFFC)
+        self._set_special({arm.UC_ARM_REG_PSP: value & 0xFFFFFFFC})
 
     @property
     def fpscr(self) -> int:
-        return int(self._uc.reg_read(arm.UC_ARM_REG_FPSCR))
+        return self._read(arm.UC_ARM_REG_FPSCR)
 
     @fpscr.setter
     def fpscr(self, value: int) -> None:
-        self._uc.reg_write(arm.UC_ARM_REG_FPSCR, value & 0xF7C0009F)
+        self._write(arm.UC_ARM_REG_FPSCR, value & 0xF7C0009F)
 
     def single(self, number: int) -> int:
-        return int(self._uc.reg_read(_SINGLE[number]))
+        return self._read(_SINGLE[number])
 
     def set_single(self, number: int, value: int) -> None:
-        self._uc.reg_write(_SINGLE[number], value)
+        self._write(_SINGLE[number], value)

@@ -180,17 +180,15 @@ class Core:
     def spend(self, cycles: int) -> None:
         """The core is busy for so many cycles of its clock."""
         self.cycles += cycles
-        total = cycles * SECOND + self._cycle_fraction
-        spent, self._cycle_fraction = divmod(total, self._follow_frequency())
+        spent, self._cycle_fraction = divmod(cycles * SECOND + self._cycle_fraction, self._hz)
         self._clock.advance_to(self._clock.now + spent)
 
-    def _follow_frequency(self) -> int:
-        """The core's frequency; SysTick is told when it changes."""
+    def _follow_frequency(self) -> None:
+        """See whether the core's clock is another one by now; SysTick has to know."""
         hz = self._frequency()
         if hz != self._hz:
             self._systick.rebase(hz)
             self._hz = hz
-        return hz
 
     def _idle(self, when: int) -> None:
         """Let time pass to `when`, or to the next event: it may change everything."""
@@ -263,6 +261,7 @@ class Core:
     def _execute(self, when: int) -> None:
         nvic = self._nvic
         nvic.changed = False
+        self._follow_frequency()
         if nvic.waiting and self._exceptions.take_pending():
             self._slice = FIRST_SLICE
             if self._stepping:
@@ -295,9 +294,9 @@ class Core:
         if self._stepping:
             self._run_slice(1, self._single)
             return
-        cycles = (self._limit - self._clock.now) * self._follow_frequency() // SECOND
+        cycles = (self._limit - self._clock.now) * self._hz // SECOND
         count = max(1, min(self._slice, cycles // CYCLES_PER_INSTRUCTION))
-        self._run_slice(count, partial(self._memory.run, self.pc | 1, _NOWHERE, count))
+        self._run_slice(count, partial(self._enter_unicorn, count))
 
     def _run_slice(self, count: int, run: Callable[[], None]) -> None:
         self._count = count
@@ -311,8 +310,11 @@ class Core:
         self.pc = int(self._uc.reg_read(arm.UC_ARM_REG_PC))
         then, self._then = self._then, None
         if then is None and self.pc not in self._exits:
-            self._slice = min(2 * self._slice, LONGEST_SLICE)
-            self._charge(count - count // 2 if self._half_charged else count)
+            if self._half_charged:
+                self._charge(count - count // 2)
+            else:
+                self._charge(count)
+                self._slice = min(2 * self._slice, LONGEST_SLICE)
             if self.pc == start and count > 1:
                 self._skip_idle_loop()
         else:
@@ -336,6 +338,13 @@ class Core:
             cycles = max(0, self._limit - self._clock.now) * self._hz // SECOND
             self.spend(max(1, cycles))
 
+    def _enter_unicorn(self, count: int) -> None:
+        self.registers.live = True
+        try:
+            self._memory.run(self.pc | 1, _NOWHERE, count)
+        finally:
+            self.registers.live = False
+
     def _single(self) -> None:
         """Execute the instruction at `pc`, and no more.
 
@@ -349,7 +358,7 @@ class Core:
         elif self.pc in self._exits:
             self._set_exits(self._exits - {self.pc})
             self._exits_key = ()
-        self._memory.run(self.pc | 1, _NOWHERE, 1)
+        self._enter_unicorn(1)
 
     def _stop(self, then: Callable[[], None]) -> None:
         """Leave Unicorn, with the instruction at hand undone, and then do this."""
@@ -593,10 +602,10 @@ class Core:
             self._charge(self._count // 2)
         self._slice = FIRST_SLICE
         self.spend(ACCESS_CYCLES)
-        if address in PPB:
-            registers = self.registers
-            return not registers.control & CONTROL_NPRIV or bool(registers.ipsr)
-        return True
+        if address < PPB.start:
+            return True
+        registers = self.registers
+        return not registers.control & CONTROL_NPRIV or bool(registers.ipsr)
 
     def after_access(self, address: int, value: int, kind: AccessKind) -> bool:
         if self._finishing:
@@ -612,7 +621,7 @@ class Core:
             or bool(self._soon)
             or self._memory.stale
             or (self._nvic.changed and self._nvic.waiting != 0)
-            or (address in PPB and self._stopping_conditions() != self._exits_key)
+            or (address >= PPB.start and self._stopping_conditions() != self._exits_key)
         )
 
     def _skip_poll(self) -> None:

@@ -193,10 +193,8 @@ class ExceptionUnit:
                 core.lock_up()
                 return
         registers = core.registers
-        if not registers.xpsr & IPSR:
-            registers.control &= CONTROL_NPRIV
-        registers.xpsr = registers.xpsr & ~(IPSR | XPSR_IT) | number
         registers.control &= CONTROL_NPRIV
+        registers.xpsr = registers.xpsr & ~(IPSR | XPSR_IT) | number
         registers.set_general(14, exc_return)
         nvic.enter(number)
         core.event_register = True
@@ -254,8 +252,8 @@ class ExceptionUnit:
         else:
             legal = False
         nvic.leave(number)
-        if number != ExceptionNumber.NMI:
-            primask, basepri, _ = registers.masks
+        primask, basepri, faultmask = registers.masks
+        if faultmask and number != ExceptionNumber.NMI:
             registers.masks = (primask, basepri, 0)
         if not (was_active and legal):
             self._invalid_return(exc_return)
