@@ -89,7 +89,9 @@ class SharedRegisters(Peripheral):
 
     ACR = Register(
         FLASH_ACR,
-        BitStruct(Padding(26), Unmodelled("WRHIGHFREQ", 2), "LATENCY" / BitsInteger(4)),
+        # Both follow from the clock on silicon; here no value is too small, and WRHIGHFREQ
+        # has no effect.
+        BitStruct(Padding(26), "WRHIGHFREQ" / BitsInteger(2), "LATENCY" / BitsInteger(4)),
         reset=0x00000037,
     )
     OPTKEYR = Register(FLASH_OPTKEYR, BitStruct("OPTKEYR" / BitsInteger(32)), writable=0)
@@ -369,7 +371,7 @@ class FlashInterface:
 
     def touched_by(self, master: Master) -> None:
         """An access at RDP level 1 from a debugger hides the flash until power goes."""
-        if self.rdp_level == 1 and master is not Master.CORE and not self._intruded:
+        if self.rdp_level == 1 and master in (Master.AP0, Master.AP1) and not self._intruded:
             self._hide()
 
     def _hide(self) -> None:

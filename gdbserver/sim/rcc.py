@@ -349,6 +349,7 @@ class Rcc(Peripheral):
     APB1HRSTR = _resets(0x94, "APB1H")
     APB2RSTR = _resets(0x98, "APB2")
     APB4RSTR = _resets(0x9C, "APB4")
+    # WW1RSC widens WWDG1's reset from the CPU to the system; here it is always the system's.
     GCR = Register(0xA0, BitStruct(Padding(31), "WW1RSC" / Flag))
     D3AMR = Register(0xA8, BitStruct(Unmodelled("D3AM", 32)))
     RSR = Register(

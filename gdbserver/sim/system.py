@@ -51,10 +51,10 @@ class Dbgmcu(Peripheral):
             "D1DBGCKEN" / Flag,
             "TRACECLKEN" / Flag,
             Padding(11),
-            Unmodelled("DBGSTBY_D3"),
-            Unmodelled("DBGSTOP_D3"),
+            # Nothing here loses its clock in a low-power mode, with or without these.
+            "DBGSTBY_D3" / Flag,
+            "DBGSTOP_D3" / Flag,
             Padding(4),
-            # The model's core never loses its clock, with or without these.
             "DBGSTBY_D1" / Flag,
             "DBGSTOP_D1" / Flag,
             "DBGSLEEP_D1" / Flag,
