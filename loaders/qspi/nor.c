@@ -193,7 +193,7 @@ static bool load_sfdp(struct sfdp *sfdp)
         uint32_t id = (uint32_t)entry[7] << 8 | entry[0];
         uint32_t words = entry[3];
         uint32_t at = (uint32_t)entry[6] << 16 | (uint32_t)entry[5] << 8 | entry[4];
-        if ((id == 0xFF00 || entry[0] == 0x00) && words > sfdp->basic_words) {
+        if (entry[0] == 0x00 && words > sfdp->basic_words) {
             /* Revisions before JESD216B leave the high byte of the id undefined. */
             uint32_t take = words < 20 ? words : 20;
             if (!read_sfdp(at, sfdp->basic, 4u * take))

@@ -29,16 +29,18 @@ static void configure_pin(const struct pin *pin, bool pull_up)
 /*
  * Look at SR until one of `flags` is there, after a change of sign of those in `inverted`.  The
  * FIFO is worth looking at all the time; what takes longer leaves the bus to others meanwhile.
+ * Returns those that are there; 0 when the time is over.
  */
-static bool wait(uint32_t flags, uint32_t inverted, struct deadline *deadline)
+static uint32_t wait(uint32_t flags, uint32_t inverted, struct deadline *deadline)
 {
     for (uint32_t looks = 1;; looks++) {
-        if ((QUADSPI_SR ^ inverted) & flags)
-            return true;
+        uint32_t there = (QUADSPI_SR ^ inverted) & flags;
+        if (there)
+            return there;
         if (looks > LOOKS_AT_TIME / 2u)
             pause_cycles(PAUSE_CYCLES);
         if (looks % LOOKS_AT_TIME == 0 && deadline_expired(deadline))
-            return false;
+            return 0;
     }
 }
 
@@ -129,8 +131,7 @@ uint32_t quadspi_set(uint32_t max_hz, uint32_t size)
 
 static bool finish(bool good, struct deadline *deadline)
 {
-    good = good && wait(SR_TCF | SR_TEF, 0, deadline) && !(QUADSPI_SR & SR_TEF) &&
-           wait(SR_BUSY, SR_BUSY, deadline);
+    good = good && wait(SR_TCF | SR_TEF, 0, deadline) == SR_TCF && wait(SR_BUSY, SR_BUSY, deadline);
     stop();
     return good;
 }
@@ -166,7 +167,8 @@ bool quadspi_read(uint32_t phases, uint32_t address, uint8_t *data, uint32_t len
     bool good = true;
     while (good && length) {
         uint32_t burst = length < BURST_BYTES ? length : BURST_BYTES;
-        good = wait(SR_FTF | SR_TCF | SR_TEF, 0, &deadline) && !(QUADSPI_SR & SR_TEF);
+        uint32_t there = wait(SR_FTF | SR_TCF | SR_TEF, 0, &deadline);
+        good = there && !(there & SR_TEF);
         length -= burst;
         while (good && burst--)
             *data++ = QUADSPI_DR8;
@@ -185,7 +187,7 @@ bool quadspi_write(uint32_t phases, uint32_t address, const uint8_t *data, uint3
     QUADSPI_AR = address;
     bool good = true;
     while (good && length) {
-        good = wait(SR_FTF | SR_TEF, 0, &deadline) && !(QUADSPI_SR & SR_TEF);
+        good = wait(SR_FTF | SR_TEF, 0, &deadline) == SR_FTF;
         uint32_t burst = length < BURST_BYTES ? length : BURST_BYTES;
         length -= burst;
         for (; burst >= 4; burst -= 4, data += 4) {
