@@ -64,7 +64,9 @@ async def _halt(desk: Desk, _arguments: str) -> None:
 
 async def _why(desk: Desk, _arguments: str) -> None:
     nothing = True
-    for action, lines in desk.control.failures():
+    # Reads come last: GDB looks at many a place by itself, and takes a refusal for an answer.
+    failures = sorted(desk.control.failures(), key=lambda failure: failure[0] == "ReadMemory")
+    for action, lines in failures:
         nothing = False
         await desk.say(f"{action}: {lines[0]}\n" + "".join(f"  {line}\n" for line in lines[1:]))
     if (fault := await desk.bench.target.call(Target.describe_fault)) is not None:
@@ -108,7 +110,7 @@ async def _mass_erase(desk: Desk, arguments: str) -> None:
 
     async def tell(step: Step) -> None:
         desk.look()
-        if step.done >= step.total:
+        if step.action != "waiting" and step.done == step.total:
             await desk.say(f"{step.action} {step.region}\n")
 
     with desk.control.changing_flash("a mass erase"):

@@ -24,6 +24,7 @@ from typing import assert_never
 import trio
 
 from gdbserver.chip import stm32h743
+from gdbserver.chip.cortex_m import Demcr
 from gdbserver.chip.memory import MemoryMap, Span
 from gdbserver.errors import (
     BadRequest,
@@ -97,9 +98,17 @@ def _step_some(target: Target, start: int, end: int) -> tuple[StopReason | None,
     return stop, True
 
 
+def _take_hold(target: Target) -> None:
+    """What a debugger finds: a halted core, that stops at faults which nobody handles."""
+    target.catch_faults(Demcr.VC_HARDERR)
+    if not target.is_halted():
+        target.halt()
+
+
 def _let_go(target: Target) -> None:
-    """What `detach` leaves behind: no breakpoints, and the program running."""
+    """What `detach` leaves behind: the program running, with its faults its own affair."""
     target.clear_all_breakpoints()
+    target.catch_faults(Demcr(0))
     if target.is_halted():
         target.resume()
 
@@ -107,6 +116,7 @@ def _let_go(target: Target) -> None:
 def _restart(target: Target) -> None:
     """Forget the old run, breakpoints and all, and stand at the first instruction."""
     target.clear_all_breakpoints()
+    target.catch_faults(Demcr.VC_HARDERR)
     target.reset(halt=True)
 
 
@@ -598,19 +608,18 @@ class Session:
         log.info("download: %d bytes", size)
         with self._control.changing_flash("a download"):
             await self._programmer.run_steps(Programmer.carry_out, on_step, download)
-        for (region, action), count in sorted(done.items()):
-            log.info("%s: %s %d bytes", region, action, count)
+        for region, parts in itertools.groupby(sorted(done.items()), lambda item: item[0][0]):
+            log.info("%s: %s bytes", region, ", ".join(f"{a} {n}" for (_, a), n in parts))
 
     # --- Running ---------------------------------------------------------------------------------
 
     async def _why_stopped(self) -> bytes:
         """Answer `?`: a client that will control the core finds it halted."""
-        halted = await self._target.call(Target.is_halted)
         if self._control.holder not in (None, self._name):
+            halted = await self._target.call(Target.is_halted)
             return await self._stopped(None) if halted else replies.stopped(SIGTRAP, [])
         self._check_control()
-        if not halted:
-            await self._target.call(Target.halt)
+        await self._target.call(_take_hold)
         return await self._stopped(await self._target.call(Target.poll_stop))
 
     async def _stopped(self, stop: StopReason | None) -> bytes:

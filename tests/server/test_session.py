@@ -11,6 +11,8 @@ import trio
 import trio.testing
 from dialogue import board_of, connected, lent, open_machine, symbols
 
+from gdbserver.chip.memory import Span
+from gdbserver.chip.stm32h743 import BANK1, BANK2, SECTOR
 from gdbserver.server.control import Control
 from gdbserver.server.worker import Bench, Machine
 
@@ -175,6 +177,62 @@ def test_a_session_can_leave_the_core_halted(machine: Machine) -> None:
         async with connected(bench, leave_halted=True) as client:
             await client.ask(b"?")
         assert board_of(machine).core.halted
+
+    on_bench(machine, story)
+
+
+def test_a_client_that_vanishes_during_a_download_leaves_order(
+    machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    board = board_of(machine)
+    program = board.flash.contents(Span.of(BANK1.start, 0x400))
+    for bank in (BANK1, BANK2):
+        for sector in range(1, 8):
+            board.flash.load(bank.start + sector * SECTOR, bytes(SECTOR))
+
+    async def story(bench: Bench) -> None:
+        control = Control()
+        async with connected(bench, control) as client:
+            await client.ask(b"?")
+            assert await client.ask(b"vFlashErase:8000000,200000") == b"OK"
+            await client.send(b"vFlashDone")
+        assert not board.core.halted
+        # The next one starts from nothing, and what it wants is done.
+        async with connected(bench, control) as client:
+            assert (await client.ask(b"?") or b"")[:1] == b"T"
+            assert await client.ask(b"vFlashErase:8000000,20000") == b"OK"
+            assert await client.ask(b"vFlashWrite:8000000:" + program) == b"OK"
+            assert await client.ask(b"vFlashDone") == b"OK"
+            assert board.flash.contents(Span.of(BANK1.start, len(program))) == program
+
+    on_bench(machine, story)
+    assert "FlashDone: the client disconnected in the middle; what was done stays done" in [
+        r.message for r in caplog.records
+    ]
+    erased = sum(board.flash.erases.values())
+    assert erased < 17
+
+
+def test_a_fault_after_detach_is_the_programs_own_affair(
+    machine: Machine, drills_elf: Path
+) -> None:
+    names = symbols(drills_elf)
+
+    async def story(bench: Bench) -> None:
+        async with connected(bench) as client:
+            await client.ask(b"?")
+            await client.ask(b"Z1,%x,2" % names["main"])
+            await client.ask(b"c")
+            await client.ask(b"M%x,1:04" % names["drill"])
+            assert await client.ask(b"D") == b"OK"
+            for _ in range(20):
+                await client.ask(b"m%x,4" % names["counter"])
+            assert not board_of(machine).core.halted
+            # It is in its handler, and a debugger that comes back finds it there.
+            reply = await client.ask(b"?") or b""
+            handler = names["Default_Handler"].to_bytes(4, "little").hex().encode()
+            assert reply[:3] == b"T02"
+            assert b"0f:" + handler in reply
 
     on_bench(machine, story)
 
