@@ -199,6 +199,11 @@ class Breakpoints:
     def _patch(self, address: int) -> None:
         original = self._memory.read(address, 2)
         self._memory.write(address, BKPT.to_bytes(2, "little"))
+        if self._memory.read(address, 2) != BKPT.to_bytes(2, "little"):
+            raise BreakpointError(
+                f"the memory at {address:#010x} does not keep what is written",
+                hint="RAM of the D2 domain needs its clock: RCC_AHB2ENR",
+            )
         self._memory.sync_caches()
         self._patches[address] = original
 

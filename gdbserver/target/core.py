@@ -110,12 +110,7 @@ class Core:
         """Let NRST go, and have the core stop before its first instruction."""
         self._port.run([Write(DHCSR, [_HALTED]), Write(DEMCR, [self._demcr | Demcr.VC_CORERESET])])
         self._link.hold_reset(False)
-        deadline = self._link.deadline(RESET_TIMEOUT)
-        while not self._look() & Dhcsr.S_HALT:
-            if deadline.expired():
-                break
-        (dfsr,) = self._port.read(DFSR)
-        if not dfsr & Dfsr.VCATCH:
+        if not self._came_back(halt=True):
             log.info("NRST did not reset the core (is the pin connected?): resetting by software")
             self.reset(halt=True)
 
@@ -230,7 +225,7 @@ class Core:
             self._port.run([Write(DFSR, [_ALL_DFSR]), Write(DEMCR, [catch]), Read(DHCSR)])
             self._reset_seen = False
             pull()
-            if self._came_back(halt):
+            if self._came_back(halt=halt):
                 break
             log.info("no reset by %s", pull.__name__)
         else:
@@ -248,15 +243,20 @@ class Core:
         self._link.hold_reset(True)
         self._link.hold_reset(False)
 
-    def _came_back(self, halt: bool) -> bool:
-        """Wait until the core has been reset and, with `halt`, has stopped."""
+    def _came_back(self, *, halt: bool) -> bool:
+        """Wait until the core has been reset and, with `halt`, has stopped.
+
+        S_RESET_ST stays set for as long as reset lasts; the first look without it is the first
+        that says something about what comes after.
+        """
         deadline = self._link.deadline(RESET_TIMEOUT)
         while not deadline.expired():
             try:
                 status = self._look()
             except (AccessRefused, AccessStalled):
                 continue  # still in reset
-            if self._reset_seen and (status & Dhcsr.S_HALT or not halt):
+            over = self._reset_seen and not status & Dhcsr.S_RESET_ST
+            if over and (status & Dhcsr.S_HALT or not halt):
                 return True
         return False
 
@@ -470,7 +470,7 @@ class Core:
         halt = self._need_halt()
         (demcr,), *_ = self._fetch(halt, everything, [Read(DEMCR)])
         saved = {selector: halt.registers[selector] for selector in everything}
-        reason, bkpt, asked = halt.reason, halt.bkpt, self._asked
+        before, asked = halt, self._asked
         with self._breakpoints.suspended():
             try:
                 yield
@@ -480,7 +480,7 @@ class Core:
                 self._port.write(DEMCR, demcr)
         # For the client, the core has not moved: it is stopped for the same reason.
         self._asked = asked
-        self._halt = _Halt(dict(saved), reason=reason, bkpt=bkpt)
+        self._halt = _Halt(dict(saved), before.status, before.reason, before.bkpt)
 
 
 _WATCHED: Final[Mapping[BreakKind, tuple[StopKind, str]]] = {

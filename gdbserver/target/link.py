@@ -160,6 +160,7 @@ class Link:
         self._session = session
         self._dp: Any = session.board.target.dp
         self._ports: dict[int, Port] = {}
+        self.closed = False
 
     @classmethod
     def open(cls, uid: str | None, frequency: int | None, *, under_reset: bool) -> Link:
@@ -209,6 +210,7 @@ class Link:
 
     def close(self) -> None:
         """Give the probe back, whatever state it is in."""
+        self.closed = True
         _close(self._session)
 
     def port(self, number: int) -> Port:
@@ -261,6 +263,8 @@ class Link:
     @contextmanager
     def _translated(self, access: str, address: int) -> Iterator[None]:
         """What a driver raises becomes one of our errors, and the port usable again."""
+        if self.closed:
+            raise ProbeError("the debug probe has been closed")  # a driver might wait for ever
         try:
             yield
         except Exception as error:

@@ -220,8 +220,10 @@ class Target:
         """Leave nothing behind: breakpoints out, vector catch off, the core as it should be.
 
         With `resume` the core runs on without a debugger; otherwise it stays halted.  A probe
-        that is gone is given up without complaint.
+        that is gone is given up without complaint.  Closing twice does no harm.
         """
+        if self.link.closed:
+            return
         try:
             self._leave(resume)
         except GdbServerError as error:
