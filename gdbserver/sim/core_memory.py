@@ -141,8 +141,11 @@ class CoreMemory:
     def _map_plain(self, start: int, direct: Direct) -> None:
         length = len(direct.memory)
         shared = (ctypes.c_char * length).from_buffer(direct.memory)
-        protection = uc.UC_PROT_ALL if direct.writable else _READ_EXECUTE
-        self._uc.mem_map_ptr(start, length, protection, ctypes.addressof(shared))
+        self._uc.mem_map_ptr(start, length, uc.UC_PROT_ALL, ctypes.addressof(shared))
+        if not direct.writable:
+            # Mapped without the right to write from the start, Unicorn calls the hook for a
+            # store and then stores all the same, into the device's own memory.
+            self._uc.mem_protect(start, length, _READ_EXECUTE)
         self._plain[start] = (Span.of(start, length), shared, direct.memory)
 
     def _unmap(self, revoked: Span) -> None:
