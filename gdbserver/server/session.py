@@ -23,13 +23,11 @@ from typing import assert_never
 
 import trio
 
-from gdbserver.chip import stm32h743
 from gdbserver.chip.cortex_m import Demcr
-from gdbserver.chip.memory import MemoryMap, Span
+from gdbserver.chip.memory import Span
 from gdbserver.errors import (
     BadRequest,
     ClientLeft,
-    FlashBusy,
     GdbServerError,
     MemoryFault,
     ProtocolError,
@@ -37,7 +35,7 @@ from gdbserver.errors import (
 )
 from gdbserver.flash.plan import Download, plan
 from gdbserver.flash.programmer import Programmer, Step
-from gdbserver.rsp import commands, documents, replies
+from gdbserver.rsp import commands, replies
 from gdbserver.rsp.packets import (
     MAX_PACKET,
     Connection,
@@ -48,6 +46,7 @@ from gdbserver.rsp.packets import (
 )
 from gdbserver.server import monitor
 from gdbserver.server.control import Control
+from gdbserver.server.reading import MACHINE_NAME, Reader, to_wire
 from gdbserver.server.worker import Bench
 from gdbserver.target.breakpoints import BreakKind
 from gdbserver.target.registers import CORE_COUNT, EXPEDITED, REGISTERS, RegisterInfo
@@ -63,15 +62,9 @@ _KEEP_ALIVE = 1.0
 _FIRST_INTERVAL, _LAST_INTERVAL = 0.0005, 0.02
 # How many steps of a range, or looks at a simulated core, are worth one hop to the worker.
 _AT_ONCE = 16
-# One read of memory; larger ones are cut up, so that other clients get their turn.
-_CHUNK = 0x4000
-# An `m` reply is two digits a byte; a binary one may double in size by escapes.
-_LONGEST_READ = (MAX_PACKET - 8) // 2
-
 _BY_NUMBER = {register.number: register for register in REGISTERS}
 _NUMBER = {register.name: register.number for register in REGISTERS}
 _REGISTER = {register.name: register for register in REGISTERS}
-_MACHINE_NAME = "Cortex-M7"
 
 
 def _look(target: Target) -> StopReason | None:
@@ -120,10 +113,6 @@ def _restart(target: Target) -> None:
     target.reset(halt=True)
 
 
-def _to_wire(register: RegisterInfo, value: int) -> bytes:
-    return value.to_bytes(register.bits // 8, "little")
-
-
 class Session:
     """One client.  It must send a packet to be one: IDEs probe a port and leave."""
 
@@ -142,6 +131,7 @@ class Session:
         self._control = control
         self._name = name
         self._leave_halted = leave_halted
+        self._reader = Reader(bench, control)
         self._desk = monitor.Desk(bench, control, self._say, self._look_for_client)
         self._connection = Connection()
         self._sending = trio.Lock()
@@ -151,7 +141,6 @@ class Session:
         self._unheard: list[Event] = []
         self._client_gone = False
         self._download = Download()
-        self._documents: dict[tuple[str, str], bytes] = {}
         self._software_breakpoints: set[int] = set()
 
     async def run(self) -> bool:
@@ -323,23 +312,23 @@ class Session:
             case commands.MoreThreads():
                 return b"l"
             case commands.ThreadExtraInfo():
-                return replies.data(_MACHINE_NAME.encode())
+                return replies.data(MACHINE_NAME.encode())
             case commands.Attached():
                 return b"1"  # at its end GDB detaches, and the program lives on
             case commands.Offsets():
                 return b"Text=0;Data=0;Bss=0"
             case commands.Transfer(name, annex, offset, length):
-                return await self._transfer(name, annex, offset, length)
+                return await self._reader.transfer(name, annex, offset, length)
             case commands.MemoryRegionInfo(address):
-                return await self._describe_region(address)
+                return await self._reader.region_info(address)
             case commands.WatchpointSupport():
                 return b"num:4;"
 
             # Memory and registers.
             case commands.ReadRegisters():
-                return await self._read_registers(REGISTERS[:CORE_COUNT])
+                return await self._reader.registers(REGISTERS[:CORE_COUNT])
             case commands.ReadRegister(number):
-                return await self._read_registers((self._register(number),))
+                return await self._reader.registers((self._register(number),))
             case commands.WriteRegisters(data):
                 self._check_control()
                 await call(Target.write_registers, self._from_wire(data))
@@ -352,7 +341,7 @@ class Session:
                 await self._write_register(register.name, int.from_bytes(data, "little"))
                 return replies.OK
             case commands.ReadMemory(address, length, binary):
-                data = await self._read_memory(address, min(length, _LONGEST_READ))
+                data = await self._reader.memory(address, length)
                 return b"b" + data if binary else replies.data(data)
             case commands.WriteMemory(address, data):
                 self._check_control()
@@ -360,9 +349,9 @@ class Session:
                     await call(Target.write_memory, address, data)
                 return replies.OK
             case commands.Checksum(address, length):
-                return await self._checksum(Span.of(address, length))
+                return await self._reader.checksum(Span.of(address, length))
             case commands.SearchMemory(address, length, pattern):
-                return replies.found(await self._search(Span.of(address, length), pattern))
+                return replies.found(await self._reader.search(Span.of(address, length), pattern))
 
             # Flash.
             case commands.FlashErase(address, length):
@@ -457,64 +446,12 @@ class Session:
         theirs = ("swbreak+", "hwbreak+", "error-message+")
         return ";".join(ours + [f for f in theirs if f in self._features]).encode()
 
-    # --- Documents -------------------------------------------------------------------------------
-
-    async def _transfer(self, name: str, annex: str, offset: int, length: int) -> bytes:
-        """A piece of a document, which is made anew when its beginning is asked for."""
-        key = name, annex
-        if offset == 0 or key not in self._documents:
-            match key:
-                case "features", "target.xml":
-                    self._documents[key] = documents.target_description(REGISTERS)
-                case "memory-map", "":
-                    self._documents[key] = documents.memory_map(await self._memory_map())
-                case "threads", "":
-                    state = "halted" if await self._target.call(Target.is_halted) else "running"
-                    self._documents[key] = documents.threads(_MACHINE_NAME, state)
-                case "features" | "memory-map" | "threads", _:
-                    raise BadRequest(f"there is no {name} document {annex!r}")
-                case _:
-                    return replies.NOTHING
-        return replies.piece(self._documents[key], offset, min(length, _LONGEST_READ))
-
-    async def _memory_map(self) -> MemoryMap:
-        return stm32h743.memory_map(await self._programmer.call(Programmer.regions))
-
-    async def _describe_region(self, address: int) -> bytes:
-        everything = await self._memory_map()
-        if flash := everything.flash_at(address):
-            return replies.pairs(
-                start=f"{flash.span.start:x}",
-                size=f"{len(flash.span):x}",
-                permissions="rx",
-                name=flash.name.encode().hex(),
-            )
-        if region := everything.region_at(address):
-            return replies.pairs(
-                start=f"{region.span.start:x}",
-                size=f"{len(region.span):x}",
-                permissions="rwx" if region.kind.value == "ram" else "rx",
-                name=region.name.encode().hex(),
-            )
-        spans = [r.span for r in everything.regions] + [f.span for f in everything.flash]
-        start = max((s.end for s in spans if s.end <= address), default=0)
-        end = min((s.start for s in spans if s.start > address), default=commands.ADDRESS_SPACE)
-        return replies.pairs(start=f"{start:x}", size=f"{end - start:x}")
-
-    # --- Memory and registers --------------------------------------------------------------------
+    # --- Registers -------------------------------------------------------------------------------
 
     def _register(self, number: int) -> RegisterInfo:
         if number not in _BY_NUMBER:
             raise BadRequest(f"there is no register {number}")
         return _BY_NUMBER[number]
-
-    async def _read_registers(self, registers: tuple[RegisterInfo, ...]) -> bytes:
-        """Values, or x's: the registers of a core that runs for somebody else cannot be read."""
-        if not await self._target.call(Target.is_halted):
-            return b"".join(b"xx" * (register.bits // 8) for register in registers)
-        names = [register.name for register in registers]
-        values = await self._target.call(Target.read_registers, names)
-        return b"".join(replies.data(_to_wire(r, values[r.name])) for r in registers)
 
     def _from_wire(self, data: bytes) -> dict[str, int]:
         """The registers of a G packet, which may end early."""
@@ -537,47 +474,6 @@ class Session:
     async def _set_pc(self, address: int | None) -> None:
         if address is not None:
             await self._write_register("pc", address)
-
-    async def _read_memory(self, address: int, length: int) -> bytes:
-        """What can be read from `address` on: less than `length` where the bus ends it."""
-        length = min(length, commands.ADDRESS_SPACE - address)
-        await self._check_readable(Span.of(address, length))
-        data = bytearray()
-        while len(data) < length:
-            at = address + len(data)
-            try:
-                size = min(_CHUNK, length - len(data))
-                data += await self._target.call(Target.read_memory, at, size)
-            except MemoryFault as fault:
-                data += fault.readable
-                if not data:
-                    raise
-                break
-        return bytes(data)
-
-    async def _check_readable(self, span: Span) -> None:
-        if self._control.flash_job is not None:
-            regions = await self._programmer.call(Programmer.regions)
-            if any(len(span & region.span) for region in regions):
-                raise FlashBusy(self._control.flash_job)
-
-    async def _checksum(self, span: Span) -> bytes:
-        """compare-sections: the whole range or an error."""
-        crc = 0xFFFFFFFF
-        for at in range(span.start, span.end, _CHUNK):
-            data = await self._target.call(Target.read_memory, at, min(_CHUNK, span.end - at))
-            crc = replies.crc32(data, crc)
-        return replies.checksum(crc)
-
-    async def _search(self, span: Span, pattern: bytes) -> int | None:
-        window, start = b"", span.start
-        for at in range(span.start, span.end, _CHUNK):
-            window += await self._target.call(Target.read_memory, at, min(_CHUNK, span.end - at))
-            if (found := window.find(pattern)) >= 0:
-                return start + found
-            keep = len(pattern) - 1
-            start, window = start + max(0, len(window) - keep), window[-keep:] if keep else b""
-        return None
 
     # --- Flash -----------------------------------------------------------------------------------
 
@@ -624,10 +520,9 @@ class Session:
 
     async def _stopped(self, stop: StopReason | None) -> bytes:
         values = await self._target.call(Target.read_registers, EXPEDITED)
-        registers = [(_NUMBER[n], _to_wire(_REGISTER[n], values[n])) for n in EXPEDITED]
+        registers = [(_NUMBER[n], to_wire(_REGISTER[n], values[n])) for n in EXPEDITED]
         if stop is None:
             return replies.stopped(SIGTRAP, registers)
-        log.info("stopped at %#010x: %s", values["pc"], stop.detail)
         reason: str | None = stop.kind
         if reason in replies.BREAK_KEYS and f"{reason}+" not in self._features:
             reason = None
@@ -653,6 +548,7 @@ class Session:
         return await self._tell_stop(stop)
 
     async def _tell_stop(self, stop: StopReason) -> bytes:
+        log.log(logging.DEBUG if stop.kind == "step" else logging.INFO, "stopped: %s", stop.detail)
         if stop.kind in ("fault", "lockup"):
             await self._say(stop.detail + "\n")
         return await self._stopped(stop)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -181,14 +182,43 @@ def test_a_session_can_leave_the_core_halted(machine: Machine) -> None:
     on_bench(machine, story)
 
 
+def _fill(board: Any) -> None:
+    """Both banks full of something that an erase must take away."""
+    for bank in (BANK1, BANK2):
+        for sector in range(1, 8):
+            board.flash.load(bank.start + sector * SECTOR, bytes(SECTOR))
+
+
+def test_nobody_reads_flash_during_a_download(machine: Machine) -> None:
+    _fill(board_of(machine))
+
+    async def story(bench: Bench) -> None:
+        control = Control()
+        async with (
+            connected(bench, control, "first:1") as first,
+            connected(bench, control, "second:2") as second,
+        ):
+            await first.ask(b"?")
+            await second.ask(b"qSupported:error-message+")
+            assert await first.ask(b"vFlashErase:8000000,200000") == b"OK"
+            await first.send(b"vFlashDone")
+            while (reply := await second.ask(b"m8000000,4")) != (
+                b"E.flash cannot be read during a download"
+            ):
+                assert len(reply or b"") == 8
+            assert len(await second.ask(b"m20000000,4") or b"") == 8
+            assert await first.hear() == b"OK"
+            assert await second.ask(b"m8000000,4") == b"ffffffff"
+
+    on_bench(machine, story)
+
+
 def test_a_client_that_vanishes_during_a_download_leaves_order(
     machine: Machine, caplog: pytest.LogCaptureFixture
 ) -> None:
     board = board_of(machine)
     program = board.flash.contents(Span.of(BANK1.start, 0x400))
-    for bank in (BANK1, BANK2):
-        for sector in range(1, 8):
-            board.flash.load(bank.start + sector * SECTOR, bytes(SECTOR))
+    _fill(board)
 
     async def story(bench: Bench) -> None:
         control = Control()

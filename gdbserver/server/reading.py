@@ -1,0 +1,132 @@
+"""What any client may ask, in control or not: documents, registers, memory.
+
+Nothing here halts, resumes or changes anything, so it may be asked while the core runs for
+somebody else.  Then memory can be read, and registers cannot.
+"""
+
+from __future__ import annotations
+
+from gdbserver.chip import stm32h743
+from gdbserver.chip.memory import Kind, MemoryMap, Span
+from gdbserver.errors import BadRequest, FlashBusy, MemoryFault
+from gdbserver.flash.programmer import Programmer
+from gdbserver.rsp import commands, documents, replies
+from gdbserver.rsp.packets import MAX_PACKET
+from gdbserver.server.control import Control
+from gdbserver.server.worker import Bench
+from gdbserver.target.registers import REGISTERS, RegisterInfo
+from gdbserver.target.target import Target
+
+MACHINE_NAME = "Cortex-M7"
+
+# One read of memory; larger ones are cut up, so that other clients get their turn.
+_CHUNK = 0x4000
+# An `m` reply is two digits a byte; a binary one may double in size by escapes.
+_LONGEST_READ = (MAX_PACKET - 8) // 2
+
+
+def to_wire(register: RegisterInfo, value: int) -> bytes:
+    return value.to_bytes(register.bits // 8, "little")
+
+
+class Reader:
+    """Answers one client's questions about the machine."""
+
+    def __init__(self, bench: Bench, control: Control) -> None:
+        self._target = bench.target
+        self._programmer = bench.programmer
+        self._control = control
+        self._documents: dict[tuple[str, str], bytes] = {}
+
+    async def transfer(self, name: str, annex: str, offset: int, length: int) -> bytes:
+        """A piece of a document, which is made anew when its beginning is asked for."""
+        key = name, annex
+        if offset == 0 or key not in self._documents:
+            match key:
+                case "features", "target.xml":
+                    self._documents[key] = documents.target_description(REGISTERS)
+                case "memory-map", "":
+                    self._documents[key] = documents.memory_map(await self._memory_map())
+                case "threads", "":
+                    state = "halted" if await self._target.call(Target.is_halted) else "running"
+                    self._documents[key] = documents.threads(MACHINE_NAME, state)
+                case "features" | "memory-map" | "threads", _:
+                    raise BadRequest(f"there is no {name} document {annex!r}")
+                case _:
+                    return replies.NOTHING
+        return replies.piece(self._documents[key], offset, min(length, _LONGEST_READ))
+
+    async def _memory_map(self) -> MemoryMap:
+        return stm32h743.memory_map(await self._programmer.call(Programmer.regions))
+
+    async def region_info(self, address: int) -> bytes:
+        everything = await self._memory_map()
+        if flash := everything.flash_at(address):
+            return replies.pairs(
+                start=f"{flash.span.start:x}",
+                size=f"{len(flash.span):x}",
+                permissions="rx",
+                name=flash.name.encode().hex(),
+            )
+        if region := everything.region_at(address):
+            return replies.pairs(
+                start=f"{region.span.start:x}",
+                size=f"{len(region.span):x}",
+                permissions="rwx" if region.kind is Kind.RAM else "rx",
+                name=region.name.encode().hex(),
+            )
+        spans = [r.span for r in everything.regions] + [f.span for f in everything.flash]
+        start = max((s.end for s in spans if s.end <= address), default=0)
+        end = min((s.start for s in spans if s.start > address), default=commands.ADDRESS_SPACE)
+        return replies.pairs(start=f"{start:x}", size=f"{end - start:x}")
+
+    async def registers(self, registers: tuple[RegisterInfo, ...]) -> bytes:
+        """Values, or x's: the registers of a core that runs for somebody else cannot be read."""
+        if not await self._target.call(Target.is_halted):
+            return b"".join(b"xx" * (register.bits // 8) for register in registers)
+        names = [register.name for register in registers]
+        values = await self._target.call(Target.read_registers, names)
+        return b"".join(replies.data(to_wire(r, values[r.name])) for r in registers)
+
+    async def memory(self, address: int, length: int) -> bytes:
+        """What can be read from `address` on: less than `length` where the bus ends it."""
+        length = min(length, _LONGEST_READ, commands.ADDRESS_SPACE - address)
+        await self._check_readable(Span.of(address, length))
+        data = bytearray()
+        while len(data) < length:
+            at = address + len(data)
+            try:
+                size = min(_CHUNK, length - len(data))
+                data += await self._target.call(Target.read_memory, at, size)
+            except MemoryFault as fault:
+                data += fault.readable
+                if not data:
+                    raise
+                break
+        return bytes(data)
+
+    async def _check_readable(self, span: Span) -> None:
+        if self._control.flash_job is not None:
+            regions = await self._programmer.call(Programmer.regions)
+            if any(len(span & region.span) for region in regions):
+                raise FlashBusy(self._control.flash_job)
+
+    async def checksum(self, span: Span) -> bytes:
+        """compare-sections: the whole range or an error."""
+        await self._check_readable(span)
+        crc = 0xFFFFFFFF
+        for at in range(span.start, span.end, _CHUNK):
+            data = await self._target.call(Target.read_memory, at, min(_CHUNK, span.end - at))
+            crc = replies.crc32(data, crc)
+        return replies.checksum(crc)
+
+    async def search(self, span: Span, pattern: bytes) -> int | None:
+        await self._check_readable(span)
+        window, start = b"", span.start
+        for at in range(span.start, span.end, _CHUNK):
+            window += await self._target.call(Target.read_memory, at, min(_CHUNK, span.end - at))
+            if (found := window.find(pattern)) >= 0:
+                return start + found
+            keep = len(pattern) - 1
+            start, window = start + max(0, len(window) - keep), window[-keep:] if keep else b""
+        return None
