@@ -189,8 +189,12 @@ class Polling:
         self.since: int | None = None
         """When the waiting began, in the host's nanoseconds, or None while it does not wait."""
         self._asked = 0  # exchanges since time was skipped
+        self._still = 0  # exchanges since the core was seen running
 
-    def note(self, command: bytes, answer: bytes, now: int, *, harmless: bool) -> None:
+    def note(
+        self, command: bytes, answer: bytes, now: int, *, harmless: bool, moving: bool = False
+    ) -> None:
+        """An exchange took place; `moving` if the core ran at its beginning or at its end."""
         exchange = (command, answer)
         if not harmless or len(command) > 64:
             self._history.clear()
@@ -199,19 +203,32 @@ class Polling:
             self._runs[period] = self._runs[period] + 1 if same else 0
         self._history.append(exchange)
         self._asked += 1
+        self._still = 0 if moving else self._still + 1
         if not any(self._runs[period] >= 2 * period for period in range(1, self.LONGEST + 1)):
             self.since = None
         elif self.since is None:
             self.since = now
 
-    def expects(self, command: bytes) -> bool:
-        """Whether `command` would begin one more turn of the same."""
-        return self.since is not None and any(
-            self._runs[period] >= 2 * period
-            and self._asked >= period
-            and self._history[-period][0] == command
-            for period in range(1, self.LONGEST + 1)
-        )
+    def turn(self, command: bytes) -> int | None:
+        """How many exchanges make a turn, if `command` would begin one more of the same."""
+        if self.since is None:
+            return None
+        for period in range(1, self.LONGEST + 1):
+            again = self._runs[period] >= 2 * period and self._asked >= period
+            if again and self._history[-period][0] == command:
+                return period
+        return None
+
+    def patience(self, turn: int, now: int, *, running: bool) -> int:
+        """How long the next question may take: the part of the time waited so far.
+
+        It may be more when the core stood still during the whole last turn.  If it stopped in
+        between, what it left is to be seen at once.
+        """
+        waited = 0 if self.since is None else max(0, now - self.since)
+        if running:
+            return waited // 32
+        return waited // 4 if self._still >= turn else 0
 
     def skipped(self) -> None:
         """Time was skipped: now each question of a turn is asked before it is again."""
@@ -236,14 +253,16 @@ class Link:
         self._command = b""
         self._harmless = True
         self._aimed = False
+        self._moving = False
         self.set_clock(1_000_000)
 
     # --- USB -----------------------------------------------------------------------------------
 
     def send(self, command: bytes) -> None:
         """The host sends a command; afterwards the probe has it and may carry it out."""
-        if self._polling.expects(command):
-            self._wait_for_change()
+        if (turn := self._polling.turn(command)) is not None:
+            self._wait_for_change(turn)
+        self._moving = self.machine.running
         self._command, self._harmless, self._aimed = command, True, False
         self.send_data(len(command))
 
@@ -260,7 +279,13 @@ class Link:
         """The probe has an answer; returns when the host can have it."""
         model = self.model
         length = len(data)
-        self._polling.note(self._command, data, self.time, harmless=self._harmless)
+        self._polling.note(
+            self._command,
+            data,
+            self.time,
+            harmless=self._harmless,
+            moving=self._moving or self.machine.running,
+        )
         self.counters.transactions += 1
         self.counters.bytes_in += length
         start = max(self._probe, self._in_free)
@@ -271,16 +296,15 @@ class Link:
         """The host waits for an answer."""
         self.time = max(self.time, ready)
 
-    def _wait_for_change(self) -> None:
+    def _wait_for_change(self, turn: int) -> None:
         """Let one question stand for the many that would get the same answer.
 
         It takes a little longer each time, but not past the next event: what a device does is
         seen when it happens.  What a running core does is seen late, by at most 1/32 of the
         time that was waited for it.
         """
-        assert self._polling.since is not None
-        waited = max(0, self.time - self._polling.since)
-        until = self.time + waited // (32 if self.machine.running else 4)
+        patience = self._polling.patience(turn, self.time, running=self.machine.running)
+        until = self.time + patience
         if (event := self.machine.next_event) is not None:
             until = min(until, event)
         self.sleep(max(0, until - self.time))

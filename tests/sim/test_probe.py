@@ -350,12 +350,22 @@ def test_a_poll_is_three_turns_of_the_same():
     polling = Polling()
     turn = [(b"ask A", b"0"), (b"ask B", b"1")]
     for n, (command, answer) in enumerate(3 * turn):
-        assert not polling.expects(command)
+        assert polling.turn(command) is None
         polling.note(command, answer, n, harmless=True)
-    assert polling.expects(b"ask A")
-    assert not polling.expects(b"ask B")
+    assert polling.turn(b"ask A") == 2
+    assert polling.turn(b"ask B") is None
+    assert polling.patience(2, 101, running=True) == 100 // 32
     polling.note(b"ask A", b"1", 6, harmless=True)
-    assert not polling.expects(b"ask B")
+    assert polling.turn(b"ask B") is None
+
+
+def test_a_core_that_stopped_since_it_was_asked_is_asked_at_once():
+    polling = Polling()
+    for n in range(6):
+        polling.note(b"halted?", b"no", n, harmless=True, moving=True)
+    assert polling.patience(1, 1000, running=False) == 0
+    polling.note(b"halted?", b"no", 7, harmless=True)
+    assert polling.patience(1, 1000, running=False) > 0
 
 
 def test_time_passes_on_the_board_while_the_host_holds_reset(probe: SimProbe):
