@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gdbserver.chip.memory import Span
+from gdbserver.chip.stm32h743 import FLASH_WORD
 from gdbserver.sim.bus import BlockDevice, Bus, BusError, BusStall, Device, Mappable, Master, Ram
 from gdbserver.sim.clock import Clock, Event
 
@@ -256,15 +257,39 @@ class MemAp:
             self._increment(self.tar, len(data))
         return data
 
-    def takes_block(self, words: int) -> bool:
-        """Whether so many writes to DRW only change RAM."""
-        found = self._block(words)
-        return found is not None and isinstance(found[1], Ram)
+    def block_to_write(self, words: int) -> int:
+        """Of so many words for DRW, how many can be written in one go; 0 for one by one.
 
-    def write_block(self, data: bytes) -> None:
-        """Write what `takes_block` agreed to."""
-        self.bus.write_block(self.tar, data, self._master)
-        self._increment(self.tar, len(data))
+        RAM takes them all.  A device that can take blocks gets one flash word at a time, so
+        that the moment at which it stalls is right.
+        """
+        found = self._block(words)
+        if found is not None and isinstance(found[1], Ram):
+            return words
+        words = min(words, (FLASH_WORD - self.tar % FLASH_WORD) // 4)
+        found = self._block(words)
+        return words if found is not None and isinstance(found[1], BlockDevice) else 0
+
+    def write_block(self, data: bytes) -> int:
+        """Write what `block_to_write` agreed to; how many words were taken from the wire.
+
+        They are fewer when one was refused, or hangs on the bus: that is the last.
+        """
+        start, done = self.tar, len(data)
+        try:
+            self.bus.write_block(start, data, self._master)
+        except BusStall as stall:
+            done = stall.done
+            self.tar = start + done
+            word = int.from_bytes(data[done : done + 4], "little")
+            self._start([_Access(True, self.tar, 4, True, word)], None)
+            return done // 4 + 1
+        except BusError as error:
+            self.tar = error.address
+            self.on_fault()
+            return (error.address - start) // 4 + 1
+        self._increment(start + done - 4, 4)
+        return done // 4
 
 
 def _look(device: Mappable, offset: int, length: int) -> bytes | None:

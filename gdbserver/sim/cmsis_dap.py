@@ -221,11 +221,16 @@ class CmsisDapFirmware(Interface):  # type: ignore[misc]  # pyOCD is untyped
 
     def _write_many(self, ap: bool, address: int, words: bytes) -> tuple[int, Ack, bytes]:
         link = self._link
-        done = len(words) // 4
-        if not (ap and address == 0xC and link.write_block(words)):
-            for i, (word,) in enumerate(struct.iter_unpack("<I", words)):
+        if ap and address == 0xC:
+            done, ack = link.write_words(words)
+        else:
+            done, ack = 0, Ack.OK
+            for (word,) in struct.iter_unpack("<I", words):
                 ack, _ = link.transfer(ap, False, address, word)
                 if ack is not Ack.OK:
-                    return i, ack, b""
+                    break
+                done += 1
+        if ack is not Ack.OK:
+            return done, ack, b""
         ack, _ = link.transfer(False, True, 0xC)  # were the last ones taken?
         return done, ack, b""

@@ -390,16 +390,29 @@ class Link:
             self._pass_requests(words + 1)
         return data
 
-    def write_block(self, data: bytes) -> bool:
-        """So many writes of DRW in one go; False, and nothing done, if that cannot be."""
-        words = len(data) // 4
+    def write_words(self, data: bytes) -> tuple[int, Ack]:
+        """So many writes of DRW: how many were answered OK, and what the next was answered."""
+        done = 0
+        while done < len(data):
+            taken = self._write_block(data[done:])
+            if not taken:
+                word = int.from_bytes(data[done : done + 4], "little")
+                ack, _ = self.transfer(True, False, access_port.DRW, word)
+                if ack is not Ack.OK:
+                    return done // 4, ack
+                taken = 1
+            done += 4 * taken
+        return done // 4, Ack.OK
+
+    def _write_block(self, data: bytes) -> int:
+        """The beginning of `data` in one go: how many words, 0 where that cannot be."""
         self.machine.run_until(self._probe)
         ap = self.machine.debug_port.ready_for_block
-        if ap is None or not ap.takes_block(words):
-            return False
+        words = ap.block_to_write(len(data) // 4) if ap is not None else 0
+        if ap is None or not words:
+            return 0
         self._pass_requests(words)
-        ap.write_block(data)
-        return True
+        return ap.write_block(data[: 4 * words])
 
     def _pass_requests(self, count: int) -> None:
         """The core runs for as long as a block takes; it sees the block change at its end."""

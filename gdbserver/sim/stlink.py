@@ -216,10 +216,13 @@ class StlinkFirmware:
 
     def _request(self, ap: bool, read: bool, address: int, value: int = 0) -> int:
         ack, data = self._link.transfer(ap, read, address, value)
+        self._check(ack, ap=ap)
+        return data
+
+    def _check(self, ack: Ack, *, ap: bool) -> None:
         if ack is not Ack.OK:
             self._select = None
             raise _Refused((_AP_STATUS if ap else _DP_STATUS)[ack])
-        return data
 
     def _point_select(self, select: int) -> None:
         if select != self._select:
@@ -305,8 +308,10 @@ class StlinkFirmware:
             self._last = Status.JTAG_OK, 0
 
     def _write_run(self, size: _Size, start: int, data: bytes) -> None:
-        if size is _Size.WORD and self._link.write_block(data):
-            self._next = start + len(data)
+        if size is _Size.WORD:
+            done, ack = self._link.write_words(data)
+            self._next = start + 4 * done
+            self._check(ack, ap=True)
             return
         width = 1 << size
         for i in range(0, len(data), width):

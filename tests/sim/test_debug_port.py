@@ -372,9 +372,9 @@ def test_a_block_is_taken_at_once_only_where_single_accesses_do_the_same(start: 
     at_once.select(0, DRW)
     ap = at_once.port.ready_for_block
     assert ap is not None
-    if not ap.takes_block(len(data) // 4):
+    if not ap.block_to_write(len(data) // 4):
         assert start & 3 or start + len(data) > 0x400
         return
-    ap.write_block(data)
+    assert ap.write_block(data) == len(data) // 4
     assert at_once.ram.data == one_by_one.ram.data
     assert at_once.read_ap(TAR) == one_by_one.read_ap(TAR)
