@@ -548,9 +548,11 @@ class Session:
         return await self._tell_stop(stop)
 
     async def _tell_stop(self, stop: StopReason) -> bytes:
-        log.log(logging.DEBUG if stop.kind == "step" else logging.INFO, "stopped: %s", stop.detail)
         if stop.kind in ("fault", "lockup"):
+            log.info("stopped: %s", stop.detail)
             await self._say(stop.detail + "\n")
+        else:
+            log.debug("stopped: %s", stop.detail)
         return await self._stopped(stop)
 
     async def _step(self, start: int, end: int) -> bytes | None:

@@ -330,6 +330,26 @@ def test_an_unplugged_probe_is_an_answer(machine: Machine) -> None:
     on_bench(machine, story)
 
 
+def test_a_probe_unplugged_while_the_core_runs_ends_the_wait_and_not_the_server(
+    machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(bench: Bench) -> None:
+        control = Control()
+        async with connected(bench, control) as client:
+            await client.ask(b"?")
+            await client.send(b"c")
+            while board_of(machine).core.halted:
+                await trio.lowlevel.checkpoint()
+            board_of(machine).unplug()
+            assert (await client.hear() or b"")[:1] == b"E"
+        async with connected(bench, control) as client:
+            assert (await client.ask(b"?") or b"")[:1] == b"E"
+            assert await client.ask(b"qC") == b"QC1"
+
+    on_bench(machine, story)
+    assert "the core could not be released: " in caplog.text
+
+
 def test_connecting_and_leaving_is_told_in_a_line(
     machine: Machine, caplog: pytest.LogCaptureFixture
 ) -> None:
