@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -66,6 +66,7 @@ class CoreMemory:
         self._listener = listener
         self._plain: dict[int, tuple[Span, Any, bytearray | memoryview]] = {}
         self._called: set[int] = set()
+        self._sometimes_plain: dict[int, tuple[Span, Mappable]] = {}
         self._ports: dict[int, tuple[frozenset[int], frozenset[int]]] = {}
         self.running = False
         self._replay: _Access | None = None
@@ -128,6 +129,8 @@ class CoreMemory:
             return False
         if page not in self._called:
             self._called.add(page)
+            if found is not None and isinstance(found[1], Mappable):
+                self._sometimes_plain[page] = (found[0], found[1])
             self._uc.mmio_map(page, PAGE, self._on_read, page, self._on_write, page)
         return True
 
@@ -137,6 +140,7 @@ class CoreMemory:
         if page in self._called:
             self._uc.mem_unmap(page, PAGE)
             self._called.discard(page)
+            self._sometimes_plain.pop(page, None)
 
     def _map_plain(self, start: int, direct: Direct) -> None:
         length = len(direct.memory)
@@ -180,16 +184,21 @@ class CoreMemory:
             if not replay.write and replay.address == address:
                 return replay.value
         listener = self._listener
+        word = min(size, 4)
         try:
             if not listener.before_access(address):
                 raise BusError("read", address)
-            value = self._bus.read(address, size, Master.CORE)
+            value = self._bus.read(address, word, Master.CORE)
+            if size > word:
+                value |= self._bus.read(address + word, word, Master.CORE) << 8 * word
         except BusError as error:
             listener.refused(error)
             return 0
         except BusStall as stall:
             listener.stalled(stall)
             return 0
+        if page in self._sometimes_plain:
+            self._look_again(page, address)
         kind = AccessKind.ACT if self._has_data_port(address) else AccessKind.LOOK
         if listener.after_access(address, value, kind):
             self._replay = _Access(False, address, value)
@@ -203,7 +212,13 @@ class CoreMemory:
             self._replay = None
             if replay == _Access(True, address, value):
                 return
-        self._write(address, size, ((address, size, value),), value)
+        self._write(address, size, value)
+
+    def _look_again(self, page: int, address: int) -> None:
+        """The slave answers accesses; it may have become plain memory by now."""
+        span, device = self._sometimes_plain[page]
+        if device.direct(address - span.start) is not None:
+            self._now_or_later(lambda: self.forget_page(page))
 
     def _on_protected_write(
         self, _uc: Any, _access: int, address: int, size: int, value: int, _data: Any
@@ -220,21 +235,19 @@ class CoreMemory:
             self._replay = None
             if replay == _Access(True, address, value):
                 return True
+        return self._write(address, size, value)
+
+    def _write(self, address: int, size: int, value: int) -> bool:
+        """Carry out a store, no wider than the bus; whether its instruction goes on."""
+        listener = self._listener
         word = min(size, 4)
         mask = (1 << 8 * word) - 1
-        parts = [(address + i, word, value >> 8 * i & mask) for i in range(0, size, word)]
-        return self._write(address, size, parts, value)
-
-    def _write(
-        self, address: int, size: int, parts: Iterable[tuple[int, int, int]], value: int
-    ) -> bool:
-        """Carry out a store in `parts`; whether its instruction goes on."""
-        listener = self._listener
         try:
             if not listener.before_access(address):
                 raise BusError("write", address)
-            for part in parts:
-                self._bus.write(*part, Master.CORE)
+            self._bus.write(address, word, value & mask, Master.CORE)
+            if size > word:
+                self._bus.write(address + word, word, value >> 32, Master.CORE)
         except BusError as error:
             return listener.refused(error)
         except BusStall as stall:

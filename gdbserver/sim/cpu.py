@@ -76,7 +76,7 @@ _NOWHERE = 0xDFFFFFFE  # in a region that never executes: Unicorn wants an addre
 _BRANCH_TO_SELF = 0xE7FE
 
 # How Unicorn numbers what the guest runs into.
-_SVC, _PREFETCH_ABORT, _BKPT, _NO_COPROCESSOR = 2, 3, 7, 17
+_SVC, _PREFETCH_ABORT, _BKPT, _EXCEPTION_EXIT, _NO_COPROCESSOR = 2, 3, 7, 8, 17
 
 _EXECUTE_NEVER = (Span(0x40000000, 0x60000000), Span(0xA0000000, 0x100000000))
 """DDI 0403E, "The system address map": peripherals, external devices, system."""
@@ -217,6 +217,7 @@ class Core:
             return
         self.asleep = True
         self._waits_for_event = True
+        self._nvic.newly_pending = False
 
     def _sleep(self, when: int) -> None:
         if self._wakes():
@@ -228,9 +229,12 @@ class Core:
         """WFI ends for an exception that would preempt if PRIMASK were clear."""
         if self._stepping:
             return True
-        if self._waits_for_event and self.event_register:
-            self.event_register = False
-            return True
+        if self._waits_for_event:
+            event = self.event_register
+            event |= self.scs.pending_is_an_event and self._nvic.newly_pending
+            if event:
+                self.event_register = False
+                return True
         if not self._nvic.waiting:
             return False
         _, basepri, faultmask = self.registers.masks
@@ -530,7 +534,9 @@ class Core:
             self._stop(self._breakpoint_instruction)
         elif number == _SVC:
             self._stop(lambda: self._exceptions.supervisor_call(self.pc))
-        elif number == _PREFETCH_ABORT:
+        elif number in (_PREFETCH_ABORT, _EXCEPTION_EXIT):
+            # A handler's return is either: it depends on what Unicorn knew of its mode when
+            # it translated the branch.
             self._stop(self._cannot_fetch)
         elif number == _NO_COPROCESSOR:
             self._stop(lambda: self._exceptions.fault(Fault(Cfsr.NOCP), self.pc))

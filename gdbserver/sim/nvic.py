@@ -63,6 +63,8 @@ class Nvic:
         self.prigroup = 0
         self.changed = True
         """Set by whatever may make an exception deliverable; cleared by who looked."""
+        self.newly_pending = False
+        """An exception became pending, enabled or not: the event of SCR.SEVONPEND."""
 
     def set_line(self, number: int, level: bool) -> None:
         """The interrupt line of exception `number` rose or fell."""
@@ -74,6 +76,7 @@ class Nvic:
             self.pend(number)
 
     def pend(self, number: int) -> None:
+        self.newly_pending |= not self.pending >> number & 1
         self.pending |= 1 << number
         self.changed = True
 

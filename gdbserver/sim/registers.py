@@ -117,6 +117,11 @@ class Peripheral:
     size = 0x400
     registers: Mapping[int, Register] = {}
 
+    data_ports: frozenset[int] = frozenset()
+    """Offsets whose reads have an effect, so that reading them again is not idle polling."""
+    idle_writes: frozenset[int] = frozenset()
+    """Offsets that a program writes while it waits for something else."""
+
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         own = [r for klass in cls.__mro__ for r in vars(klass).values() if isinstance(r, Register)]

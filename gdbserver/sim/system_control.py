@@ -69,7 +69,6 @@ class CoreSightComponent(Peripheral):
     size = 0x1000
     part: ClassVar[int]
     component_class: ClassVar[int] = 0xE  # generic IP component
-    data_ports: ClassVar[frozenset[int]] = frozenset()
 
     def read(self, offset: int, size: int, master: Master) -> int:
         if offset >= 0xFD0:
@@ -294,6 +293,10 @@ class SystemControl(CoreSightComponent):
     @property
     def sleeps_on_exit(self) -> bool:
         return bool(self[self.SCR].SLEEPONEXIT)
+
+    @property
+    def pending_is_an_event(self) -> bool:
+        return bool(self[self.SCR].SEVONPEND)
 
     @property
     def traps_division(self) -> bool:

@@ -82,6 +82,8 @@ class Iwdg(Peripheral):
 
     UNLOCK, RELOAD, START = 0x5555, 0xAAAA, 0xCCCC
 
+    idle_writes = frozenset({KR.offset})
+
     def __init__(
         self,
         clock: Clock,
