@@ -37,10 +37,16 @@ from typing import Any, Final
 from pyocd.core import exceptions
 from pyocd.core.helpers import ConnectHelper
 from pyocd.core.session import Session
+from pyocd.core.target import Target as PyocdTarget
 from pyocd.coresight.ap import APv1Address
 from pyocd.coresight.dap import (
+    ABORT_ORUNERRCLR,
+    ABORT_STKCMPCLR,
+    ABORT_STKERRCLR,
+    ABORT_WDERRCLR,
     CTRLSTAT_STICKYERR,
     CTRLSTAT_WDATAERR,
+    DP_ABORT,
     DP_CTRL_STAT,
     DP_RDBUFF,
     DP_SELECT,
@@ -71,6 +77,8 @@ TAR_WRAP: Final = 0x400
 
 FREQUENCIES: Final = (10_000_000, 1_000_000)
 """What is tried when nobody says: as fast as most wiring bears, then what any bears."""
+
+_CLEAR_STICKY: Final = ABORT_ORUNERRCLR | ABORT_WDERRCLR | ABORT_STKERRCLR | ABORT_STKCMPCLR
 
 CORE_LINE: Final = DHCSR & ~0xF
 """DHCSR, DCRSR, DCRDR and DEMCR: what polling and the register file go through."""
@@ -123,6 +131,7 @@ def find_probe(uid: str | None) -> Any:
     Raises:
         ProbeError: none, or more than one; the hint names what could be meant.
     """
+    _quiet()
     if uid is not None and is_simulated(uid) and importlib.util.find_spec("unicorn") is None:
         raise ProbeError(
             "the simulated board needs Unicorn", hint="pip install 'stm32-gdbserver[sim]'"
@@ -163,10 +172,8 @@ class Link:
         self.closed = False
 
     @classmethod
-    def open(cls, uid: str | None, frequency: int | None, *, under_reset: bool) -> Link:
-        """Find the probe, open it and wake the debug port; NRST stays low if `under_reset`."""
-        _quiet()
-        probe = find_probe(uid)
+    def open(cls, probe: Any, frequency: int | None, *, under_reset: bool) -> Link:
+        """Open the probe and wake the debug port; NRST stays low if `under_reset`."""
         session = None
         try:
             with _driver_errors(
@@ -248,17 +255,26 @@ class Link:
     def deadline(self, seconds: float) -> Deadline:
         return Deadline(seconds, self.monotonic)
 
+    def forget_select(self) -> None:
+        """Have pyOCD write DP SELECT anew before it uses it, as after a reset."""
+        self._session.notify(PyocdTarget.Event.POST_RESET, self)
+
     def recover(self) -> None:
-        """Forget what is assumed about the debug port, and clear its sticky flags."""
+        """Forget what is assumed about the debug port, and clear its sticky flags.
+
+        Past `DebugPort`, which would answer WAIT with an abort: a word that a slave holds up
+        would be lost, where patience lets it through.
+        """
         for port in self._ports.values():
             port.forget()
+        self.forget_select()
         try:
-            self._dp.clear_sticky_err()
-            self._dp.flush()
+            self.probe.write_dp(DP_ABORT, _CLEAR_STICKY)
+            self.probe.flush()
         except Exception as error:
             if not _is_drivers(error):
                 raise
-            log.debug("the debug port does not recover: %s", error)
+            log.debug("the debug port is busy, or gone: %s", error)
 
     @contextmanager
     def _translated(self, access: str, address: int) -> Iterator[None]:
@@ -389,6 +405,8 @@ class Port(ABC):
         Fewer than all means that the probe gave up waiting.  What the slave took it has
         finished, unless `patience` (asked before each new look) ran out first.
         """
+        # A port that still works on something would not take TAR; then TAR would tell nothing.
+        self._idle_tar(address, patience)
         done = 0
         while done < len(words):
             here = address + 4 * done
@@ -398,28 +416,24 @@ class Port(ABC):
                 with self._link._translated("write", here):
                     self._stream_piece(here, piece)
             except AccessStalled:
-                return done + min(self._progress(here, patience), len(piece))
+                progress = (self._idle_tar(here, patience) - here) % TAR_WRAP // 4
+                return done + min(progress, len(piece))
             done += len(piece)
         return done
 
-    def _progress(self, start: int, patience: Callable[[], bool]) -> int:
-        """Words that went through since TAR was `start`, once the port is idle."""
+    def _idle_tar(self, address: int, patience: Callable[[], bool]) -> int:
+        """TAR, once the port has nothing to do any more: where the next access would go."""
+        probe = self._dp.probe
         while True:
             try:
-                with self._link._translated("read", start):
-                    # Past `DebugPort`, which would answer WAIT with an abort: the word that
-                    # the slave holds up would be lost, where patience lets it through.
-                    if (
-                        DebugProbe.Capability.MANAGED_AP_SELECTION
-                        not in self._dp.probe.capabilities
-                    ):
-                        self._dp.probe.write_dp(DP_SELECT, self._base)
-                    tar: int = self._dp.probe.read_ap(self._base + TAR)
+                with self._link._translated("access", address):
+                    if DebugProbe.Capability.MANAGED_AP_SELECTION not in probe.capabilities:
+                        self._link.forget_select()
+                        probe.write_dp(DP_SELECT, self._base)  # past `DebugPort`: see `recover`
+                    return int(probe.read_ap(self._base + TAR))
             except AccessStalled:
                 if not patience():
                     raise
-            else:
-                return (tar - start) % TAR_WRAP // 4
 
     def _csw(self, size: int, cacheable: bool) -> int:
         csw = self._csw_rest | CSW_INCREMENT | CSW_SIZE[size]
@@ -525,7 +539,7 @@ class RegisterPort(Port):
         self._set_csw(4, cacheable=False)
         self._line = None
         self._dp.write_ap(self._base + TAR, address)
-        # Past `DebugPort`, for the reason given in `_progress`.
+        # Past `DebugPort`: see `Link.recover`.
         self._dp.probe.write_ap_multiple(self._base + DRW, words)
         self._dp.probe.flush()
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from gdbserver.chip.cortex_m import Demcr
 from gdbserver.chip.memory import Span
@@ -45,7 +45,16 @@ from gdbserver.chip.stm32h743 import (
 from gdbserver.errors import ChipLocked, GdbServerError, MemoryFault, StreamStalled, TargetError
 from gdbserver.target.breakpoints import BreakKind, Breakpoints
 from gdbserver.target.core import Core
-from gdbserver.target.link import Access, Deadline, Link, Port, Read, Write, is_simulated
+from gdbserver.target.link import (
+    Access,
+    Deadline,
+    Link,
+    Port,
+    Read,
+    Write,
+    find_probe,
+    is_simulated,
+)
 from gdbserver.target.memory import STALL_TIMEOUT, Memory
 from gdbserver.target.stop import StopReason
 
@@ -130,7 +139,12 @@ class Target:
             ChipLocked: read protection.
             TargetError: another chip, or one that does not do as it must.
         """
-        link = Link.open(uid, frequency, under_reset=connect is Connect.UNDER_RESET)
+        return cls.behind(find_probe(uid), connect=connect, frequency=frequency)
+
+    @classmethod
+    def behind(cls, probe: Any, *, connect: Connect, frequency: int | None = None) -> Self:
+        """Connect to the chip behind a probe that has been found, a pyOCD `DebugProbe`."""
+        link = Link.open(probe, frequency, under_reset=connect is Connect.UNDER_RESET)
         try:
             target = cls(link)
         except BaseException:

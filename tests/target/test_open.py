@@ -1,0 +1,230 @@
+"""Connecting, and what stands in the way."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+from conftest import LINKS, load
+
+from gdbserver.chip.cortex_m import DEMCR, DHCSR, Dhcsr
+from gdbserver.chip.memory import Span
+from gdbserver.chip.stm32h743 import DBGMCU, DBGMCU_APB4FZ1_OFFSET, DBGMCU_CR_OFFSET
+from gdbserver.errors import ChipLocked, ProbeError, StreamStalled
+from gdbserver.sim.bus import Master
+from gdbserver.sim.probe import SimProbe
+from gdbserver.target.link import Deadline, find_probe
+from gdbserver.target.target import Connect, Target
+
+
+@pytest.mark.parametrize("link", LINKS)
+@pytest.mark.parametrize("connect", Connect)
+def test_every_link_and_every_way_to_connect(link: str, connect: Connect) -> None:
+    target = Target.open(f"sim:{link}", connect=connect)
+    assert target.is_halted() is (connect is not Connect.ATTACH)
+    assert target.simulated
+    assert target.probe_uid == f"sim:{link}"
+    assert link in target.probe_name
+    chip = target.chip
+    assert (chip.device_id, chip.revision, chip.flash_kib) == (0x450, "V", 2048)
+    assert (chip.rdp_level, chip.swap_bank, chip.protected_sectors) == (0, False, ())
+    target.close()
+
+
+def test_the_simulated_board_is_only_used_when_it_is_asked_for() -> None:
+    with pytest.raises(ProbeError, match="no debug probe is connected") as caught:
+        Target.open(None)
+    assert caught.value.hint == "--probe sim is a simulated board"
+
+
+def test_a_probe_that_is_not_there_is_named() -> None:
+    with pytest.raises(ProbeError, match="there is no debug probe '0669FF'") as caught:
+        Target.open("0669FF")
+    assert caught.value.hint == "none is connected; --probe sim is a simulated board"
+
+
+def test_a_kind_of_probe_that_nobody_knows_is_an_error() -> None:
+    with pytest.raises(ProbeError) as caught:
+        Target.open("nonsense:1")
+    assert "nonsense" in str(caught.value.__cause__)
+
+
+def test_options_that_no_board_has_are_an_error() -> None:
+    with pytest.raises(ProbeError) as caught:
+        find_probe("sim:stlink-v9")
+    assert "stlink-v9" in str(caught.value.__cause__)
+
+
+def test_a_locked_chip_is_refused_with_what_to_do() -> None:
+    with pytest.raises(ChipLocked, match="RDP level 1") as caught:
+        Target.open("sim:ideal,rdp=0x55")
+    assert caught.value.hint is not None
+    assert "0xAA" in caught.value.hint
+
+
+def test_the_revision_is_a_letter() -> None:
+    target = Target.open("sim:ideal,revision=0x1003")
+    assert target.chip.revision == "Y"
+    target.close()
+
+
+@pytest.fixture(params=["cmsis-dap-v2", "stlink-v3"])
+def running(request: pytest.FixtureRequest, drills_elf: Path) -> tuple[SimProbe, dict[str, int]]:
+    """A probe on a board whose program has been left running, and the program's names."""
+    probe = SimProbe(f"sim:{request.param}")
+    target = Target.behind(probe, connect=Connect.UNDER_RESET)
+    names = load(probe.board, drills_elf)
+    target.reset(halt=False)
+    target.close()
+    return probe, names
+
+
+def test_a_program_that_runs_is_left_running_by_attaching(
+    running: tuple[SimProbe, dict[str, int]],
+) -> None:
+    probe, names = running
+    target = Target.behind(probe, connect=Connect.ATTACH)
+    before = target.read_word(names["counter"])
+    assert target.poll_stop() is None
+    assert target.read_word(names["counter"]) > before > 0
+    target.close()
+    assert not probe.board.core.halted
+
+
+def test_connecting_with_halt_stops_the_program_where_it_is(
+    running: tuple[SimProbe, dict[str, int]],
+) -> None:
+    probe, names = running
+    target = Target.behind(probe, connect=Connect.HALT)
+    stop = target.poll_stop()
+    assert stop is not None
+    assert stop.kind == "halted"
+    assert target.read_word(names["counter"]) > 0
+    target.close()
+
+
+def test_a_core_that_was_left_halted_is_not_resumed_by_attaching(
+    running: tuple[SimProbe, dict[str, int]],
+) -> None:
+    probe, _names = running
+    target = Target.behind(probe, connect=Connect.HALT)
+    target.close(resume=False)
+    assert probe.board.core.halted
+    target = Target.behind(probe, connect=Connect.ATTACH)
+    assert target.is_halted()
+    target.close()
+
+
+def test_after_closing_no_trace_of_the_debugger_is_left(
+    running: tuple[SimProbe, dict[str, int]],
+) -> None:
+    probe, _names = running
+    settings = [DBGMCU + DBGMCU_CR_OFFSET, DBGMCU + DBGMCU_APB4FZ1_OFFSET, DEMCR, DHCSR]
+
+    def look() -> list[int]:
+        sticky = Dhcsr.S_RETIRE_ST | Dhcsr.S_RESET_ST | Dhcsr.S_REGRDY
+        return [probe.board.bus.read(address, 4, Master.AP0) & ~sticky for address in settings]
+
+    before = look()
+    target = Target.behind(probe, connect=Connect.HALT)
+    assert look() != before
+    target.step()
+    target.close()
+    assert look() == before
+
+
+def test_a_locked_chip_is_let_go() -> None:
+    probe = SimProbe("sim:ideal,rdp=0x55")
+    with pytest.raises(ChipLocked):
+        Target.behind(probe, connect=Connect.HALT)
+    assert not probe.board.core.halted
+    assert not probe.is_open
+
+
+@pytest.mark.parametrize("link", ["cmsis-dap-v2", "stlink-v3"])
+def test_a_probe_that_is_pulled_out_is_an_error_and_closing_still_works(link: str) -> None:
+    target = Target.open(f"sim:{link}")
+    target.link.probe.board.unplug()
+    with pytest.raises(ProbeError, match="the debug probe stopped working"):
+        target.is_halted()
+    with pytest.raises(ProbeError):
+        target.read_memory(0x24000000, 4)
+    with pytest.raises(ProbeError):
+        target.resume()
+    target.close()
+    target.close()
+    with pytest.raises(ProbeError, match="closed"):
+        target.read_memory(0x24000000, 4)
+
+
+def test_a_probe_that_is_gone_before_opening_is_an_error() -> None:
+    probe = SimProbe("sim:stlink-v3")
+    assert probe.link_time == 0
+    probe.board.unplug()
+    with pytest.raises(ProbeError, match="cannot open the debug probe") as caught:
+        Target.behind(probe, connect=Connect.HALT)
+    assert caught.value.hint is not None
+
+
+def test_an_unplugged_probe_is_an_error_at_every_call() -> None:
+    target = Target.open("sim:cmsis-dap-v2")
+    target.link.probe.board.unplug()
+    for _ in range(3):
+        with pytest.raises(ProbeError):
+            target.read_word(0x24000000)
+    target.close()
+
+
+@pytest.mark.parametrize("link", ["cmsis-dap-v2", "stlink-v3"])
+def test_a_bus_that_is_busy_for_a_while_is_waited_for(link: str) -> None:
+    target = Target.open(f"sim:{link},waits=8")
+    target.write_memory(0x24000000, b"patience")
+    target.link.probe.board.wait_storm()
+    assert target.read_memory(0x24000000, 8) == b"patience"
+    target.close()
+
+
+@pytest.mark.parametrize("link", ["cmsis-dap-v2", "stlink-v2", "stlink-v3", "ideal"])
+def test_a_stream_that_stalls_says_how_far_it_got(link: str) -> None:
+    target = Target.open(f"sim:{link},waits=0")
+    address = unlocked_flash(target)
+    data = bytes(range(256)) * 8
+    with pytest.raises(StreamStalled) as caught:
+        target.stream(address, data)
+    written = caught.value.written
+    assert 0 < written < len(data)
+    while written < len(data):
+        try:
+            target.stream(address + written, data[written:])
+            written = len(data)
+        except StreamStalled as stalled:
+            written += stalled.written
+    span = Span.of(address, len(data))
+    target.link.probe.board.clock.advance_to(target.link.probe.board.clock.now + 10_000_000)
+    assert target.link.probe.board.flash.contents(span) == data
+    target.close()
+
+
+def unlocked_flash(target: Target) -> int:
+    """Bank 1 ready to be programmed; an address in it."""
+    target.write_word(0x52002004, 0x45670123)
+    target.write_word(0x52002004, 0xCDEF89AB)
+    target.write_word(0x5200200C, 0x32)  # PG, x64
+    return 0x08020000
+
+
+# --- Time-outs ---------------------------------------------------------------------------------
+
+
+def test_a_deadline_in_virtual_time_knows_nothing_else() -> None:
+    now = [0.0]
+    deadline = Deadline(1.0, lambda: now[0])
+    assert not any(deadline.expired() for _ in range(100_000))
+    now[0] = 1.0
+    assert deadline.expired()
+
+
+def test_pyocds_log_is_quiet() -> None:
+    find_probe("sim")
+    assert logging.getLogger("pyocd").level >= logging.CRITICAL
