@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -695,6 +695,41 @@ def test_a_reset_during_an_erase_leaves_a_sector_that_must_be_erased_again(bench
     bench.erase(0)
     assert bench.load(BANK1.start, 32) == b"\xff" * 32
     assert bench.flash.erases == {BANK1.start: 1}
+
+
+@given(lost_at=st.integers(0, 2 * PROGRAMMING + ERASING + 1000))
+@settings(max_examples=30, deadline=None)
+def test_a_power_loss_hits_what_is_being_done_and_nothing_else(lost_at: int) -> None:
+    """Two flash words are programmed, then the next sector is erased; power goes meanwhile."""
+    bench = Bench()
+    bench.flash.load(BANK1.start + SECTOR - 32, bytes(SECTOR + 64))
+    bench.unlock()
+    bench.control(FlashCr.PG)
+    bench.store(BANK1.start, WORD_A + WORD_B)
+    if lost_at >= PROGRAMMING:
+        bench.clock.advance_to(PROGRAMMING)
+        bench.control(FlashCr.SER | FlashCr.START | 1 << FLASH_CR_SNB_SHIFT)
+    bench.clock.advance_to(lost_at)
+    bench.flash.power_loss()
+    bench.settle()
+
+    ends = [PROGRAMMING, 2 * PROGRAMMING, 2 * PROGRAMMING + ERASING]
+    done = sum(end <= lost_at for end in ends)
+    assert bool(bench.status() & FlashSr.OPERR) == (done < len(ends))
+    places = [
+        (BANK1.start, b"\xff" * 32, WORD_A),
+        (BANK1.start + 32, b"\xff" * 32, WORD_B),
+        (BANK1.start + SECTOR, bytes(32), b"\xff" * 32),
+        (BANK1.start + 2 * SECTOR - 32, bytes(32), b"\xff" * 32),
+    ]
+    for (address, before, after), number in zip(places, (0, 1, 2, 2), strict=True):
+        if number == done:
+            with pytest.raises(BusError):
+                bench.load(address)
+        else:
+            assert bench.load(address, 32) == (after if number < done else before)
+    for address in (BANK1.start + SECTOR - 32, BANK1.start + 2 * SECTOR):
+        assert bench.load(address, 32) == bytes(32)
 
 
 def test_a_reset_of_an_idle_bank_reports_nothing(bench: Bench) -> None:
