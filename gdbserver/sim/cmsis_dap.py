@@ -45,6 +45,8 @@ class Command(IntEnum):
 
 # Transfer request byte: A[3:2] in bits 3:2.
 _AP, _READ = 1 << 0, 1 << 1
+_ANY_AP_READ = _AP | _READ
+_WRITE_DRW, _READ_DRW = _AP | 0xC, _AP | _READ | 0xC
 
 
 class CmsisDapFirmware(Interface):  # type: ignore[misc]  # pyOCD is untyped
@@ -150,44 +152,44 @@ class CmsisDapFirmware(Interface):  # type: ignore[misc]  # pyOCD is untyped
 
     def _transfer(self, body: bytes) -> bytes:
         """Any requests in any order.  A posted read is fetched by the next, or by RDBUFF."""
-        transfer = self._link.transfer
+        link = self._link
+        requests = _requests(body)
         data = bytearray()
-        position, done = 2, 0
-        ack = Ack.OK
+        done, ack = 0, Ack.OK
         posted = written = False
-        for _ in range(body[1]):
-            request = body[position]
-            position += 1
+        while done < len(requests) and ack is Ack.OK:
+            request, _ = requests[done]
             ap, read, address = bool(request & _AP), bool(request & _READ), request & 0xC
             if posted:
                 # The next read of an access port brings the result of this one.
-                chained = ap and read
-                ack, value = transfer(chained, True, address if chained else 0xC)
-                posted = chained
-                if ack is not Ack.OK:
-                    break
-                data += value.to_bytes(4, "little")
-                if chained:
-                    done += 1
-                    continue
-            if read:
-                ack, value = transfer(ap, True, address)
-                if ack is Ack.OK and ap:
-                    posted = True
-                elif ack is Ack.OK:
+                posted = ap and read
+                ack, value = link.transfer(posted, True, address if posted else 0xC)
+                if ack is Ack.OK:
                     data += value.to_bytes(4, "little")
-                written = False
-            else:
-                ack, _value = transfer(
-                    ap, False, address, *struct.unpack_from("<I", body, position)
-                )
-                position += 4
-                written = True
-            if ack is not Ack.OK:
-                break
-            done += 1
+                    done += posted
+                continue
+            run = _run(requests, done)
+            written = not read
+            if request == _WRITE_DRW:
+                words = b"".join(word for _, word in requests[done : done + run])
+                taken, ack = link.write_words(words)
+                done += taken
+                continue
+            following = requests[done + run][0] if done + run < len(requests) else 0
+            alone = following & _ANY_AP_READ != _ANY_AP_READ  # RDBUFF brings the last result
+            if request == _READ_DRW and run > 1 and alone and (block := link.read_block(run)):
+                data += block
+                done += run
+                continue
+            word = int.from_bytes(requests[done][1], "little")
+            ack, value = link.transfer(ap, read, address, word)
+            if ack is Ack.OK:
+                done += 1
+                posted = ap and read
+                if read and not ap:
+                    data += value.to_bytes(4, "little")
         if ack is Ack.OK and (posted or written):
-            ack, value = transfer(False, True, 0xC)
+            ack, value = link.transfer(False, True, 0xC)
             if ack is Ack.OK and posted:
                 data += value.to_bytes(4, "little")
         return bytes([Command.TRANSFER, done, ack]) + data
@@ -234,3 +236,22 @@ class CmsisDapFirmware(Interface):  # type: ignore[misc]  # pyOCD is untyped
             return done, ack, b""
         ack, _ = link.transfer(False, True, 0xC)  # were the last ones taken?
         return done, ack, b""
+
+
+def _requests(body: bytes) -> list[tuple[int, bytes]]:
+    """The requests of a DAP_Transfer, each with the word that it writes."""
+    requests = []
+    position = 2
+    for _ in range(body[1]):
+        length = 0 if body[position] & _READ else 4
+        requests.append((body[position], body[position + 1 : position + 1 + length]))
+        position += 1 + length
+    return requests
+
+
+def _run(requests: list[tuple[int, bytes]], start: int) -> int:
+    """How many requests like the one at `start` follow each other."""
+    end = start + 1
+    while end < len(requests) and requests[end][0] == requests[start][0]:
+        end += 1
+    return end - start

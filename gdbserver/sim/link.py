@@ -324,6 +324,7 @@ class Link:
         self.clock = max(fitting, default=self.model.clocks[0])
         self._request_time = _REQUEST_CLOCKS * SECOND // self.clock
         self._data_time = (_DATA_CLOCKS + self.model.idle_clocks) * SECOND // self.clock
+        self._whole_time = self._request_time + self._data_time
         self._no_data_time = (_NO_DATA_CLOCKS + self.model.idle_clocks) * SECOND // self.clock
         return self.clock
 
@@ -387,7 +388,7 @@ class Link:
         ap = self.machine.debug_port.ready_for_block
         data = ap.read_block(words) if ap is not None else None
         if data is not None:
-            self._pass_requests(words + 1)
+            self._pass_requests(words + 1, (words + 1) * self._whole_time)
         return data
 
     def write_words(self, data: bytes) -> tuple[int, Ack]:
@@ -411,12 +412,15 @@ class Link:
         words = ap.block_to_write(len(data) // 4) if ap is not None else 0
         if ap is None or not words:
             return 0
-        self._pass_requests(words)
-        return ap.write_block(data[: 4 * words])
+        # As in `transfer`, a word reaches the bus when its request is acknowledged.
+        self._pass_requests(words, self._request_time + (words - 1) * self._whole_time)
+        taken = ap.write_block(data[: 4 * words])
+        self._probe += self._data_time
+        return taken
 
-    def _pass_requests(self, count: int) -> None:
+    def _pass_requests(self, count: int, time: int) -> None:
         """The core runs for as long as a block takes; it sees the block change at its end."""
         self._harmless = False
-        self._probe += count * (self._request_time + self._data_time)
+        self._probe += time
         self.counters.swd_transfers += count
         self.machine.run_until(self._probe)
