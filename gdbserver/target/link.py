@@ -30,7 +30,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -209,10 +209,8 @@ class Link:
         ):
             self.probe.set_clock(hertz)
             if under_reset:
-                try:
+                with suppress(NotImplementedError):
                     self.probe.assert_reset(True)
-                except NotImplementedError:
-                    log.info("this probe cannot pull NRST")
             self._dp.connect()
 
     def close(self) -> None:
@@ -243,21 +241,26 @@ class Link:
         return self._ports[number]
 
     def hold_reset(self, asserted: bool) -> None:
-        """Pull NRST low, or let it go.
-
-        Raises:
-            NotImplementedError: this probe has no such pin.
-        """
+        """Pull NRST low, or let it go; with a probe that has no such pin, nothing happens."""
         with self._translated("write", 0):
-            self.probe.assert_reset(asserted)
+            try:
+                self.probe.assert_reset(asserted)
+            except NotImplementedError:
+                log.info("this probe cannot pull NRST")
             self._dp.flush()
 
     def deadline(self, seconds: float) -> Deadline:
         return Deadline(seconds, self.monotonic)
 
+    @property
+    def manages_select(self) -> bool:
+        """Whether the probe takes care of DP SELECT; else pyOCD does, and remembers its value."""
+        return DebugProbe.Capability.MANAGED_AP_SELECTION in self.probe.capabilities
+
     def forget_select(self) -> None:
         """Have pyOCD write DP SELECT anew before it uses it, as after a reset."""
-        self._session.notify(PyocdTarget.Event.POST_RESET, self)
+        if not self.manages_select:
+            self._session.notify(PyocdTarget.Event.POST_RESET, self)
 
     def recover(self) -> None:
         """Forget what is assumed about the debug port, and clear its sticky flags.
@@ -427,7 +430,7 @@ class Port(ABC):
         while True:
             try:
                 with self._link._translated("access", address):
-                    if DebugProbe.Capability.MANAGED_AP_SELECTION not in probe.capabilities:
+                    if not self._link.manages_select:
                         self._link.forget_select()
                         probe.write_dp(DP_SELECT, self._base)  # past `DebugPort`: see `recover`
                     return int(probe.read_ap(self._base + TAR))
@@ -556,12 +559,13 @@ class InterfacePort(Port):
     def try_banked(self) -> None:
         # Memory commands use SELECT, CSW and TAR as they like.  With a probe that leaves
         # SELECT to the host, the host would then select the wrong register.
-        if DebugProbe.Capability.MANAGED_AP_SELECTION in self._dp.probe.capabilities:
+        if self._link.manages_select:
             super().try_banked()
 
     def _directly(self, access: Access, cacheable: bool, results: _Results) -> None:
         self._dp.flush()  # what was deferred comes first
         self.forget()
+        self._link.forget_select()
         address, csw = access.address, self._csw(access.size, cacheable)
         if isinstance(access, Write):
             if access.size == 4 and len(access.values) > 1:
@@ -580,6 +584,7 @@ class InterfacePort(Port):
 
     def _stream_piece(self, address: int, words: Sequence[int]) -> None:
         self.forget()
+        self._link.forget_select()
         self._interface.write_memory_block32(address, words, csw=self._csw(4, cacheable=False))
 
 

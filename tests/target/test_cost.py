@@ -1,0 +1,97 @@
+"""What common operations cost on the link: upper bounds in transactions, by kind of probe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from conftest import Bench
+
+from gdbserver.target.breakpoints import BreakKind
+from gdbserver.target.registers import CORE_COUNT, REGISTERS
+
+NAMES = [register.name for register in REGISTERS]
+HARDWARE = BreakKind.HARDWARE
+
+Operation = Callable[[Bench], object]
+
+
+def cost(bench: Bench, operation: Operation) -> int:
+    before = bench.cost()
+    operation(bench)
+    return bench.cost() - before
+
+
+def step_and_explain(bench: Bench) -> None:
+    bench.target.step()
+    assert bench.target.poll_stop() is not None
+
+
+def core_registers(bench: Bench) -> None:
+    bench.target.read_registers(NAMES[:CORE_COUNT])
+
+
+def all_registers(bench: Bench) -> None:
+    bench.target.read_registers(NAMES)
+
+
+def break_and_continue(bench: Bench) -> None:
+    where = bench.names["step_1"] & ~1
+    bench.target.set_breakpoint(HARDWARE, where, 2)
+    bench.target.resume()
+    bench.target.poll_stop()
+    bench.target.clear_breakpoint(HARDWARE, where, 2)
+
+
+# Where this comes from: a packet of a CMSIS-DAP probe holds a whole list of accesses.  On an
+# ST-LINK, a memory command takes two exchanges, and a register of an access port one.
+BOUNDS: list[tuple[str, Operation, int, int]] = [
+    ("step and stop reason, expedited registers included", step_and_explain, 3, 24),
+    ("the core's registers at a stop", core_registers, 1, 31),
+    ("all registers at a stop", all_registers, 2, 98),
+    ("a breakpoint, in and out", lambda b: [set_and_clear(b)], 2, 4),
+    ("64 bytes of RAM", lambda b: b.target.read_memory(0x20000000, 64), 1, 2),
+    ("3 odd bytes of RAM", lambda b: b.target.read_memory(0x20000001, 3), 1, 2),
+    ("4 KiB of RAM", lambda b: b.target.read_memory(0x20000000, 4096), 9, 2),
+    ("4 bytes into RAM", lambda b: b.target.write_memory(0x20001000, b"1234"), 1, 2),
+    ("a break, a run, a stop", break_and_continue, 6, 32),
+]
+
+
+def set_and_clear(bench: Bench) -> None:
+    bench.target.set_breakpoint(HARDWARE, 0x08000100, 2)
+    bench.target.clear_breakpoint(HARDWARE, 0x08000100, 2)
+
+
+@pytest.mark.parametrize(
+    ("operation", "packets", "exchanges"),
+    [row[1:] for row in BOUNDS],
+    ids=[row[0] for row in BOUNDS],
+)
+def test_an_operation_costs_no_more_than(
+    bench: Bench, operation: Operation, packets: int, exchanges: int
+) -> None:
+    bench.run_to("step_2")
+    bench.target.step()
+    bench.target.poll_stop()
+    limit = exchanges if "stlink" in bench.target.probe_uid else packets
+    assert cost(bench, operation) <= limit
+
+
+def test_nothing_is_read_twice_at_one_stop(bench: Bench) -> None:
+    bench.run_to("step_1")
+    all_registers(bench)
+    bench.target.poll_stop()
+    assert cost(bench, all_registers) == 0
+    assert cost(bench, lambda b: b.target.poll_stop()) == 0
+
+
+def test_polling_a_running_core_is_one_transaction(bench: Bench) -> None:
+    bench.run_to("main")
+    bench.target.resume()
+    bench.target.poll_stop()
+    assert cost(bench, lambda b: b.target.poll_stop()) == 1
+
+
+def test_connecting_takes_a_moment(bench: Bench) -> None:
+    assert bench.cost() < (130 if "stlink" in bench.target.probe_uid else 60)

@@ -1,0 +1,156 @@
+"""Probes of other makes: what pyOCD's interface allows, and neither simulated probe does.
+
+Both stand in front of the same simulated board, and do with pyOCD's probe interface what a
+third-party plugin may do with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Bench, load
+from pyocd.core import exceptions
+from pyocd.core.memory_interface import MemoryInterface
+
+from gdbserver.errors import MemoryFault
+from gdbserver.sim.probe import SimProbe
+from gdbserver.target.breakpoints import BreakKind
+from gdbserver.target.registers import REGISTERS
+from gdbserver.target.target import Connect, Target
+
+
+class EagerProbe(SimProbe):
+    """Carries everything out at once, deferred or not, and has no reset pin."""
+
+    def __init__(self) -> None:
+        super().__init__("sim:ideal")
+
+    def assert_reset(self, asserted: bool) -> None:
+        raise NotImplementedError
+
+    def read_dp(self, addr: int, now: bool = True) -> int | Callable[[], int]:
+        value = super().read_dp(addr, True)
+        return value if now else lambda: value  # type: ignore[return-value]
+
+    def read_ap(self, addr: int, now: bool = True) -> int | Callable[[], int]:
+        value = super().read_ap(addr, True)
+        return value if now else lambda: value  # type: ignore[return-value]
+
+    def read_ap_multiple(
+        self, addr: int, count: int = 1, now: bool = True
+    ) -> Sequence[int] | Callable[[], Sequence[int]]:
+        values = [super(EagerProbe, self).read_ap(addr, True) for _ in range(count)]
+        return values if now else lambda: values  # type: ignore[return-value]
+
+    def write_dp(self, addr: int, data: int) -> None:
+        super().write_dp(addr, data)
+        self.flush()
+
+    def write_ap(self, addr: int, data: int) -> None:
+        super().write_ap(addr, data)
+        self.flush()
+
+    def write_ap_multiple(self, addr: int, values: Sequence[int]) -> None:
+        for value in values:
+            self.write_ap(addr, value)
+
+
+class MeddlingProbe(SimProbe):
+    """Has memory commands for AP0 only, which leave SELECT, CSW and TAR as they happen to."""
+
+    def __init__(self) -> None:
+        super().__init__("sim:ideal")
+
+    def get_memory_interface_for_ap(self, ap_address: Any) -> Any:
+        return Meddler(self) if ap_address.apsel == 0 else None
+
+
+class Meddler(MemoryInterface):  # type: ignore[misc]  # pyOCD is untyped
+    def __init__(self, probe: MeddlingProbe) -> None:
+        self._probe = probe
+
+    def _aim(self, addr: int, size: int, csw: int) -> None:
+        self._probe.write_dp(8, 0)
+        self._probe.write_ap(0, csw & ~0x37 | size.bit_length() - 4)
+        self._probe.write_ap(4, addr)
+
+    def _leave(self) -> None:
+        self._probe.write_dp(8, 0xF0)
+
+    def write_memory(self, addr: int, data: int, transfer_size: int = 32, **attrs: Any) -> None:
+        self._aim(addr, transfer_size, attrs["csw"])
+        self._probe.write_ap(0xC, data << 8 * (addr & 3))
+        self._finish()
+
+    def read_memory(
+        self, addr: int, transfer_size: int = 32, now: bool = True, **attrs: Any
+    ) -> int | Callable[[], int]:
+        self._aim(addr, transfer_size, attrs["csw"])
+        value = self._probe.read_ap(0xC)
+        self._leave()
+        assert isinstance(value, int)
+        value = value >> 8 * (addr & 3) & (1 << transfer_size) - 1
+        return value if now else lambda: value
+
+    def _finish(self) -> None:
+        try:
+            self._probe.flush()
+        except exceptions.TransferFaultError:
+            self._probe.write_dp(0, 0x1E)
+            raise
+        self._leave()
+
+    def write_memory_block32(self, addr: int, data: Sequence[int], **attrs: Any) -> None:
+        for i, word in enumerate(data):
+            self.write_memory(addr + 4 * i, word, 32, **attrs)
+
+    def read_memory_block32(self, addr: int, size: int, **attrs: Any) -> Sequence[int]:
+        return [self.read_memory(addr + 4 * i, 32, **attrs) for i in range(size)]  # type: ignore[misc]
+
+
+@pytest.fixture(params=[EagerProbe, MeddlingProbe])
+def other(request: pytest.FixtureRequest, drills_elf: Path) -> Iterator[Bench]:
+    target = Target.behind(request.param(), connect=Connect.UNDER_RESET)
+    names = load(target.link.probe.board, drills_elf)
+    target.reset(halt=True)
+    yield Bench(target, target.link.probe.board, names)
+    target.close()
+
+
+def test_a_session_from_reset_to_a_fault(other: Bench) -> None:
+    target = other.target
+    assert other.run_to("main").kind == "hwbreak"
+    for _ in range(5):
+        target.step()
+        stop = target.poll_stop()
+        assert stop is not None
+        assert stop.kind == "step"
+    other.run_to("step_1")
+    target.write_word(other.names["drill"], 3)
+    assert other.run().kind == "fault"
+
+
+def test_registers_and_memory(other: Bench) -> None:
+    target = other.target
+    values = {r.name: r.number for r in REGISTERS if r.name[0] in "rd"}
+    target.write_registers(values)
+    target.write_word(0xE000EDFC, 0x01000400)
+    assert target.read_registers(values) == values
+    target.write_memory(0x24000001, bytes(range(250)))
+    assert target.read_memory(0x24000001, 250) == bytes(range(250))
+    with pytest.raises(MemoryFault):
+        target.write_memory(0x70000000, b"1234")
+    with pytest.raises(MemoryFault) as caught:
+        target.read_memory(0x2407FFFC, 8)
+    assert len(caught.value.readable) == 4
+    assert target.read_memory(0x24000001, 250) == bytes(range(250))
+
+
+def test_a_watchpoint(other: Bench) -> None:
+    other.run_to("step_1")
+    other.target.write_word(other.names["drill"], 2)
+    other.target.set_breakpoint(BreakKind.WRITE_WATCH, other.names["watched"], 4)
+    assert other.run().address == other.names["watched"]
