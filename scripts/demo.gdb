@@ -18,7 +18,13 @@ finish
 watch counter
 continue
 delete
-python __import__("threading").Timer(1, lambda: __import__("os").kill(__import__("os").getpid(), 2)).start()
+set trace-commands off
+python
+import os, signal, threading
+threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+end
+echo (the script presses Ctrl-C after one second)\n
+set trace-commands on
 continue
 print counter
 compare-sections

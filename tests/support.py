@@ -12,27 +12,30 @@ FIRMWARE = TESTS / "firmware"
 
 GCC = "arm-none-eabi-gcc"
 FLAGS = (
+    f"-ffile-prefix-map={TESTS.parent}=.",  # the same bytes wherever the tree lies
     *("-mcpu=cortex-m7", "-mthumb", "-mfpu=fpv5-d16", "-mfloat-abi=hard"),
     *("-std=c11", "-Og", "-g3", "-ffreestanding", "-Wall", "-Wextra", "-Werror"),
     *("-nostdlib", "-Wl,--build-id=none", "-Wl,--no-warn-rwx-segments"),
 )
 
 
-def build_firmware(name: str, *sources: str) -> Path:
-    """``tests/firmware/<name>.c`` with startup code and `sources`, as an ELF file.
+def compile_firmware(elf: Path, name: str, *sources: str) -> None:
+    """``tests/firmware/<name>.c`` with startup code and `sources` -> `elf`."""
+    files = [f"tests/firmware/{file}" for file in (f"{name}.c", "startup.c", *sources)]
+    script = ("-T", "tests/firmware/board.ld")
+    subprocess.run([GCC, *FLAGS, *script, *files, "-o", elf], cwd=TESTS.parent, check=True)
 
-    Built once for the same sources: the file's name holds their digest.
-    """
-    files = [FIRMWARE / file for file in (f"{name}.c", "startup.c", *sources)]
-    script = FIRMWARE / "board.ld"
+
+def build_firmware(name: str, *sources: str) -> Path:
+    """The same, built once for the same sources: the file's name holds their digest."""
     digest = hashlib.sha256(repr(FLAGS).encode())
-    for file in (*files, script, FIRMWARE / "firmware.h"):
-        digest.update(file.read_bytes())
+    for file in (f"{name}.c", "startup.c", *sources, "board.ld", "firmware.h"):
+        digest.update((FIRMWARE / file).read_bytes())
     elf = TESTS / "build" / f"{name}-{digest.hexdigest()[:16]}.elf"
     if not elf.exists():
         elf.parent.mkdir(exist_ok=True)
         part = elf.with_suffix(f".{os.getpid()}")  # two test processes may build at once
-        subprocess.run([GCC, *FLAGS, "-T", script, *files, "-o", part], check=True)
+        compile_firmware(part, name, *sources)
         part.replace(elf)
     return elf
 
