@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import itertools
 import logging
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -58,9 +59,11 @@ log = logging.getLogger(__name__)
 # GDB gives up on most packets after three silences of 2 s; any notification starts them anew.
 _KEEP_ALIVE = 1.0
 # How long to listen to the client between two looks at the core.  Looking costs the link a
-# transaction, so a core that runs for long is looked at less often.
+# transaction, so a core that runs for long is looked at less often; but a simulated core runs
+# only while it is looked at, so that one is looked at without a pause for this long.
 _FIRST_INTERVAL, _LAST_INTERVAL = 0.0005, 0.02
-# How many steps of a range, or looks at a simulated core, are worth one hop to the worker.
+_SIMULATED_LOOK = 0.02
+# How many steps of a range are worth one hop to the worker.
 _AT_ONCE = 16
 _BY_NUMBER = {register.number: register for register in REGISTERS}
 _NUMBER = {register.name: register.number for register in REGISTERS}
@@ -68,14 +71,11 @@ _REGISTER = {register.name: register for register in REGISTERS}
 
 
 def _look(target: Target) -> StopReason | None:
-    """Look whether the core has stopped.
-
-    A simulated core runs only while it is looked at, so that one is looked at for longer.
-    """
-    for _ in range(_AT_ONCE if target.simulated else 1):
-        if (stop := target.poll_stop()) is not None:
-            return stop
-    return None
+    """Look whether the core has stopped."""
+    end = time.monotonic() + (_SIMULATED_LOOK if target.simulated else 0)
+    while (stop := target.poll_stop()) is None and time.monotonic() < end:
+        pass
+    return stop
 
 
 def _step_some(target: Target, start: int, end: int) -> tuple[StopReason | None, bool]:
@@ -537,14 +537,15 @@ class Session:
         if self._interrupted:
             self._interrupted = False
             await self._target.call(Target.halt)
-        interval = _FIRST_INTERVAL
+        simulated = await self._target.call(lambda target: target.simulated)
+        interval, longest = _FIRST_INTERVAL, _FIRST_INTERVAL if simulated else _LAST_INTERVAL
         while (stop := await self._target.call(_look)) is None:
             match await self._overhear(interval):
                 case Interrupt():
                     await self._target.call(Target.halt)
                 case Disconnected():
                     return None
-            interval = min(interval * 1.5, _LAST_INTERVAL)
+            interval = min(interval * 1.1, longest)
         return await self._tell_stop(stop)
 
     async def _tell_stop(self, stop: StopReason) -> bytes:
