@@ -87,6 +87,8 @@ class DebugPort:
         self.aps = aps
         self.stormy_until = 0
         """Until then, in nanoseconds, every access to an access port is answered WAIT."""
+        self.garble_next_write = False
+        """Fault injection: the next word that is written arrives with a parity error."""
         self._clock = clock
         for ap in aps.values():
             ap.on_fault = self._fault
@@ -199,6 +201,10 @@ class DebugPort:
 
     def _access_ap(self, read: bool, address: int, value: int) -> tuple[Ack, int]:
         self._check_sticky()
+        if self.garble_next_write and not read:
+            self.garble_next_write = False
+            self._set(CtrlStat.WDATAERR)
+            return Ack.OK, 0  # the data come after the acknowledge, and are dropped
         if self._ctrl & _POWER != _POWER:
             self._fault()
             raise _Fault

@@ -220,15 +220,16 @@ class Polling:
         return None
 
     def patience(self, turn: int, now: int, *, running: bool) -> int:
-        """How long the next question may take: the part of the time waited so far.
+        """How long the next question may take: a part of the time waited so far.
 
         It may be more when the core stood still during the whole last turn.  If it stopped in
-        between, what it left is to be seen at once.
+        between, what it left is to be seen at once.  While the core runs, somebody may want to
+        interrupt it, and executing takes the host's time as well.
         """
         waited = 0 if self.since is None else max(0, now - self.since)
         if running:
-            return waited // 32
-        return waited // 4 if self._still >= turn else 0
+            return min(waited // 32, 10 * MILLISECOND)
+        return min(waited // 4, SECOND) if self._still >= turn else 0
 
     def skipped(self) -> None:
         """Time was skipped: now each question of a turn is asked before it is again."""

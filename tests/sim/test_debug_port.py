@@ -282,6 +282,17 @@ def test_overrun_detection_remembers_a_request_that_was_not_taken(bench: Bench):
     assert CtrlStat.STICKYORUN not in bench.flags
 
 
+def test_a_garbled_word_is_dropped_and_remembered(bench: Bench):
+    bench.aim(RAM)
+    bench.port.garble_next_write = True
+    assert bench.write_ap(DRW, 0x12345678) is Ack.OK
+    assert CtrlStat.WDATAERR in bench.flags
+    assert bench.port.transfer(ap=True, read=False, address=0xC)[0] is Ack.FAULT
+    bench.write_dp(0x0, Abort.WDERRCLR)
+    assert bench.read_ap(TAR) == RAM
+    assert bench.read_ap(DRW) == 0
+
+
 # --- A slave that stalls -----------------------------------------------------------------------
 
 
@@ -378,3 +389,36 @@ def test_a_block_is_taken_at_once_only_where_single_accesses_do_the_same(start: 
     assert ap.write_block(data) == len(data) // 4
     assert at_once.ram.data == one_by_one.ram.data
     assert at_once.read_ap(TAR) == one_by_one.read_ap(TAR)
+
+
+# --- Anything at all ---------------------------------------------------------------------------
+
+a_request = st.tuples(
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([0x0, 0x4, 0x8, 0xC]),
+    st.one_of(
+        st.integers(0, 0xFFFFFFFF),
+        st.sampled_from([0, POWER, 0x1E, 0x1F, WORDS_UP, RAM, SLOW, NOWHERE, 0x01000000, 0xF0]),
+    ),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(a_request, st.integers(0, 700)), max_size=60))
+def test_every_request_has_an_answer_and_abort_always_brings_the_port_back(
+    requests: list[tuple[tuple[bool, bool, int, int], int]],
+):
+    bench = Bench().connect()
+    for (ap, read, address, value), pause in requests:
+        ack, data = bench.port.transfer(ap=ap, read=read, address=address, value=value)
+        assert ack in Ack
+        assert 0 <= data <= 0xFFFFFFFF
+        bench.clock.advance_to(bench.clock.now + pause)
+    bench.clock.advance_to(bench.clock.now + 10_000)
+    bench.write_dp(0x0, CLEAR_STICKY | Abort.DAPABORT)
+    bench.write_dp(0x8, 0)
+    bench.write_dp(0x4, POWER)
+    bench.aim(RAM + 0x10)
+    assert bench.write_ap(DRW, 0xFEEDC0DE) is Ack.OK
+    assert bench.ram.data[0x10:0x14] == bytes.fromhex("dec0edfe")
