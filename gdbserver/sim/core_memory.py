@@ -96,8 +96,6 @@ class CoreMemory:
 
     def is_plain(self, address: int) -> bool:
         """Whether an access here reaches memory without a call back; maps it if need be."""
-        if any(address in span for span, _, _ in self._plain.values()):
-            return True
         return address & ~(PAGE - 1) not in self._called and self.map_page(address, fetch=True)
 
     def fetch(self, address: int, length: int) -> bytes:
@@ -116,6 +114,8 @@ class CoreMemory:
 
         Data accesses to where nobody is are mapped as well: they call back and are refused.
         """
+        if any(address in span for span, _, _ in self._plain.values()):
+            return True
         page = address & ~(PAGE - 1)
         found = self._bus.find(address)
         if found is not None:

@@ -156,6 +156,7 @@ class Core:
         unicorn.hook_add(uc.UC_HOOK_MEM_UNMAPPED, self._on_unmapped)
         unicorn.hook_add(uc.UC_HOOK_EDGE_GENERATED, self._on_translated)
         bus.on_changed.append(self._on_changed)
+        bus.on_revoked.append(self._on_changed)
         systick = SysTick(clock, self._tick)
         scs.attach(self, systick)
         self._systick = systick
@@ -550,10 +551,12 @@ class Core:
     def _on_unmapped(
         self, _uc: Any, access: int, address: int, _size: int, _value: int, _data: Any
     ) -> bool:
-        if self._memory.map_page(address, fetch=access == uc.UC_MEM_FETCH_UNMAPPED):
-            return True
-        self._stop(partial(self._cannot_fetch, address))
-        return False
+        if access == uc.UC_MEM_FETCH_UNMAPPED:
+            # Code that is mapped only now would be translated once and for all: Unicorn
+            # remembers no address for it, and does not hear that it changed.
+            self._stop(partial(self._cannot_fetch, address))
+            return False
+        return self._memory.map_page(address, fetch=False)
 
     def _breakpoint_instruction(self) -> None:
         if self.scs.debug_enabled:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gdbserver.chip.cortex_m import Cfsr, Demcr, Dfsr, Dhcsr, Hfsr
+from gdbserver.chip.memory import Span
 from gdbserver.sim.bus import BusError, BusStall
 from gdbserver.sim.clock import MICROSECOND, MILLISECOND, SECOND
 
@@ -918,3 +919,177 @@ def test_an_interrupt_that_is_not_enabled_can_be_an_event() -> None:
     assert machine.core.asleep
     machine.scs.set_irq(7, True)
     machine.run_to_halt()
+
+
+def test_a_supervisor_call_that_cannot_be_taken_is_a_hardfault() -> None:
+    machine = Machine("cpsid i\nsvc #0\nb .\nsvc: bkpt #7\nhard_fault: bkpt #1").run_to_halt()
+    assert machine.hfsr == Hfsr.FORCED
+    assert machine.cfsr == Cfsr(0)
+    assert machine.ipsr == 3
+
+
+def test_prigroup_says_which_priority_bits_preempt() -> None:
+    code = """
+        ldr r0, =0xE000ED0C
+        ldr r1, =0x05FA0{group}00
+        str r1, [r0]
+        ldr r0, =0xE000E100
+        movs r1, #3
+        str r1, [r0]
+        ldr r3, =0xE000E400
+        ldr r1, =0x7080
+        strh r1, [r3]
+        movs r1, #1
+        str r1, [r0, #0x100]
+        bkpt #0
+        irq0:
+        movs r1, #2
+        str r1, [r0, #0x100]
+        lsls r4, #4
+        adds r4, #1
+        bx lr
+        irq1:
+        lsls r4, #4
+        adds r4, #2
+        bx lr
+        """
+    irqs = {0: "irq0", 1: "irq1"}
+    preempting = Machine(code.replace("{group}", "3"), irqs=irqs).run_to_halt()
+    assert preempting.register(4) == 0x21
+    grouped = Machine(code.replace("{group}", "7"), irqs=irqs).run_to_halt()
+    assert grouped.register(4) == 0x12
+
+
+def test_sleep_on_exit_goes_back_to_sleep_after_each_interrupt() -> None:
+    machine = Machine(
+        """
+        ldr r0, =0xE000ED10
+        movs r1, #2
+        str r1, [r0]
+        ldr r0, =0xE000E100
+        movs r1, #1
+        str r1, [r0]
+        wfi
+        bkpt #0
+        irq0:
+        adds r4, #1
+        bx lr
+        """,
+        irqs={0: "irq0"},
+    )
+    for _ in range(3):
+        machine.run()
+        machine.scs.set_irq(0, True)
+        machine.scs.set_irq(0, False)
+    machine.run()
+    assert machine[DHCSR] & Dhcsr.S_SLEEP
+    machine[DHCSR] = KEY | Dhcsr.C_DEBUGEN | Dhcsr.C_HALT
+    assert machine.register(4) == 3
+
+
+def test_an_nmi_gets_through_lock_up() -> None:
+    machine = Machine("udf #0\nhard_fault: udf #0\nnmi: bkpt #5")
+    machine.run()
+    assert machine.core.locked_up
+    machine.scs.nvic.pend(2)
+    machine.run_to_halt()
+    assert machine.ipsr == 2
+
+
+def test_hints_in_code_that_the_program_copied_to_ram_are_seen() -> None:
+    machine = Machine(
+        """
+        ldr r0, =0x20000100
+        ldr r1, =0x4770BF30     @ wfi; bx lr
+        str r1, [r0]
+        adds r0, #1
+        blx r0
+        bkpt #0
+        """
+    )
+    machine.run()
+    assert machine.core.asleep
+
+
+@pytest.mark.parametrize(("condition", "sleeps"), [("eq", True), ("ne", False)])
+def test_a_conditional_wfi_sleeps_only_if_its_condition_holds(condition: str, sleeps: bool) -> None:
+    machine = Machine(f"movs r0, #0\nitt {condition}\nwfi{condition}.w\nadd{condition} r4, #1\nb .")
+    machine.run()
+    assert machine.core.asleep is sleeps
+
+
+def test_code_that_is_replaced_by_the_debugger_loses_its_traps() -> None:
+    machine = Machine("ldr r0, =0x20000101\nbx r0")
+    machine[0x20000100] = 0xE7FDBF30  # 1: wfi; b 1b
+    machine.run()
+    assert machine.core.asleep
+    machine[DHCSR] = KEY | Dhcsr.C_DEBUGEN | Dhcsr.C_HALT
+    machine[0x20000100] = 0xE7FD3401  # 1: adds r4, #1; b 1b
+    machine.set_register(15, 0x20000100)
+    machine.resume()
+    machine.run()
+    machine[DHCSR] = KEY | Dhcsr.C_DEBUGEN | Dhcsr.C_HALT
+    assert machine.register(4) > 1000
+
+
+def test_the_fpu_can_be_switched_off_and_on_again() -> None:
+    machine = Machine(
+        """
+        ldr r0, =0xE000ED88
+        ldr r1, =0x00F00000
+        movs r4, #2
+        1: str r1, [r0]
+        dsb
+        isb
+        vmov.f32 s0, #1.0
+        eor r1, r1, #0x00F00000
+        subs r4, #1
+        bne 1b
+        b .
+        .ltorg
+        hard_fault:
+        bkpt #1
+        """
+    ).run_to_halt()
+    assert machine.cfsr == Cfsr.NOCP
+    assert machine.register(4) == 1
+
+
+@settings(max_examples=20)
+@given(steps=st.lists(st.integers(1, 20_000), max_size=40))
+def test_how_time_is_cut_makes_no_difference_to_the_program(steps: list[int]) -> None:
+    code = """
+        movs r0, #1
+        ldr r1, =3000
+        1: eor r0, r0, r0, lsl #13
+        eor r0, r0, r0, lsr #17
+        eor r0, r0, r0, lsl #5
+        subs r1, #1
+        bne 1b
+        bkpt #0
+        """
+    machine = Machine(code)
+    for step in steps:
+        machine.run(step)
+    machine.run_to_halt()
+    reference = Machine(code).run_to_halt()
+    assert machine.registers() == reference.registers()
+
+
+@pytest.mark.parametrize("how", ["changed", "revoked"])
+def test_a_program_that_was_replaced_in_flash_is_the_one_that_runs(how: str) -> None:
+    machine = Machine("1: adds r4, #1\nb 1b").run()
+    machine[DHCSR] = KEY | Dhcsr.C_DEBUGEN | Dhcsr.C_HALT
+    offset = CODE - 0x08000000
+    flash = machine.bus.devices[0][0]
+    machine.rom.data[offset : offset + 2] = b"\x01\x35"  # adds r5, #1
+    if how == "changed":
+        machine.bus.changed(Span.of(CODE, 2))
+    else:
+        machine.bus.revoke(flash)
+    before = machine.register(4)
+    machine.resume()
+    machine.run()
+    machine[DHCSR] = KEY | Dhcsr.C_DEBUGEN | Dhcsr.C_HALT
+    assert machine.register(4) == before
+    assert machine.register(5) > 1000
