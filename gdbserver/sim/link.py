@@ -355,11 +355,13 @@ class Link:
         return ack, data
 
     def _judge(self, read: bool, register: int) -> None:
-        """Is this still a question?  Writing memory is not, nor reading on from where one is."""
-        if not read and register == access_port.TAR:
+        """Is this still a question?  Writing memory is not, nor reading on from where TAR is."""
+        if read:
+            self._harmless &= register != access_port.DRW or self._aimed
+        elif register == access_port.TAR:
             self._aimed = True
-        elif register >= access_port.DRW and not (read and self._aimed):
-            self._harmless &= register > access_port.BD3
+        elif access_port.DRW <= register <= access_port.BD3:
+            self._harmless = False
 
     def _insist(self, ap: bool, read: bool, address: int, value: int) -> tuple[Ack, int]:
         """Ask again and again.  Answers that can only be WAIT are counted, not computed."""

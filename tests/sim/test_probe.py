@@ -28,6 +28,7 @@ from gdbserver.chip.stm32h743 import (
     FlashCr,
     FlashSr,
 )
+from gdbserver.sim.access_port import BD0, TAR
 from gdbserver.sim.bus import Master
 from gdbserver.sim.clock import MICROSECOND
 from gdbserver.sim.link import LINKS, Polling
@@ -327,6 +328,19 @@ def test_waiting_for_an_erase_costs_few_exchanges_and_the_datasheets_time(connec
     target.write32(FLASH + FLASH_CR, int(FlashCr.SER | FlashCr.START) | 3 << 4)
     start, before = probe.monotonic(), probe.counters.transactions
     while target.read32(FLASH + FLASH_SR) & FlashSr.QW:
+        pass
+    assert probe.monotonic() - start == pytest.approx(SECTOR_ERASE_SECONDS[3][0], rel=0.01)
+    assert probe.counters.transactions - before < 400
+
+
+def test_waiting_through_the_banked_data_registers_is_waiting_too(connected: Any):
+    """BD0-3 show the 16 bytes around TAR without moving it."""
+    target, probe, ap = connected.target, connected.probe, connected.target.aps[0]
+    unlock_flash(target, int(FlashCr.SER) | 3 << 4)
+    target.write32(FLASH + FLASH_CR, int(FlashCr.SER | FlashCr.START) | 3 << 4)
+    ap.write_reg(TAR, FLASH + FLASH_SR)
+    start, before = probe.monotonic(), probe.counters.transactions
+    while ap.read_reg(BD0 + FLASH_SR % 16) & FlashSr.QW:
         pass
     assert probe.monotonic() - start == pytest.approx(SECTOR_ERASE_SECONDS[3][0], rel=0.01)
     assert probe.counters.transactions - before < 400
