@@ -1,12 +1,15 @@
 """What any client may ask, in control or not: documents, registers, memory.
 
 Nothing here halts, resumes or changes anything, so it may be asked while the core runs for
-somebody else.  Then memory can be read, and registers cannot.
+somebody else.  Then memory can be read, and of the registers little more than pc.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gdbserver.chip import stm32h743
+from gdbserver.chip.cortex_m import DWT_PCSR
 from gdbserver.chip.memory import Kind, MemoryMap, Span
 from gdbserver.errors import BadRequest, FlashBusy, MemoryFault
 from gdbserver.flash.programmer import Programmer
@@ -19,6 +22,9 @@ from gdbserver.target.target import Target
 
 MACHINE_NAME = "Cortex-M7"
 
+_NO_SAMPLE = 0xFFFFFFFF
+_XPSR_THUMB = 1 << 24
+
 # One read of memory; larger ones are cut up, so that other clients get their turn.
 _CHUNK = 0x4000
 # An `m` reply is two digits a byte; a binary one may double in size by escapes.
@@ -27,6 +33,22 @@ _LONGEST_READ = (MAX_PACKET - 8) // 2
 
 def to_wire(register: RegisterInfo, value: int) -> bytes:
     return value.to_bytes(register.bits // 8, "little")
+
+
+def known_registers(target: Target, names: Sequence[str]) -> dict[str, int]:
+    """The values of those of `names` that can be known.
+
+    While the core runs these are two, and GDB cannot do without them: pc, of which DWT takes
+    samples (Armv7-M ARM, DDI 0403E.e, "Program Counter Sampling Register"), and xpsr, whose
+    Thumb bit is always set.
+    """
+    if target.is_halted():
+        return target.read_registers(names)
+    sample = target.read_word(DWT_PCSR)
+    if sample == _NO_SAMPLE:
+        return {}
+    known = {"pc": sample & ~1, "xpsr": _XPSR_THUMB}
+    return {name: known[name] for name in names if name in known}
 
 
 class Reader:
@@ -80,13 +102,13 @@ class Reader:
         end = min((s.start for s in spans if s.start > address), default=commands.ADDRESS_SPACE)
         return replies.pairs(start=f"{start:x}", size=f"{end - start:x}")
 
-    async def registers(self, registers: tuple[RegisterInfo, ...]) -> bytes:
-        """Values, or x's: the registers of a core that runs for somebody else cannot be read."""
-        if not await self._target.call(Target.is_halted):
-            return b"".join(b"xx" * (register.bits // 8) for register in registers)
-        names = [register.name for register in registers]
-        values = await self._target.call(Target.read_registers, names)
-        return b"".join(replies.data(to_wire(r, values[r.name])) for r in registers)
+    async def registers(self, registers: Sequence[RegisterInfo]) -> bytes:
+        """Values, and x's for what cannot be known now."""
+        values = await self._target.call(known_registers, [r.name for r in registers])
+        return b"".join(
+            replies.data(to_wire(r, values[r.name])) if r.name in values else b"xx" * (r.bits // 8)
+            for r in registers
+        )
 
     async def memory(self, address: int, length: int) -> bytes:
         """What can be read from `address` on: less than `length` where the bus ends it."""

@@ -47,7 +47,7 @@ from gdbserver.rsp.packets import (
 )
 from gdbserver.server import monitor
 from gdbserver.server.control import Control
-from gdbserver.server.reading import MACHINE_NAME, Reader, to_wire
+from gdbserver.server.reading import MACHINE_NAME, Reader, known_registers, to_wire
 from gdbserver.server.worker import Bench
 from gdbserver.target.breakpoints import BreakKind
 from gdbserver.target.registers import CORE_COUNT, EXPEDITED, REGISTERS, RegisterInfo
@@ -512,15 +512,14 @@ class Session:
     async def _why_stopped(self) -> bytes:
         """Answer `?`: a client that will control the core finds it halted."""
         if self._control.holder not in (None, self._name):
-            halted = await self._target.call(Target.is_halted)
-            return await self._stopped(None) if halted else replies.stopped(SIGTRAP, [])
+            return await self._stopped(None)
         self._check_control()
         await self._target.call(_take_hold)
         return await self._stopped(await self._target.call(Target.poll_stop))
 
     async def _stopped(self, stop: StopReason | None) -> bytes:
-        values = await self._target.call(Target.read_registers, EXPEDITED)
-        registers = [(_NUMBER[n], to_wire(_REGISTER[n], values[n])) for n in EXPEDITED]
+        values = await self._target.call(known_registers, EXPEDITED)
+        registers = [(_NUMBER[n], to_wire(_REGISTER[n], value)) for n, value in values.items()]
         if stop is None:
             return replies.stopped(SIGTRAP, registers)
         reason: str | None = stop.kind

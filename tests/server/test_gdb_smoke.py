@@ -2,49 +2,54 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 import trio
-from dialogue import open_machine
+from dialogue import Client, open_machine
 
 from gdbserver.server.serve import Options, serve_clients
 
 pytestmark = pytest.mark.timeout(120)
 
 
-def ask_gdb(elf: Path, *commands: str) -> str:
-    """What GDB prints when it is given `commands`, connected to a server on the board."""
-    outputs: list[str] = []
+async def run_gdb(port: int, elf: Path, *commands: str) -> str:
+    """What GDB prints when it is given `commands`, connected to `port`."""
+    script = ["set pagination off", f"target extended-remote localhost:{port}", *commands]
+    done = await trio.run_process(
+        ["gdb-multiarch", "--batch", "--nx", *(f"--eval-command={line}" for line in script), elf],
+        capture_stdout=True,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    return done.stdout.decode()
+
+
+def serve_while(elf: Path, story: Callable[[int], Awaitable[str]]) -> str:
+    """What `story` says, which is told the port of a server on the board."""
+    said: list[str] = []
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
 
-            async def run_gdb(port: int) -> None:
-                script = ["set pagination off", f"target extended-remote localhost:{port}"]
-                arguments = [f"--eval-command={line}" for line in (*script, *commands)]
-                done = await trio.run_process(
-                    ["gdb-multiarch", "--batch", "--nx", *arguments, str(elf)],
-                    capture_stdout=True,
-                    stderr=subprocess.STDOUT,
-                    check=False,
-                )
-                outputs.append(done.stdout.decode())
+            async def tell(port: int) -> None:
+                said.append(await story(port))
 
             await serve_clients(
                 lambda: open_machine(elf=elf),
                 Options(port=0),
-                lambda port: nursery.start_soon(run_gdb, port),
+                lambda port: nursery.start_soon(tell, port),
             )
 
     trio.run(main)
-    return outputs[0]
+    return said[0]
 
 
 def test_gdb_goes_once_around(drills_elf: Path) -> None:
-    said = ask_gdb(
-        drills_elf,
+    script = (
         "break main",
         "continue",
         "print/x $msp",
@@ -68,6 +73,7 @@ def test_gdb_goes_once_around(drills_elf: Path) -> None:
         "info registers pc",
         "detach",
     )
+    said = serve_while(drills_elf, lambda port: run_gdb(port, drills_elf, *script))
     for wanted in (
         "Breakpoint 1, main () at",
         "Old value = 286331153\nNew value = 572662306",
@@ -85,3 +91,20 @@ def test_gdb_goes_once_around(drills_elf: Path) -> None:
         assert wanted in said, said
     assert "warning" not in said
     assert "MIS-MATCHED" not in said
+
+
+def test_a_second_gdb_looks_on_while_the_core_runs_for_the_first(drills_elf: Path) -> None:
+    async def story(port: int) -> str:
+        first = Client(await trio.open_tcp_stream("127.0.0.1", port))
+        await first.ask(b"?")
+        await first.send(b"c")
+        said = await run_gdb(port, drills_elf, "print counter", "print counter", "continue")
+        await first.interrupt()
+        assert (await first.hear() or b"")[:3] == b"T02"
+        await first.stream.aclose()
+        return said
+
+    said = serve_while(drills_elf, story)
+    earlier, later = (int(n) for n in re.findall(r"\$\d = (\d+)", said))
+    assert earlier < later
+    assert "Remote failure reply" in said or "E01" in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -65,14 +66,16 @@ def test_a_second_client_is_told_of_a_stop_that_it_does_not_cause(machine: Machi
             await first.ask(b"?")
             assert (await second.ask(b"?") or b"")[:5] == b"T0507"  # halted: with registers
             await first.send(b"c")
-            assert await second.ask(b"?") == b"T05thread:1;"
+            # While it runs, only pc is known, by samples, and that code is Thumb code.
+            stop = await second.ask(b"?") or b""
+            assert re.fullmatch(rb"T050f:[0-9a-f]{6}08;10:00000001;thread:1;", stop)
             registers = await second.ask(b"g") or b""
-            assert set(registers) == set(b"x")
-            assert await second.ask(b"pf") == b"xxxxxxxx"
+            assert re.fullmatch(rb"x{120}[0-9a-f]{6}0800000001x{48}", registers)
+            assert await second.ask(b"p0") == b"xxxxxxxx"
             assert not board_of(machine).core.halted
             await first.interrupt()
             await first.hear()
-            assert set(await second.ask(b"g") or b"") != set(b"x")
+            assert b"x" not in (await second.ask(b"g") or b"x")
 
     on_bench(machine, story)
 
