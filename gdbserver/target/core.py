@@ -222,7 +222,14 @@ class Core:
         self._masked = False
         catch = self._demcr | (Demcr.VC_CORERESET if halt else 0)
         for pull in (self._request_reset, self._pulse_reset):
-            self._port.run([Write(DFSR, [_ALL_DFSR]), Write(DEMCR, [catch]), Read(DHCSR)])
+            self._port.run(
+                [
+                    Write(DHCSR, [_HALTED]),  # C_DEBUGEN may be gone, with the chip's power
+                    Write(DFSR, [_ALL_DFSR]),
+                    Write(DEMCR, [catch]),
+                    Read(DHCSR),
+                ]
+            )
             self._reset_seen = False
             pull()
             if self._came_back(halt=halt):

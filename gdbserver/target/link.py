@@ -207,11 +207,27 @@ class Link:
             "the chip does not answer the debug probe",
             hint="is the board powered, and the SWD cable right? try a lower --frequency",
         ):
+            self._hertz = hertz
             self.probe.set_clock(hertz)
             if under_reset:
                 with suppress(NotImplementedError):
                     self.probe.assert_reset(True)
             self._dp.connect()
+
+    def reconnect(self) -> None:
+        """Start over: the chip was without power, or the probe was pulled out and put back.
+
+        Raises:
+            ProbeError: there still is no answer.
+        """
+        self.close()
+        with _driver_errors("the debug probe cannot be opened again", hint="plug it in again"):
+            self._session.open(init_board=False)
+        self.closed = False
+        self._connect_at(self._hertz, under_reset=False)
+        for number, port in self._ports.items():
+            with self._translated("read", number << 24):
+                port.renew(self.probe.get_memory_interface_for_ap(APv1Address(number)))
 
     def close(self) -> None:
         """Give the probe back, whatever state it is in."""
@@ -250,7 +266,9 @@ class Link:
             self._dp.flush()
 
     def deadline(self, seconds: float) -> Deadline:
-        return Deadline(seconds, self.monotonic)
+        """A time-out in the target's time; ask its `expired` once per look."""
+        virtual = self.monotonic is not None
+        return Deadline(seconds, self.monotonic or time.monotonic, virtual=virtual)
 
     @property
     def manages_select(self) -> bool:
@@ -283,7 +301,7 @@ class Link:
     def _translated(self, access: str, address: int) -> Iterator[None]:
         """What a driver raises becomes one of our errors, and the port usable again."""
         if self.closed:
-            raise ProbeError("the debug probe has been closed")  # a driver might wait for ever
+            raise ProbeError("the debug probe is closed")  # a driver might wait for ever
         try:
             yield
         except Exception as error:
@@ -382,6 +400,10 @@ class Port(ABC):
         self._current_csw: int | None = None
         self._line: int | None = None
         """The 16 bytes that BD0-3 show, by their first address."""
+
+    def renew(self, interface: Any) -> None:
+        """The probe was opened anew; `interface` is what it has for this port now."""
+        self.forget()
 
     def run(self, accesses: Sequence[Access], *, cacheable: bool = False) -> list[list[int]]:
         """Carry out `accesses` in order; the result has what each `Read` found."""
@@ -556,6 +578,10 @@ class InterfacePort(Port):
         super().__init__(link, dp, base, csw)
         self._interface = interface
 
+    def renew(self, interface: Any) -> None:
+        super().renew(interface)
+        self._interface = interface
+
     def try_banked(self) -> None:
         # Memory commands use SELECT, CSW and TAR as they like.  With a probe that leaves
         # SELECT to the host, the host would then select the wrong register.
@@ -638,21 +664,21 @@ def _in_lane(result: Callable[[], int], address: int, size: int) -> Callable[[],
 class Deadline:
     """A time-out that is asked once per look at the target.
 
-    A probe that keeps time itself (a simulated one) is believed.  On real hardware the host's
-    clock counts, together with the number of looks: a host that was busy elsewhere must not
-    take its own delay for the target's.
+    A probe that keeps time itself (a simulated one) is believed: its `clock` is `virtual`.  On
+    real hardware the host's clock counts, together with the number of looks: a host that was
+    busy elsewhere must not take its own delay for the target's.
     """
 
-    def __init__(self, seconds: float, monotonic: Callable[[], float] | None) -> None:
+    def __init__(self, seconds: float, clock: Callable[[], float], *, virtual: bool) -> None:
         self._seconds = seconds
-        self._virtual = monotonic is not None
-        self._monotonic = monotonic or time.monotonic
-        self._start = self._monotonic()
+        self._clock = clock
+        self._virtual = virtual
+        self._start = clock()
         self._looks = 0
 
     def expired(self) -> bool:
         self._looks += 1
-        elapsed = self._monotonic() - self._start
+        elapsed = self._clock() - self._start
         if elapsed < self._seconds:
             return False
         enough_looks = self._looks >= self._seconds / SHORTEST_LOOK

@@ -42,7 +42,14 @@ from gdbserver.chip.stm32h743 import (
     SECTOR,
     DbgmcuCr,
 )
-from gdbserver.errors import ChipLocked, GdbServerError, MemoryFault, StreamStalled, TargetError
+from gdbserver.errors import (
+    ChipLocked,
+    GdbServerError,
+    MemoryFault,
+    ProbeError,
+    StreamStalled,
+    TargetError,
+)
 from gdbserver.target.breakpoints import BreakKind, Breakpoints
 from gdbserver.target.core import Core
 from gdbserver.target.link import (
@@ -349,8 +356,16 @@ class Target:
         self._core.step(mask_interrupts=mask_interrupts)
 
     def reset(self, *, halt: bool) -> None:
-        """Reset all but the debug units; with `halt`, stop before the first instruction."""
-        self._core.reset(halt=halt)
+        """Reset all but the debug units; with `halt`, stop before the first instruction.
+
+        A chip that has lost power, or a probe that was pulled out, is taken up again by this.
+        """
+        try:
+            self._core.reset(halt=halt)
+        except ProbeError as error:
+            log.info("%s; connecting again", error)
+            self.link.reconnect()
+            self._core.reset(halt=halt)
 
     def poll_stop(self) -> StopReason | None:
         """Look once: why the core is stopped, or None while it runs or sleeps."""

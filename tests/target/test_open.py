@@ -14,6 +14,7 @@ from gdbserver.chip.stm32h743 import DBGMCU, DBGMCU_APB4FZ1_OFFSET, DBGMCU_CR_OF
 from gdbserver.errors import ChipLocked, ProbeError, StreamStalled
 from gdbserver.sim.bus import Master
 from gdbserver.sim.probe import SimProbe
+from gdbserver.target.breakpoints import BreakKind
 from gdbserver.target.link import Deadline, find_probe
 from gdbserver.target.target import Connect, Target
 
@@ -214,14 +215,73 @@ def unlocked_flash(target: Target) -> int:
     return 0x08020000
 
 
+@pytest.mark.parametrize("link", ["cmsis-dap-v2", "stlink-v3"])
+def test_a_chip_that_lost_power_is_taken_up_again_by_a_reset(link: str, drills_elf: Path) -> None:
+    target = Target.open(f"sim:{link}")
+    board = target.link.probe.board
+    names = load(board, drills_elf)
+    target.set_breakpoint(BreakKind.HARDWARE, names["main"] & ~1, 2)
+    target.reset(halt=False)
+    board.power_cycle()
+    with pytest.raises(ProbeError, match="the chip stopped answering"):
+        target.is_halted()
+    target.reset(halt=True)
+    stop = target.poll_stop()
+    assert stop is not None
+    assert stop.kind == "reset"
+    target.resume()
+    deadline = target.deadline(0.1)
+    while (stop := target.poll_stop()) is None:
+        assert not deadline.expired()
+    assert stop.kind == "hwbreak", "breakpoints are there again"
+    target.close()
+
+
+@pytest.mark.parametrize("link", ["cmsis-dap-v2", "stlink-v3"])
+def test_a_probe_that_is_put_back_is_taken_up_again_by_a_reset(link: str) -> None:
+    target = Target.open(f"sim:{link}")
+    target.link.probe.board.unplug()
+    with pytest.raises(ProbeError):
+        target.reset(halt=True)
+    target.link.probe.board.replug()
+    target.reset(halt=True)
+    assert target.is_halted()
+    target.close()
+
+
 # --- Time-outs ---------------------------------------------------------------------------------
 
 
+class Hands:
+    """A clock whose hands one moves."""
+
+    def __init__(self) -> None:
+        self.now = 5.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 def test_a_deadline_in_virtual_time_knows_nothing_else() -> None:
-    now = [0.0]
-    deadline = Deadline(1.0, lambda: now[0])
+    clock = Hands()
+    deadline = Deadline(1.0, clock, virtual=True)
     assert not any(deadline.expired() for _ in range(100_000))
-    now[0] = 1.0
+    clock.now += 1.0
+    assert deadline.expired()
+
+
+def test_a_deadline_on_a_busy_host_wants_looks_as_well() -> None:
+    clock = Hands()
+    deadline = Deadline(1.0, clock, virtual=False)
+    clock.now += 2.0
+    assert not any(deadline.expired() for _ in range(9_999))
+    assert deadline.expired()
+
+
+def test_a_deadline_on_a_host_that_is_hardly_ever_awake_expires_in_the_end() -> None:
+    clock = Hands()
+    deadline = Deadline(1.0, clock, virtual=False)
+    clock.now += 10.0
     assert deadline.expired()
 
 
