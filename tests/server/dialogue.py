@@ -5,6 +5,7 @@ A script is a dialogue, a packet a line::
     # Said to the reader.
     board sim:stlink-v3     the simulated board to use, if it is not the usual one
     program drills          what is in its flash
+    loader builtin          the external loader, if there is to be one
     > m@watched,4           the client sends this; @name is a symbol of the program
     < 11111111              and wants exactly this
     <~ T05.*thread:1;.*     or something that this regular expression matches
@@ -19,7 +20,7 @@ A script is a dialogue, a packet a line::
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,12 @@ import trio
 import trio.testing
 from elftools.elf.elffile import ELFFile
 
-from gdbserver.flash.programmer import Programmer
+from gdbserver.flash.programmer import LoaderSource, Programmer, builtin
 from gdbserver.rsp.packets import Connection, Packet, frame
 from gdbserver.server.control import Control
 from gdbserver.server.session import Session
 from gdbserver.server.worker import Bench, Machine, owning
+from gdbserver.sim.board import DEFAULT_PINS
 from gdbserver.target.target import Target
 
 BOARD = "sim:stlink-v3"
@@ -43,9 +45,11 @@ def board_of(machine: Machine) -> Any:
     return machine.target.link.probe.board
 
 
-def open_machine(uid: str = BOARD, elf: Path | None = None) -> Machine:
+def open_machine(
+    uid: str = BOARD, elf: Path | None = None, loaders: Sequence[LoaderSource] = ()
+) -> Machine:
     target = Target.open(uid)
-    machine = Machine(target, Programmer(target, []))
+    machine = Machine(target, Programmer(target, loaders))
     if elf is not None:
         for address, data in segments(elf):
             board_of(machine).flash.load(address, data)
@@ -134,15 +138,19 @@ def decode(text: str, names: dict[str, int]) -> bytes:
 
 async def play(name: str, lines: list[str]) -> None:
     """Speak the client's lines, and compare the server's."""
-    settings = dict(line.split(" ", 1) for line in lines if re.match("(board|program) ", line))
+    settings = dict(
+        line.split(" ", 1) for line in lines if re.match("(board|program|loader) ", line)
+    )
     program = {"drills": support.drills, "demo": support.demo}.get(settings.get("program", ""))
     elf = program() if program else None
     names = symbols(elf) if elf else {}
-    machine = await trio.to_thread.run_sync(open_machine, settings.get("board", BOARD), elf)
+    loaders = [builtin(DEFAULT_PINS)] if "loader" in settings else []
+    uid = settings.get("board", BOARD)
+    machine = await trio.to_thread.run_sync(open_machine, uid, elf, loaders)
     async with lent(machine) as bench, connected(bench) as client:
         for number, line in enumerate(lines, 1):
             kind, _, text = line.partition(" ")
-            if kind in ("", "#", "board", "program"):
+            if kind in ("", "#", "board", "program", "loader"):
                 continue
             if kind == ">":
                 await client.send(decode(text, names))
