@@ -12,10 +12,8 @@ What a reset reaches, RM0433, "Reset and clock control", "Power-on and system re
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Sequence
 from random import Random
-from typing import Literal, get_args
 
 from gdbserver.chip.cortex_m import DWT_BASE, FPB_BASE, ITM_BASE, SCS_BASE
 from gdbserver.chip.memory import Span
@@ -61,8 +59,9 @@ from gdbserver.sim.debug_port import DebugPort
 from gdbserver.sim.debug_units import Dwt, Fpb, Itm, SystemControl
 from gdbserver.sim.flash_interface import FlashInterface, SharedRegisters
 from gdbserver.sim.gpio import Gpio
-from gdbserver.sim.link import LINKS, STLINK_V3, Link, LinkModel
-from gdbserver.sim.nor import PARTS, Nor
+from gdbserver.sim.link import Link
+from gdbserver.sim.nor import Nor
+from gdbserver.sim.options import DEFAULT_PINS, BoardOptions
 from gdbserver.sim.pwr import Pwr
 from gdbserver.sim.quadspi import QuadSpi
 from gdbserver.sim.rcc import ClockGated, Rcc, ResetCause
@@ -72,11 +71,11 @@ from gdbserver.sim.watchdog import Iwdg, Wwdg
 
 log = logging.getLogger(__name__)
 
+__all__ = ["DEFAULT_PINS", "RESET_PULSE", "Board", "BoardOptions"]
+
 _WWDG_IRQ = 0
 
 RESET_PULSE = 20 * MICROSECOND  # DS12110, "NRST pin characteristics": an internal reset's pulse
-
-DEFAULT_PINS = {"CLK": "PB2", "NCS": "PB6", "IO0": "PF8", "IO1": "PF9", "IO2": "PF7", "IO3": "PF6"}
 
 _DEBUG_CLOCKS = int(DbgmcuCr.TRACECLKEN | DbgmcuCr.D1DBGCKEN | DbgmcuCr.D3DBGCKEN)
 
@@ -94,76 +93,6 @@ _PERIPHERAL_BUSES = {
     "APB4": Span(0x58000000, 0x58007000),
     "AHB4": Span(0x58020000, 0x58027000),
 }
-
-Timing = Literal["typical", "maximum"]
-
-
-@dataclass(frozen=True, slots=True)
-class BoardOptions:
-    """What is on the board, and what it is plugged into."""
-
-    nor: str = "W25Q256JV"
-    timing: Timing = "typical"
-    """Which column of the datasheets holds for flash and NOR."""
-    revision: int = 0x2003
-    """REV_ID of DBGMCU_IDCODE."""
-    flash_kib: int = 2048
-    rdp: int = 0xAA
-    """Readout protection byte: 0xAA level 0, 0xCC level 2, anything else level 1."""
-    qspi_pins: Mapping[str, str] = field(default_factory=lambda: DEFAULT_PINS)
-    """Which pins the NOR is soldered to."""
-    link: str = STLINK_V3.name
-    waits: int | None = None
-    """How many WAITs in a row the probe's firmware takes before it reports an error."""
-
-    def __post_init__(self) -> None:
-        if self.link not in LINKS:
-            raise ValueError(f"no link is called {self.link!r}; there are {', '.join(LINKS)}")
-        if self.nor not in PARTS:
-            raise ValueError(f"no NOR is called {self.nor!r}; there are {', '.join(PARTS)}")
-        if self.timing not in get_args(Timing):
-            raise ValueError(f"timing is typical or maximum, not {self.timing!r}")
-        for signal, pin in self.qspi_pins.items():
-            if pin not in QUADSPI_PINS[signal]:
-                choice = ", ".join(QUADSPI_PINS[signal])
-                raise ValueError(f"{signal} can be on {choice}, not on {pin}")
-
-    @property
-    def link_model(self) -> LinkModel:
-        return LINKS[self.link]
-
-
-def parse_options(text: str) -> BoardOptions:
-    """Read what follows ``sim:`` in a probe's id, such as ``stlink-v2,nor=W25Q128JV,waits=8``.
-
-    Pins are given in the order CLK, NCS, IO0 to IO3: ``qspi_pins=PB2/PB6/PF8/PF9/PF7/PF6``.
-
-    Raises:
-        ValueError: there is no such link, option or value.
-    """
-    link, _, rest = text.partition(",")
-    values: dict[str, object] = {"link": link} if link else {}
-    known = [option.name for option in fields(BoardOptions) if option.name != "link"]
-    for item in filter(None, rest.split(",")):
-        name, _, value = item.partition("=")
-        if name not in known:
-            raise ValueError(f"no option is called {name!r}; there are {', '.join(known)}")
-        values[name] = _parse_value(name, value)
-    return BoardOptions(**values)  # type: ignore[arg-type]  # checked by __post_init__
-
-
-def _parse_value(name: str, text: str) -> object:
-    if name in ("nor", "timing"):
-        return text
-    if name == "qspi_pins":
-        pins = text.split("/")
-        if len(pins) != len(DEFAULT_PINS):
-            raise ValueError("qspi_pins are six, in the order CLK/NCS/IO0/IO1/IO2/IO3")
-        return dict(zip(DEFAULT_PINS, pins, strict=True))
-    try:
-        return int(text, 0)
-    except ValueError:
-        raise ValueError(f"{name} is a number, not {text!r}") from None
 
 
 class GatedRam:
@@ -189,6 +118,13 @@ class GatedRam:
         if master is not Master.CORE:
             for start in self._starts:
                 self._bus.changed(Span.of(start + offset, size))
+
+    def read_block(self, offset: int, length: int, master: Master) -> bytes:
+        return bytes(self._ram.data[offset : offset + length]) if self._clocked else bytes(length)
+
+    def write_block(self, offset: int, data: bytes, master: Master) -> None:
+        for i in range(0, len(data), 4):
+            self.write(offset + i, 4, int.from_bytes(data[i : i + 4], "little"), master)
 
     def direct(self, offset: int) -> Direct | None:
         return self._ram.direct(offset) if self._clocked else None

@@ -2,7 +2,7 @@
 
 A unique id says which board and which probe: ``sim``, ``sim:cmsis-dap-v2``,
 ``sim:stlink-v2,nor=W25Q128JV,timing=maximum``.  After the link's name come fields of
-`gdbserver.sim.board.BoardOptions`.
+`gdbserver.sim.options.BoardOptions`.
 
 The probe is one of pyOCD's own drivers, for CMSIS-DAP or for ST-LINK, on top of a model of
 that probe's firmware.  So there is one simulated chip, and two ways to talk to it that differ
@@ -14,6 +14,7 @@ this module whenever it looks for probes, and must not suffer from a simulator t
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from pyocd.probe.stlink_probe import StlinkProbe
 from gdbserver.sim.clock import MILLISECOND, SECOND
 from gdbserver.sim.cmsis_dap import CmsisDapFirmware
 from gdbserver.sim.link import Counters, Link
+from gdbserver.sim.options import parse_options
 from gdbserver.sim.stlink import StlinkFirmware
 
 if TYPE_CHECKING:
@@ -66,17 +68,12 @@ class SimProbe(DebugProbe):  # type: ignore[misc]  # pyOCD is untyped
 
     def __init__(self, unique_id: str = NAME) -> None:
         super().__init__()
-        try:
-            from gdbserver.sim.board import Board, parse_options  # noqa: PLC0415
-        except ModuleNotFoundError as error:
-            if error.name != "unicorn":
-                raise
-            raise exceptions.ProbeError(_NEEDS_UNICORN) from error
+        if importlib.util.find_spec("unicorn") is None:
+            raise exceptions.ProbeError(_NEEDS_UNICORN)
         try:
             self.options = parse_options(unique_id.partition(":")[2])
         except ValueError as error:
             raise exceptions.ProbeError(f"no such board as {unique_id!r}: {error}") from error
-        self._make_board = Board
         self._board: Board | None = None
         self._unique_id = unique_id
         self._reset_asserted = False
@@ -88,7 +85,9 @@ class SimProbe(DebugProbe):  # type: ignore[misc]  # pyOCD is untyped
     def board(self) -> Board:
         """The board, powered up at the first look and kept until the program ends."""
         if self._board is None:
-            self._board = self._make_board(self.options)
+            from gdbserver.sim.board import Board  # noqa: PLC0415  # it imports Unicorn
+
+            self._board = Board(self.options)
         return self._board
 
     @property
