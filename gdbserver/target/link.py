@@ -474,11 +474,15 @@ class Port(ABC):
 
     def _run(self, accesses: Sequence[Access], cacheable: bool) -> list[list[int]]:
         results = _Results()
-        for access, following in itertools.zip_longest(accesses, accesses[1:]):
-            if self._in_line(access, following):
-                self._through_line(access, cacheable, results)
-            else:
-                self._directly(access, cacheable, results)
+        try:
+            for access, following in itertools.zip_longest(accesses, accesses[1:]):
+                if self._in_line(access, following):
+                    self._through_line(access, cacheable, results)
+                else:
+                    self._directly(access, cacheable, results)
+        except BaseException:
+            results.abandon()
+            raise
         return self._finish(results, wrote=isinstance(accesses[-1], Write))
 
     def _in_line(self, access: Access, following: Access | None) -> bool:
@@ -520,7 +524,9 @@ class RegisterPort(Port):
     def _directly(self, access: Access, cacheable: bool, results: _Results) -> None:
         self._set_csw(access.size, cacheable)
         self._line = None
-        deferred = []
+        deferred: list[Callable[[], Any]] = []
+        if isinstance(access, Read):
+            results.expect(deferred)
         count = len(access.values) if isinstance(access, Write) else access.count
         for start, stop in _wraps(access.address, count, access.size):
             address = access.address + start * access.size
@@ -535,8 +541,6 @@ class RegisterPort(Port):
                 deferred.append(
                     self._dp.read_ap_multiple(self._base + DRW, stop - start, now=False)
                 )
-        if isinstance(access, Read):
-            results.expect(deferred)
 
     def _write_data(self, address: int, values: Sequence[int], size: int) -> None:
         lanes = (
@@ -621,11 +625,16 @@ class _Results:
         self._parts: list[list[Callable[[], Any]]] = []
 
     def expect(self, deferred: list[Callable[[], Any]]) -> None:
-        """One `Read`, in so many parts: each a word or a sequence of words."""
+        """One `Read`, in so many parts (more may come): each a word or a sequence of words."""
         self._parts.append(deferred)
 
     def have(self, values: Sequence[int]) -> None:
         self._parts.append([lambda: values])
+
+    def abandon(self) -> None:
+        """Nobody wants them any more; but pyOCD holds a lock for each until it is asked for."""
+        with suppress(Exception):
+            self.collect()
 
     def collect(self) -> list[list[int]]:
         found = iter(_collect([part for parts in self._parts for part in parts]))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import random
+import threading
 
 import pytest
 from conftest import LINKS, Bench
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gdbserver.chip.cortex_m import CCR, Ccr
 from gdbserver.chip.stm32h743 import AXI_SRAM, BANK1, GPIOA, RCC
-from gdbserver.errors import MemoryFault
+from gdbserver.errors import AccessRefused, MemoryFault
 from gdbserver.sim.bus import Master
+from gdbserver.target.link import Read, Write
 from gdbserver.target.target import Target
 
 
@@ -133,3 +136,37 @@ def test_a_stream_is_a_write(bench: Bench) -> None:
     data = random.Random(1).randbytes(5000)
     bench.target.stream(AXI_SRAM.start + 0x3F0, data)
     assert bench.target.read_memory(AXI_SRAM.start + 0x3F0, 5000) == data
+
+
+@pytest.mark.parametrize("link", LINKS)
+def test_after_an_error_in_the_middle_of_a_list_any_thread_can_go_on(link: str) -> None:
+    target = Target.open(f"sim:{link}")
+    target.write_memory(AXI_SRAM.start, b"any thread")
+    with pytest.raises(MemoryFault):
+        target.read_memory(AXI_SRAM.end - 0x2000, 0x8000)
+    with pytest.raises(AccessRefused):
+        target.run(
+            [item for n in range(200) for item in (Read(0x70000000), Write(0xE000ED00, [n]))]
+        )
+    found: list[bytes] = []
+    other = threading.Thread(
+        target=lambda: found.append(target.read_memory(AXI_SRAM.start, 10)), daemon=True
+    )
+    other.start()
+    other.join(20)
+    assert found == [b"any thread"]
+    target.close()
+
+
+def test_writing_with_the_caches_on_is_followed_by_their_maintenance(bench: Bench) -> None:
+    code = AXI_SRAM.start
+    ccr = bench.target.read_word(CCR)
+    bench.target.write_word(CCR, ccr | Ccr.DC | Ccr.IC)
+    bench.target.write_memory(code, bytes.fromhex("00bf") * 5000)
+    bench.target.write_registers({"pc": code})
+    bench.target.step()
+    assert bench.pc == code + 2
+    bench.target.forget_caches()
+    before = bench.cost()
+    bench.target.step()
+    assert bench.cost() - before <= 22, "nothing was written, so nothing needs to be cleaned"
