@@ -277,9 +277,9 @@ class Detach:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """k and vKill: the program is to end.  `k` has no answer."""
+    """k and vKill: the program is to end."""
 
-    answered: bool
+    by_id: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -451,7 +451,7 @@ GRAMMAR = (
     _Row("G{hex}", WriteRegisters),
     _Row("Hc{thread}", lambda _thread: SelectThread()),
     _Row("Hg{thread}", lambda _thread: SelectThread()),
-    _Row("k", lambda: Kill(answered=False)),
+    _Row("k", lambda: Kill(by_id=False)),
     _Row("m{address},{int}", ReadMemory),
     _Row("M{address},{int}:{hex}", _write_memory),
     _Row("p{int}", ReadRegister),
@@ -469,7 +469,7 @@ GRAMMAR = (
     _Row("vFlashErase:{address},{int}", FlashErase),
     _Row("vFlashWrite:{address}:{bin}", FlashWrite),
     _Row("vFlashDone", FlashDone),
-    _Row("vKill;{int}", lambda _process: Kill(answered=True)),
+    _Row("vKill;{int}", lambda _process: Kill(by_id=True)),
     _Row("vRun", lambda: Restart(answered=True)),
     _Row("vRun;{bin}", lambda _program: Restart(answered=True)),
     _Row("x{address},{int}", lambda address, length: ReadMemory(address, length, binary=True)),

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 OK = b"OK"
 NOTHING = b""  # "I do not know this packet"
+KILLED = b"X09"  # ended by SIGKILL
 THREAD = b"1"
 
 _PLAIN = str.maketrans("#$}*", ".S)x")

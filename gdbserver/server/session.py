@@ -404,13 +404,14 @@ class Session:
                 if self._control.holder == self._name:
                     await call(_let_go)
                 return replies.OK
-            case commands.Kill(answered):
+            case commands.Kill(by_id):
                 # There is no process to end: the program is back at its first instruction and
                 # stays there for as long as this client does.
                 self._check_control()
                 await call(_restart)
                 log.info("killed: the core stands at reset")
-                return replies.OK if answered else None
+                # GDB sends `k` when it hangs up anyway; LLDB waits for a word.
+                return replies.OK if by_id else replies.KILLED
             case commands.Restart(answered):
                 self._check_control()
                 await call(_restart)
