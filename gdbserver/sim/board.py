@@ -414,8 +414,12 @@ class Board:
         log.info("reset: %s", cause.name)
         self.core.in_reset = True
         self.rcc.reset(cause)
-        self.pwr.reset(power_on=cause is ResetCause.POWER_ON)
-        self.flash.reset()
+        power_on = cause is ResetCause.POWER_ON
+        self.pwr.reset(power_on=power_on)
+        if power_on:
+            self.flash.power_loss()
+        else:
+            self.flash.reset()
         self._reset_peripherals()
 
     def _reset_peripherals(self) -> None:
@@ -441,7 +445,6 @@ class Board:
         """Take the power away from chip and NOR, and give it back."""
         self._begin_reset(ResetCause.POWER_ON)
         self.nor.power_cycle()
-        self.flash.power_loss()
         self.scs.power_on_reset()
         for unit in (self.fpb, self.dwt, self.itm, self.dbgmcu):
             unit.reset()

@@ -36,6 +36,7 @@ from gdbserver.chip.stm32h743 import (
     FLASH_KEY2,
     FLASH_KEYR,
     FLASH_SIZE,
+    FLASH_SR,
     GPIO_STRIDE,
     GPIOA,
     ITCM,
@@ -48,6 +49,7 @@ from gdbserver.chip.stm32h743 import (
     SRAM3,
     SRAM4,
     FlashCr,
+    FlashSr,
 )
 from gdbserver.sim.board import DEFAULT_PINS, RESET_PULSE, Board, BoardOptions
 from gdbserver.sim.bus import BusError, Master
@@ -298,14 +300,32 @@ def test_the_nor_notices_a_power_cycle_and_no_reset(running: Board):
     assert running.nor.address_bytes == 3
 
 
-def test_a_reset_in_the_middle_of_an_erase_is_told_by_operr(running: Board):
+@pytest.mark.parametrize("what", ["reset", "power"])
+def test_an_erase_that_was_cut_short_is_told_by_operr(running: Board, what: str):
     write(running, FLASH + FLASH_KEYR, FLASH_KEY1)
     write(running, FLASH + FLASH_KEYR, FLASH_KEY2)
     write(running, FLASH + FLASH_CR, int(FlashCr.SER | FlashCr.START) | 3 << 4 | 7 << 8)
     pass_time(running, 100 * MILLISECOND)
+    if what == "power":
+        running.power_cycle()
+    else:
+        running.hold_reset(True)
+        running.hold_reset(False)
+    assert read(running, FLASH + FLASH_SR) & FlashSr.OPERR
+
+
+def test_a_reset_in_the_middle_of_a_chip_erase_does_not_stop_the_nor(running: Board):
+    """The NOR is another chip: it goes on, and is busy when the new program asks."""
+    for signal, pin in DEFAULT_PINS.items():
+        set_pin(running, pin, QUADSPI_PINS[signal][pin])
+    command(running, 0x06)
+    command(running, 0xC7)
+    assert running.nor.busy
     running.hold_reset(True)
     running.hold_reset(False)
-    assert read(running, FLASH + 0x10) & 1 << 22
+    assert running.nor.busy
+    running.power_cycle()
+    assert not running.nor.busy
 
 
 # --- Clock gates and pins -----------------------------------------------------------------------
@@ -329,12 +349,23 @@ def set_pin(board: Board, pin: str, function: int) -> None:
     write(board, afr, read(board, afr) & ~(0xF << shift) | function << shift)
 
 
-def jedec_id(board: Board) -> int:
-    """Ask the NOR who it is, over one line."""
+def enable_quadspi(board: Board) -> None:
     write(board, AHB3ENR, read(board, AHB3ENR) | QSPIEN)
     write(board, QUADSPI + 0x00, 3 << 24 | 1)
     write(board, QUADSPI + 0x04, 24 << 16)
     write(board, QUADSPI + 0x0C, 0x1B)
+
+
+def command(board: Board, instruction: int) -> None:
+    """Send the NOR an instruction without address and data."""
+    enable_quadspi(board)
+    write(board, QUADSPI + 0x14, 1 << 8 | instruction)
+    pass_time(board, 100 * MICROSECOND)
+
+
+def jedec_id(board: Board) -> int:
+    """Ask the NOR who it is, over one line."""
+    enable_quadspi(board)
     write(board, QUADSPI + 0x10, 2)
     write(board, QUADSPI + 0x14, 1 << 26 | 1 << 24 | 1 << 8 | 0x9F)
     pass_time(board, 100 * MICROSECOND)
