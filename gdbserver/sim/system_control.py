@@ -624,6 +624,7 @@ class SystemControl(CoreSightComponent):
         _attributes.reads(_refresh)
         _base.writes(_write_base)
         _attributes.writes(_write_attributes)
+    del _base, _attributes, _refresh
 
     # --- debug ------------------------------------------------------------------------------
 

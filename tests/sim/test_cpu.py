@@ -1093,3 +1093,12 @@ def test_a_program_that_was_replaced_in_flash_is_the_one_that_runs(how: str) -> 
     machine[DHCSR] = KEY | Dhcsr.C_DEBUGEN | Dhcsr.C_HALT
     assert machine.register(4) == before
     assert machine.register(5) > 1000
+
+
+def test_the_first_touch_of_flash_may_be_a_store() -> None:
+    machine = Machine("ldr r0, =0x90000000\nmovs r1, #5\nstr r1, [r0, #8]\nbkpt #0")
+    rom = type(machine.rom)(machine.clock, bytes(0x1000))
+    machine.bus.attach(0x90000000, 0x10000, rom)
+    machine.run_to_halt()
+    assert rom.stores == [(8, 4, 5)]
+    assert rom.data[8] == 0
