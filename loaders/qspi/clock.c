@@ -7,7 +7,7 @@
 
 #include "registers.h"
 
-#define LEAST_CYCLES (LOOKS_AT_TIME / 2u * PAUSE_CYCLES)
+#define LEAST_CYCLES (LOOKS_AT_TIME * 8u) /* a look is a read over two buses, and a branch */
 
 static uint32_t core_khz;
 
@@ -71,13 +71,9 @@ bool deadline_expired(struct deadline *deadline)
     return false;
 }
 
-void pause_cycles(uint32_t cycles)
-{
-    /* A turn takes a cycle at least: the branch is taken. */
-    __asm__ volatile("1: subs %0, #1\n bne 1b" : "+l"(cycles) : : "cc");
-}
-
 void pause_us(uint32_t microseconds)
 {
-    pause_cycles(microseconds * (core_khz / 1000u + 1u));
+    /* A turn takes a cycle at least: the branch is taken. */
+    uint32_t turns = microseconds * (core_khz / 1000u + 1u);
+    __asm__ volatile("1: subs %0, #1\n bne 1b" : "+l"(turns) : : "cc");
 }

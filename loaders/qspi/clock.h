@@ -17,14 +17,9 @@ struct deadline {
 
 struct deadline deadline_in(uint32_t milliseconds);
 
-/*
- * True once the time is over.  To be called every LOOKS_AT_TIME looks at what is waited for, half
- * of them with a pause of PAUSE_CYCLES behind.
- */
+/* True once the time is over.  To be called every LOOKS_AT_TIME looks at what is waited for. */
 bool deadline_expired(struct deadline *deadline);
 
-#define LOOKS_AT_TIME 64u
-#define PAUSE_CYCLES 256u
+#define LOOKS_AT_TIME 32u
 
-void pause_cycles(uint32_t cycles);
 void pause_us(uint32_t microseconds);

@@ -27,9 +27,8 @@ static void configure_pin(const struct pin *pin, bool pull_up)
 }
 
 /*
- * Look at SR until one of `flags` is there, after a change of sign of those in `inverted`.  The
- * FIFO is worth looking at all the time; what takes longer leaves the bus to others meanwhile.
- * Returns those that are there; 0 when the time is over.
+ * Look at SR until one of `flags` is there, after a change of sign of those in `inverted`, and at
+ * the clock now and then.  Returns those that are there; 0 when the time is over.
  */
 static uint32_t wait(uint32_t flags, uint32_t inverted, struct deadline *deadline)
 {
@@ -37,8 +36,6 @@ static uint32_t wait(uint32_t flags, uint32_t inverted, struct deadline *deadlin
         uint32_t there = (QUADSPI_SR ^ inverted) & flags;
         if (there)
             return there;
-        if (looks > LOOKS_AT_TIME / 2u)
-            pause_cycles(PAUSE_CYCLES);
         if (looks % LOOKS_AT_TIME == 0 && deadline_expired(deadline))
             return 0;
     }

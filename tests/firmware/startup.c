@@ -18,7 +18,13 @@ static void Default_Handler(void)
         ;
 }
 
-void Reset_Handler(void)
+/* A debugger that has loaded a program sets the pc, and not sp: so this does. */
+__attribute__((naked)) void Reset_Handler(void)
+{
+    __asm__ volatile("ldr sp, =_stack_top\n b start");
+}
+
+__attribute__((used)) static void start(void)
 {
     REG(0xE000ED88) |= 0xFu << 20; /* CPACR: the FPU, before any code that uses it */
     __asm__ volatile("dsb\n isb");

@@ -92,7 +92,9 @@ class Bench:
         core.resume()
         until = start + int(seconds * SECOND)
         while not core.halted and self.board.clock.now < until:
-            self.board.run_until(min(until, self.board.clock.now + SECOND))
+            # In small steps at first: a core that waits is taken to the end of a step.
+            step = max(SECOND // 1000, (self.board.clock.now - start) // 50)
+            self.board.run_until(min(until, self.board.clock.now + step))
         if not core.halted:
             core.request_halt()
             at = core.read_register(Selector.PC)
