@@ -792,8 +792,6 @@ class Core:
         match selector:
             case Selector.PC:
                 self.pc = value & 0xFFFFFFFE
-                # Where the program goes on has nothing to do with the IT block it was in.
-                self.locked_up = False
             case Selector.XPSR:
                 self._thumb = bool(value & XPSR_T)
                 registers.xpsr = value | XPSR_T

@@ -541,3 +541,14 @@ def test_debug_state_does_not_disturb_the_program() -> None:
         machine.resume()
         machine.run(1)
     assert machine[RESULT] == undisturbed
+
+
+def test_a_debugger_leads_the_core_out_of_lock_up() -> None:
+    machine = Machine("udf #0\nhard_fault: udf #1\nmovs r4, #1\nbkpt #0").run()
+    assert machine.core.locked_up
+    machine[DHCSR] = HALT
+    machine.set_register(15, CODE + 4)
+    machine.resume()
+    machine.run_to_halt()
+    assert machine.register(4) == 1
+    assert not machine[DHCSR] & Dhcsr.S_LOCKUP
