@@ -32,12 +32,16 @@ class Control:
 
     async def enter(self, client: str) -> None:
         """Admit a client; wait for the controller, if it is on its way out."""
-        while self.holder is not None:
-            with trio.move_on_after(_GRACE) as patience:
-                await self._freed.wait()
-            if patience.cancelled_caught and not self._departing:
-                break
         self.clients.append(client)
+        try:
+            while self.holder is not None:
+                with trio.move_on_after(_GRACE) as patience:
+                    await self._freed.wait()
+                if patience.cancelled_caught and not self._departing:
+                    break
+        except trio.Cancelled:
+            self.clients.remove(client)
+            raise
         self.holder = self.holder or client
 
     def depart(self, client: str) -> None:

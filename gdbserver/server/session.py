@@ -65,6 +65,7 @@ _FIRST_INTERVAL, _LAST_INTERVAL = 0.0005, 0.02
 _SIMULATED_LOOK = 0.02
 # How many steps of a range are worth one hop to the worker.
 _AT_ONCE = 16
+
 _BY_NUMBER = {register.number: register for register in REGISTERS}
 _NUMBER = {register.name: register.number for register in REGISTERS}
 _REGISTER = {register.name: register for register in REGISTERS}
@@ -186,8 +187,7 @@ class Session:
 
     async def _do(self, event: Packet | Interrupt) -> None:
         if isinstance(event, Interrupt):
-            # "Interrupts received while the program is stopped are queued": GDB manual,
-            # "Interrupts".
+            # GDB manual, "Interrupts": one that finds the program stopped is for its next run.
             self._interrupted = True
             return
         log.debug("%s -> %.200r", self._name, event.payload)

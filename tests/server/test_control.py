@@ -57,9 +57,10 @@ def test_a_client_that_comes_back_at_once_waits_for_its_old_connection_to_end() 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(control.enter, "a:2")
             await trio.sleep(10)
-            assert control.clients == ["a:1"]
+            assert control.holder == "a:1"
             control.leave("a:1")
         assert control.holder == "a:2"
+        assert control.clients == ["a:2"]
 
     in_time(story)
 

@@ -103,6 +103,26 @@ def test_the_server_ends_with_its_last_client(drills_elf: Path) -> None:
     trio.run(main)
 
 
+def test_a_client_that_reconnects_at_once_gets_control_and_is_not_shut_out(
+    drills_elf: Path,
+) -> None:
+    async def main() -> None:
+        async with serving(drills_elf) as server:
+            client = await server.connect()
+            assert await client.ask(b"?") is not None
+            for _ in range(5):
+                following = await server.connect()
+                await client.send(b"c")
+                await following.send(b"?")
+                await client.stream.aclose()
+                assert (await following.hear() or b"")[:3] == b"T02"
+                assert await following.ask(b"P0=00000000") == b"OK"
+                client = following
+            await client.stream.aclose()
+
+    trio.run(main)
+
+
 def test_who_connects_and_says_nothing_is_no_client(drills_elf: Path) -> None:
     async def main() -> None:
         async with serving(drills_elf) as server:
