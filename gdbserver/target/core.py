@@ -108,9 +108,9 @@ class Core:
 
     def _come_out_of_reset(self) -> None:
         """Let NRST go, and have the core stop before its first instruction."""
-        self._port.run([Write(DHCSR, [_HALTED]), Write(DEMCR, [self._demcr | Demcr.VC_CORERESET])])
+        self._prepare_reset()
         self._link.hold_reset(False)
-        if not self._came_back(halt=True):
+        if not self._came_back():
             log.info("NRST did not reset the core (is the pin connected?): resetting by software")
             self.reset(halt=True)
 
@@ -216,30 +216,33 @@ class Core:
     def reset(self, *, halt: bool) -> None:
         """Reset the chip, all but its debug units; with `halt`, stop before the first instruction.
 
-        By software; and through NRST, where that has no effect.
+        By software; and through NRST, where that has no effect.  Either way the core is caught
+        at its reset vector, so what a reset may destroy is back before the program starts.
         """
         self.let_go()
         self._masked = False
-        catch = self._demcr | (Demcr.VC_CORERESET if halt else 0)
         for pull in (self._request_reset, self._pulse_reset):
-            self._port.run(
-                [
-                    Write(DHCSR, [_HALTED]),  # C_DEBUGEN may be gone, with the chip's power
-                    Write(DFSR, [_ALL_DFSR]),
-                    Write(DEMCR, [catch]),
-                    Read(DHCSR),
-                ]
-            )
-            self._reset_seen = False
+            self._prepare_reset()
             pull()
-            if self._came_back(halt=halt):
+            if self._came_back():
                 break
             log.info("no reset by %s", pull.__name__)
         else:
             raise TargetError("the chip does not reset", hint="power it off and on")
         self._put_back()
-        if not halt and self._look() & Dhcsr.S_HALT:
+        if not halt:
             self._port.run([Write(DFSR, [_ALL_DFSR]), Write(DHCSR, [_DEBUG])])
+        self._reset_seen = False
+
+    def _prepare_reset(self) -> None:
+        self._port.run(
+            [
+                Write(DHCSR, [_HALTED]),  # C_DEBUGEN may be gone, with the chip's power
+                Write(DFSR, [_ALL_DFSR]),
+                Write(DEMCR, [self._demcr | Demcr.VC_CORERESET]),
+                Read(DHCSR),
+            ]
+        )
         self._reset_seen = False
 
     def _request_reset(self) -> None:
@@ -250,22 +253,27 @@ class Core:
         self._link.hold_reset(True)
         self._link.hold_reset(False)
 
-    def _came_back(self, *, halt: bool) -> bool:
-        """Wait until the core has been reset and, with `halt`, has stopped.
+    def _came_back(self) -> bool:
+        """Wait until the core has been reset, and stands before its first instruction.
 
-        S_RESET_ST stays set for as long as reset lasts; the first look without it is the first
-        that says something about what comes after.
+        DFSR.VCATCH says so.  S_RESET_ST stays set for as long as reset lasts; the first look
+        without it is the first that says something about what comes after.
         """
         deadline = self._link.deadline(RESET_TIMEOUT)
+        over = False
         while not deadline.expired():
             try:
-                status = self._look()
+                (status,), (dfsr,) = self._port.run([Read(DHCSR), Read(DFSR)])
             except (AccessRefused, AccessStalled):
                 continue  # still in reset
+            self._note_status(status)
             over = self._reset_seen and not status & Dhcsr.S_RESET_ST
-            if over and (status & Dhcsr.S_HALT or not halt):
+            if status & Dhcsr.S_HALT and (over or dfsr & Dfsr.VCATCH):
                 return True
-        return False
+        if over:
+            log.info("the core was not caught at its reset vector")
+            self.halt()
+        return over
 
     def _put_back(self) -> None:
         """What a reset may have destroyed: FPB, DWT, vector catch, and what others set up."""

@@ -180,7 +180,7 @@ class Link:
                 f"cannot open the debug probe {probe.unique_id}",
                 hint="close the IDE or server that may be using it, or plug it in again",
             ):
-                session = Session(probe, options=_OPTIONS)
+                session = Session(probe, options={**_OPTIONS, "project_dir": os.getcwd()})
                 session.open(init_board=False)
             link = cls(probe, session)
             link._connect((frequency,) if frequency else FREQUENCIES, under_reset)

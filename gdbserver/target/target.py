@@ -128,6 +128,7 @@ class Target:
         self._core = Core(link, self._port, self._memory, self._breakpoints, self._write_dbgmcu)
         self._dbgmcu: tuple[Port, int] | None = None
         self._dbgmcu_before: list[int] = []
+        self._idcode = 0
 
     # --- From open to close -----------------------------------------------------------------------
 
@@ -183,14 +184,19 @@ class Target:
         for number, base in ((2, DBGMCU_APB_D), (0, DBGMCU)):
             try:
                 port = self.link.port(number)
-                before = port.run([Read(base + offset) for offset, _ in _DBGMCU_SETTINGS])
+                (idcode,), *before = port.run(
+                    [Read(base), *(Read(base + offset) for offset, _ in _DBGMCU_SETTINGS)]
+                )
             except TargetError as error:
                 log.debug("DBGMCU is out of reach through AP%d: %s", number, error)
                 continue
-            self._dbgmcu = port, base
-            self._dbgmcu_before = [value for (value,) in before]
-            self._write_dbgmcu()
-            return
+            self._idcode = self._idcode or idcode
+            if idcode & 0xFFF == DEVICE_ID:
+                self._idcode = idcode
+                self._dbgmcu = port, base
+                self._dbgmcu_before = [value for (value,) in before]
+                self._write_dbgmcu()
+                return
 
     def _write_dbgmcu(self) -> None:
         if self._dbgmcu is not None:
@@ -199,13 +205,12 @@ class Target:
             port.run([Write(base + offset, [b | bits]) for (offset, bits), b in settings])
 
     def _identify(self) -> ChipInfo:
-        if self._dbgmcu is None:
+        idcode = self._idcode
+        if not idcode:
             raise TargetError(
                 "the chip does not show DBGMCU, so it cannot be told what it is",
                 hint="connect under reset: the program may have put the chip to sleep",
             )
-        port, base = self._dbgmcu
-        (idcode,) = port.read(base)
         if idcode & 0xFFF != DEVICE_ID:
             raise TargetError(
                 f"the chip is not an STM32H743: its device id is {idcode & 0xFFF:#05x}",
