@@ -391,6 +391,7 @@ class Link:
         ap = self.machine.debug_port.ready_for_block
         data = ap.read_block(words) if ap is not None else None
         if data is not None:
+            self._judge(True, access_port.DRW)
             self._pass_requests(words + 1, (words + 1) * self._whole_time)
         return data
 
@@ -418,12 +419,12 @@ class Link:
         # As in `transfer`, a word reaches the bus when its request is acknowledged.
         self._pass_requests(words, self._request_time + (words - 1) * self._whole_time)
         taken = ap.write_block(data[: 4 * words])
+        self._judge(False, access_port.DRW)
         self._probe += self._data_time
         return taken
 
     def _pass_requests(self, count: int, time: int) -> None:
         """The core runs for as long as a block takes; it sees the block change at its end."""
-        self._harmless = False
         self._probe += time
         self.counters.swd_transfers += count
         self.machine.run_until(self._probe)
