@@ -44,6 +44,7 @@ Both read memory by words where aligned, and are quick enough for megabytes.
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
@@ -105,7 +106,7 @@ _CANARY = 64  # bytes at the foot of the stack that nobody may touch
 _PAINT = b"\xa5\x5a\xc3\x3c"
 _TRAPS = bytes.fromhex("00be00be 01be00be")  # BKPT 0: "returned"; BKPT 1: a stray interrupt
 _SCRATCH = 4 * 1024  # for r9 of a loader that is movable but brings no data section
-_LOOKS = 8  # polls without progress between two looks at the core itself
+_FIRST_LOOK = 0.2  # seconds without progress until the core itself is looked at; then twice that
 _XPSR_THUMB = cm.XPSR_THUMB
 _SLEEPERS = (b"\x30\xbf", b"\x20\xbf")  # WFI, WFE
 
@@ -168,7 +169,8 @@ class CallQueue:
         self._calls: deque[Call] = deque()
         self._posted = self._finished = 0
         self._results: dict[int, int] = {}
-        self._idle_looks = 0
+        self._now = target.link.monotonic or time.monotonic
+        self._idle_since = self._look_after = 0.0
         self._running = self._broken = False
 
     # --- Opening and closing --------------------------------------------------------------------
@@ -310,7 +312,7 @@ class CallQueue:
         number = self._posted
         self._posted += 1
         if len(self._calls) == 1:
-            self._deadline = self._target.deadline(timeout)
+            self._begin_wait()
         if self._queued:
             record = RECORD.build(
                 {
@@ -366,13 +368,17 @@ class CallQueue:
         else:
             self._poll_core()
         if self._finished > before:
-            self._idle_looks = 0
             if self._calls:
-                self._deadline = self._target.deadline(self._calls[0].timeout)
+                self._begin_wait()
         elif self._deadline.expired():
             self._broken = True
             raise self._overdue()
         return self._finished
+
+    def _begin_wait(self) -> None:
+        """The first of the calls has its turn now."""
+        self._deadline = self._target.deadline(self._calls[0].timeout)
+        self._idle_since, self._look_after = self._now(), _FIRST_LOOK
 
     def _poll_ring(self) -> None:
         done, state = self._target.read_words(self._layout.ring + _DONE, 2)
@@ -388,13 +394,14 @@ class CallQueue:
             if stopped:
                 self._broken = True
                 raise LoaderRefused(self._image.path, str(call), self._results[number], self._good)
-        if not progress:
-            self._idle_looks += 1
-            if self._idle_looks % _LOOKS == 0 and self._target.poll_stop() is not None:
-                if self._target.read_word(self._layout.ring + _STATE) == STATE_STOPPED:
-                    return  # it has stopped by itself since we looked: the next poll tells why
-                self._broken = True
-                raise self._crashed()
+        if not progress and self._now() - self._idle_since >= self._look_after:
+            self._look_after *= 2
+            if self._target.poll_stop() is None:
+                return
+            if self._target.read_word(self._layout.ring + _STATE) == STATE_STOPPED:
+                return  # it has stopped by itself since we looked: the next poll tells why
+            self._broken = True
+            raise self._crashed()
 
     def _poll_core(self) -> None:
         if (stop := self._target.poll_stop()) is None:

@@ -402,9 +402,9 @@ def _blocks(sector: Span) -> list[Span]:
 
 
 def _erase_seconds(size: int) -> float:
-    """The longest that erasing a sector may take, twice."""
+    """The longest that erasing a sector may take, and then some: a loader may notice itself."""
     longest = next((s for limit, s in _SECTOR_SECONDS.items() if size <= limit), size / 65536 * 2.0)
-    return 2 * longest + 1
+    return 4 * longest + 2
 
 
 def _program_seconds(size: int) -> float:

@@ -131,13 +131,14 @@ class InternalBank:
         self._clear(FLASH_ERRORS | FlashSr.EOP | FlashSr.CRCEND)
         # Keys for an open lock are a bus error, and close it until the next reset.
         if self._read(FLASH_CR) & FlashCr.LOCK:
-            self._write(FLASH_KEYR, FLASH_KEY1)
-            self._write(FLASH_KEYR, FLASH_KEY2)
-            if self._read(FLASH_CR) & FlashCr.LOCK:
+            try:
+                self._write(FLASH_KEYR, FLASH_KEY1)
+                self._write(FLASH_KEYR, FLASH_KEY2)
+            except MemoryFault as fault:
                 raise FlashError(
                     f"{self.region.name} does not unlock",
                     hint="the program jammed the lock with a wrong key: reset the chip",
-                )
+                ) from fault
         self._control(0)
         return self
 
@@ -325,7 +326,7 @@ class InternalBank:
         except MemoryFault as fault:
             self._clear(FLASH_ERRORS)
             raise FlashError(
-                f"{span} in {self.region.name} cannot be read", hint=fault.hint
+                f"{self.region.name} cannot be read at {fault.span.start:#010x}", hint=fault.hint
             ) from fault
         self._check("read", span)
         return data
