@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from support import TESTS
 
@@ -70,9 +71,7 @@ _F9 = (
 
 RECIPES: Mapping[str, Recipe] = {
     # The descriptor is a PT_LOAD at 0 in front of the code.
-    "W25Q256_F1": Recipe(
-        "plain.c", "nobits.ld", {"READ": 1}, {"BSS_LOOSE": 0}, {"TYPE": SPI_FLASH}
-    ),
+    "W25Q256_F1": Recipe("plain.c", "descriptor_first.ld", {"READ": 1}, info={"TYPE": SPI_FLASH}),
     # RWPI with PrgData; the descriptor lies over .bss.
     "W25Q256_F2": Recipe(
         "rwpi.c", "keil.ld", {}, {"CODE_FLAGS": 0x30000007, "OVERLAY_BSS": 1}, flags=_RWPI
@@ -96,7 +95,7 @@ RECIPES: Mapping[str, Recipe] = {
     "W25Q256_F6_DTCM": Recipe("plain.c", numbers={**_PLAIN, "BASE": 0x20000000}),
     "W25Q256_20000004": Recipe("plain.c", numbers={**_PLAIN, "BASE": 0x20000004}),
     # .bss beyond the segment's memory: sections know of it, program headers do not.
-    "W25Q256_F7": Recipe("plain.c", "nobits.ld", {"BSS": 108}, {"BSS_LOOSE": 1}),
+    "W25Q256_F7": Recipe("plain.c", "nobits.ld", {"BSS": 108}),
     # SysTick left running, the vector table in the image.
     "W25Q256_F8": Recipe("template.c", "template.ld", more=("template_vectors.S",)),
     "second_stub": Recipe(
@@ -158,22 +157,28 @@ def build(name: str, **info: object) -> Path:
     product = folder / f"{name}{recipe.suffix}"
     if not product.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f"{name}.{os.getpid()}"
-        objects = [
-            _compile(FIXTURES / file, part, recipe, {**macros, **described}) for file in sources
-        ]
-        if recipe.engine:
-            for file in ("clock.c", "entry.c", "nor.c", "quadspi.c"):
-                objects.append(_compile(ENGINE / file, part, recipe, {}, *_ENGINE_NAMES))
-        subprocess.run([*command, *objects, "-o", part], check=True)
+        with TemporaryDirectory() as scratch:
+            objects = [
+                _compile(
+                    FIXTURES / file, Path(scratch), recipe, described if file[-1] == "S" else macros
+                )
+                for file in sources
+            ]
+            if recipe.engine:
+                for file in ("clock.c", "entry.c", "nor.c", "quadspi.c"):
+                    objects.append(
+                        _compile(ENGINE / file, Path(scratch), recipe, {}, *_ENGINE_NAMES)
+                    )
+            part = folder / f"part.{os.getpid()}"  # two test processes may build at once
+            subprocess.run([*command, *objects, "-o", part], check=True)
         part.replace(product)
     return product
 
 
 def _compile(
-    file: Path, part: Path, recipe: Recipe, macros: Mapping[str, object], *more: str
+    file: Path, scratch: Path, recipe: Recipe, macros: Mapping[str, object], *more: str
 ) -> Path:
-    target = part.with_suffix(f".{os.getpid()}.{file.name}.o")
+    target = scratch / f"{file.name}.o"
     code = CODE if file.suffix == ".c" else ()
     defined = [f"-D{macro}={value}" for macro, value in macros.items()]
     command = [GCC, *TARGET, *recipe.flags, *code, *defined, *more, "-c", file, "-o", target]
