@@ -216,6 +216,27 @@ def test_nobody_reads_flash_during_a_download(machine: Machine) -> None:
     on_bench(machine, story)
 
 
+def test_a_download_that_fails_is_told_to_gdb_and_to_monitor_why(machine: Machine) -> None:
+    board_of(machine).flash.fail_cell(BANK2.start + 0x10)
+
+    async def story(bench: Bench) -> None:
+        async with connected(bench) as client:
+            await client.ask(b"?")
+            await client.ask(b"qSupported:error-message+")
+            assert await client.ask(b"vFlashErase:8100000,20000") == b"OK"
+            assert await client.ask(b"vFlashWrite:8100000:" + bytes(64)) == b"OK"
+            reply = await client.ask(b"vFlashDone") or b""
+            assert reply[:2] == b"E."
+            said = await client.ask(b"qRcmd," + b"why".hex().encode()) or b""
+            assert bytes.fromhex(said[1:].decode()).startswith(b"FlashDone: " + reply[2:])
+            assert await client.hear() == b"OK"
+            # What failed is forgotten; the next download is one of its own.
+            assert await client.ask(b"vFlashErase:8000000,20000") == b"OK"
+            assert await client.ask(b"vFlashDone") == b"OK"
+
+    on_bench(machine, story)
+
+
 def test_a_client_that_vanishes_during_a_download_leaves_order(
     machine: Machine, caplog: pytest.LogCaptureFixture
 ) -> None:
