@@ -23,7 +23,6 @@ look into the D-cache, so they must have it for memory and must not for register
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import logging
 import os
@@ -35,7 +34,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pyocd.core import exceptions
-from pyocd.core.helpers import ConnectHelper
 from pyocd.core.session import Session
 from pyocd.core.target import Target as PyocdTarget
 from pyocd.coresight.ap import APv1Address
@@ -61,6 +59,7 @@ from gdbserver.errors import (
     GdbServerError,
     ProbeError,
 )
+from gdbserver.target.probes import JLINK_FAULTS, driver_errors, is_drivers
 
 log = logging.getLogger(__name__)
 
@@ -100,10 +99,6 @@ SHORTEST_LOOK: Final = 100e-6
 """No probe answers sooner, in seconds; so a time-out is worth at least so many looks."""
 
 
-def is_simulated(uid: str) -> bool:
-    return uid == "sim" or uid.startswith("sim:")
-
-
 @dataclass(frozen=True, slots=True)
 class Read:
     """`count` units of `size` bytes from `address` up; only words come in blocks."""
@@ -125,39 +120,6 @@ class Write:
 Access = Read | Write
 
 
-def find_probe(uid: str | None) -> Any:
-    """The probe that `uid` names, or the one that is connected.
-
-    Raises:
-        ProbeError: none, or more than one; the hint names what could be meant.
-    """
-    _quiet()
-    if uid is not None and is_simulated(uid) and importlib.util.find_spec("unicorn") is None:
-        raise ProbeError(
-            "the simulated board needs Unicorn", hint="pip install 'stm32-gdbserver[sim]'"
-        )
-    with _driver_errors("cannot look for debug probes", hint="is libusb installed?"):
-        probes = ConnectHelper.get_all_connected_probes(blocking=False, unique_id=uid)
-        if uid is None:
-            probes = _real(probes)
-        candidates = probes or _real(ConnectHelper.get_all_connected_probes(blocking=False))
-    names = ", ".join(f"{probe.unique_id} ({probe.description})" for probe in candidates)
-    if len(probes) == 1:
-        return probes[0]
-    if probes:
-        fits = f"{uid!r} fits several debug probes" if uid else "several debug probes are connected"
-        raise ProbeError(fits, hint=f"choose one with --probe: {names}")
-    hint = "--probe sim is a simulated board"
-    if uid is None:
-        raise ProbeError("no debug probe is connected", hint=hint)
-    hint = f"connected: {names}; {hint}" if names else f"none is connected; {hint}"
-    raise ProbeError(f"there is no debug probe {uid!r}", hint=hint)
-
-
-def _real(probes: list[Any]) -> list[Any]:
-    return [probe for probe in probes if not is_simulated(probe.unique_id)]
-
-
 class Link:
     """One opened probe, connected to the chip's debug port."""
 
@@ -176,7 +138,7 @@ class Link:
         """Open the probe and wake the debug port; NRST stays low if `under_reset`."""
         session = None
         try:
-            with _driver_errors(
+            with driver_errors(
                 f"cannot open the debug probe {probe.unique_id}",
                 hint="close the IDE or server that may be using it, or plug it in again",
             ):
@@ -203,7 +165,7 @@ class Link:
         self._connect_at(slowest, under_reset)
 
     def _connect_at(self, hertz: int, under_reset: bool) -> None:
-        with _driver_errors(
+        with driver_errors(
             "the chip does not answer the debug probe",
             hint="is the board powered, and the SWD cable right? try a lower --frequency",
         ):
@@ -221,7 +183,7 @@ class Link:
             ProbeError: there still is no answer.
         """
         self.close()
-        with _driver_errors("the debug probe cannot be opened again", hint="plug it in again"):
+        with driver_errors("the debug probe cannot be opened again", hint="plug it in again"):
             self._session.open(init_board=False)
         self.closed = False
         self._connect_at(self._hertz, under_reset=False)
@@ -293,7 +255,7 @@ class Link:
             self.probe.write_dp(DP_ABORT, _CLEAR_STICKY)
             self.probe.flush()
         except Exception as error:
-            if not _is_drivers(error):
+            if not is_drivers(error):
                 raise
             log.debug("the debug port is busy, or gone: %s", error)
 
@@ -305,7 +267,7 @@ class Link:
         try:
             yield
         except Exception as error:
-            if not _is_drivers(error):
+            if not is_drivers(error):
                 raise
             self.recover()
             raise _ours(error, f"{access} at {address:#010x}") from error
@@ -313,7 +275,7 @@ class Link:
 
 def _ours(error: Exception, access: str) -> GdbServerError:
     kind = type(error).__name__
-    if isinstance(error, exceptions.TransferFaultError) or kind in _JLINK_FAULTS:
+    if isinstance(error, exceptions.TransferFaultError) or kind in JLINK_FAULTS:
         return AccessRefused(f"the chip refused a {access}")
     if isinstance(error, exceptions.TransferTimeoutError):
         return AccessStalled(f"the chip kept a {access} waiting")
@@ -322,40 +284,11 @@ def _ours(error: Exception, access: str) -> GdbServerError:
     return ProbeError("the debug probe stopped working", hint="is it still plugged in?")
 
 
-_JLINK_FAULTS: Final = ("JLinkReadException", "JLinkWriteException")
-
-
-def _is_drivers(error: Exception) -> bool:
-    """Whether `error` is one that pyOCD or a driver below it raises when hardware fails.
-
-    USB errors are OSErrors, and pyOCD lets pylink's through.
-    """
-    module = type(error).__module__
-    return isinstance(error, (exceptions.Error, OSError)) or module.startswith("pylink.")
-
-
-@contextmanager
-def _driver_errors(sentence: str, *, hint: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        if not _is_drivers(error):
-            raise
-        raise ProbeError(sentence, hint=hint) from error
-
-
-def _quiet() -> None:
-    """Let pyOCD's own log through only where somebody asked for it: errors become ours."""
-    pyocd = logging.getLogger("pyocd")
-    if pyocd.level == logging.NOTSET:
-        pyocd.setLevel(logging.CRITICAL)
-
-
 def _close(session: Session) -> None:
     try:
         session.close()
     except Exception as error:
-        if not _is_drivers(error):
+        if not is_drivers(error):
             raise
         log.debug("while closing the probe: %s", error)
 

@@ -52,17 +52,9 @@ from gdbserver.errors import (
 )
 from gdbserver.target.breakpoints import BreakKind, Breakpoints
 from gdbserver.target.core import Core
-from gdbserver.target.link import (
-    Access,
-    Deadline,
-    Link,
-    Port,
-    Read,
-    Write,
-    find_probe,
-    is_simulated,
-)
+from gdbserver.target.link import Access, Deadline, Link, Port, Read, Write
 from gdbserver.target.memory import STALL_TIMEOUT, Memory
+from gdbserver.target.probes import find_probe, is_simulated
 from gdbserver.target.stop import StopReason
 
 log = logging.getLogger(__name__)
