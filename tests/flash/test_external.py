@@ -1,0 +1,195 @@
+"""QSPI NOR through our own loader, which runs on the simulated core."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from flash_bench import Bench, download, noise
+
+from gdbserver.chip import cortex_m as cm
+from gdbserver.chip.memory import Span
+from gdbserver.errors import FlashError, LoaderRefused, LoaderTimeout, UsageError
+from gdbserver.flash.external import ExternalFlash, load_builtin
+from gdbserver.flash.plan import plan
+from gdbserver.flash.programmer import builtin
+from gdbserver.target.breakpoints import BreakKind
+
+NOR = 0x90000000
+PINS = {"CLK": "PB2", "NCS": "PB6", "IO0": "PF8", "IO1": "PF9", "IO2": "PF7", "IO3": "PF6"}
+
+
+def test_an_image_arrives_whole_and_can_be_read_where_it_is_mapped(bench: Bench) -> None:
+    image = noise(50_001)
+    bench.carry_out(download((NOR + 0x10003, image)))
+    assert bench.contents(Span.of(NOR + 0x10003, len(image))) == image
+    assert bench.target.read_memory(NOR + 0x10003, 1000) == image[:1000]
+
+
+def test_the_end_of_the_device_beyond_16_mib_is_reached(quick: Bench) -> None:
+    end = NOR + (32 << 20)
+    writes = ((NOR + (16 << 20) - 300, noise(600)), (end - 700, noise(700, seed=1)))
+    quick.carry_out(download(*writes))
+    for address, data in writes:
+        assert quick.contents(Span.of(address, len(data))) == data
+
+
+def test_sectors_are_erased_once_and_their_neighbours_not_at_all(quick: Bench) -> None:
+    everything = download((NOR, noise(4 << 16)))
+    quick.carry_out(everything)
+    quick.board.nor.erases.clear()
+    quick.carry_out(download((NOR + 0x10000, noise(100, seed=9))))
+    assert sum(quick.board.nor.erases.values()) == 1
+    held = quick.contents(Span.of(NOR, 4 << 16))
+    assert held[:0x10000] == noise(4 << 16)[:0x10000]
+    assert held[0x10000:0x20000] == noise(100, seed=9).ljust(0x10000, b"\xff")
+    assert held[0x20000:] == noise(4 << 16)[0x20000:]
+
+
+def test_blank_sectors_are_programmed_without_an_erase(quick: Bench) -> None:
+    quick.carry_out(download((NOR, noise(1000))))
+    assert not quick.board.nor.erases
+    assert set(quick.board.nor.programs.values()) == {1}
+
+
+def test_an_unchanged_image_is_only_compared(bench: Bench) -> None:
+    image = download((NOR, noise(100_000)))
+    bench.carry_out(image)
+    programs = dict(bench.board.nor.programs)
+    assert {step.action for step in bench.carry_out(image)} == {"compared"}
+    assert dict(bench.board.nor.programs) == programs
+
+
+def test_the_core_and_its_ram_are_as_they_were(bench: Bench) -> None:
+    """GDB writes the sections in RAM first, and believes its register cache afterwards."""
+    target = bench.target
+    ram = {0x24000000: noise(0x30000), 0x20000000: noise(0x20000, seed=1)}
+    for address, data in ram.items():
+        target.write_memory(address, data)
+    registers = {f"r{n}": 0x1000 + n for n in range(13)}
+    registers |= {"lr": 0x08000101, "pc": 0x08000200, "msp": 0x20010000, "psp": 0x20008000}
+    registers |= {"primask": 1, "basepri": 0x40, "control": 2, "xpsr": 0x61000000, "fpscr": 0}
+    registers |= {f"s{n}": 0x40000000 + n for n in range(32)}
+    target.write_registers(registers)
+    target.set_breakpoint(BreakKind.HARDWARE, 0x08000400, 2)
+    system = [cm.VTOR, cm.CCR, cm.SHCSR, cm.CPACR, cm.MPU_CTRL, cm.SYST_RVR, cm.SYST_CSR, cm.DEMCR]
+    target.write_word(cm.VTOR, 0x08000400)
+    before = [target.read_word(register) for register in system]
+    fpb = target.read_words(cm.FP_CTRL, 10)
+
+    bench.carry_out(download((NOR, noise(150_000, seed=2))))
+
+    assert target.is_halted()
+    for address, data in ram.items():
+        assert target.read_memory(address, len(data)) == data
+    target.is_halted()
+    assert target.read_registers(registers) == registers
+    assert [target.read_word(register) for register in system] == before
+    assert target.read_words(cm.FP_CTRL, 10) == fpb
+
+
+def test_a_program_with_interrupts_under_way_does_not_disturb_the_loader(quick: Bench) -> None:
+    """SysTick runs, its handler is in the NOR that is about to be erased, and one is active."""
+    target = quick.target
+    target.write_word(cm.VTOR, NOR)
+    target.write_word(cm.SYST_RVR, 100)
+    target.write_word(cm.SYST_CSR, 7)
+    target.write_words(cm.NVIC_ISER, [0xFFFFFFFF] * 5)
+    target.write_words(cm.NVIC_ISPR, [0x000000FF])
+    target.write_word(cm.ICSR, cm.Icsr.PENDSVSET)
+    quick.carry_out(download((NOR, noise(10_000))))
+    assert quick.contents(Span.of(NOR, 10_000)) == noise(10_000)
+    assert target.read_word(cm.VTOR) == NOR
+    assert target.read_word(cm.SYST_CSR) & 7 == 7
+
+
+def test_abandoning_a_download_leaves_the_nor_idle(bench: Bench) -> None:
+    ram = noise(0x20000)
+    bench.target.write_memory(0x24000000, ram)
+    bench.carry_out(download((NOR, noise(0x20000, seed=3))))
+    steps = bench.programmer.carry_out(download((NOR, noise(0x20000, seed=4))))
+    for step in steps:
+        if step.action == "programmed":
+            break
+    steps.close()
+    assert not bench.board.nor.busy
+    assert bench.target.is_halted()
+    assert bench.target.read_memory(0x24000000, len(ram)) == ram
+    bench.carry_out(download((NOR, noise(0x20000, seed=4))))
+    assert bench.contents(Span.of(NOR, 0x20000)) == noise(0x20000, seed=4)
+
+
+def test_a_nor_that_does_not_answer_is_explained(bench_at: Callable[..., Bench]) -> None:
+    elsewhere = {**PINS, "NCS": "PG6"}
+    bench = bench_at("sim:cmsis-dap-v2", elsewhere)
+    before = bench.target.read_registers(["pc", "msp"])
+    with pytest.raises(LoaderRefused, match=r"loader qspi.stldr: Init\(\) returned 0x0") as failed:
+        bench.carry_out(download((NOR, b"1234")))
+    assert "the NOR does not answer" in str(failed.value.hint)
+    assert "check --qspi-pins" in str(failed.value.hint)
+    assert bench.target.read_registers(["pc", "msp"]) == before
+
+
+def test_a_nor_that_stays_busy_is_explained(quick: Bench) -> None:
+    quick.carry_out(download((NOR, noise(1000))))
+    steps = quick.programmer.carry_out(download((NOR, noise(1000, seed=1))))
+    next(steps)
+    quick.board.nor.stick_busy()
+    with pytest.raises((LoaderRefused, LoaderTimeout)) as failed:
+        list(steps)
+    assert "SectorErase(0x90000000, 0x90000000)" in str(failed.value)
+    assert "busy" in str(failed.value.hint)
+
+
+def test_a_dead_cell_is_found_and_named(quick: Bench) -> None:
+    quick.board.nor.fail_cell(0x123)
+    with pytest.raises(FlashError) as failed:
+        quick.carry_out(download((NOR, bytes(0x400))))
+    assert "0x90000123" in str(failed.value)
+
+
+def test_what_is_on_the_board_is_described(quick: Bench) -> None:
+    line = quick.programmer.describe_external()
+    assert "JEDEC id EF4019, 32768 KiB" in line
+
+
+def test_after_a_reset_the_nor_can_be_made_readable(quick: Bench) -> None:
+    quick.carry_out(download((NOR, b"still here")))
+    quick.target.reset(halt=True)
+    quick.programmer.prepare_external_reads()
+    assert quick.target.read_memory(NOR, 10) == b"still here"
+
+
+def test_one_call_at_a_time_works_just_as_well(quick: Bench) -> None:
+    loader = load_builtin(builtin(PINS))
+    image = noise(5000)
+    with ExternalFlash(quick.target, loader, queued=False) as flash:
+        (region_plan,) = plan(download((NOR, image)), [loader.region])
+        list(flash.change(region_plan.sectors))
+        assert flash.read(Span.of(NOR, 5000)) == image
+    assert quick.contents(Span.of(NOR, 5000)) == image
+
+
+def test_mass_erase_blanks_the_nor(quick: Bench) -> None:
+    quick.carry_out(download((NOR + 0x1000000, noise(1000))))
+    actions = [step.action for step in quick.programmer.mass_erase("external")]
+    assert actions[-1] == "erased"
+    assert quick.contents(Span.of(NOR + 0x1000000, 1000)) == b"\xff" * 1000
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"CLK": "PA0"}, "PA0 cannot be the QUADSPI's CLK"),
+        ({"NCS": "PC11"}, "mixed from bank 1 and bank 2"),
+        ({"DQS": "PA0"}, "the QSPI has no signal DQS"),
+    ],
+)
+def test_pins_that_cannot_be_are_refused(change: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        builtin({**PINS, **change})
+
+
+def test_a_missing_pin_is_named() -> None:
+    with pytest.raises(UsageError, match="QSPI pins lack IO3"):
+        builtin({signal: pin for signal, pin in PINS.items() if signal != "IO3"})

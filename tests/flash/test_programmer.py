@@ -1,0 +1,118 @@
+"""One download over all devices: what is refused, and how the lanes share the link."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from flash_bench import Bench, download, noise
+
+from gdbserver.chip.memory import Span
+from gdbserver.chip.stm32h743 import FLASH, FLASH_WPSN_CUR
+from gdbserver.errors import FlashError, LoaderRejected, OutsideFlash
+from gdbserver.flash.programmer import Programmer, builtin
+from gdbserver.target.target import Target
+
+NOR = 0x90000000
+SECTOR = 0x20000
+
+
+def test_all_three_devices_are_programmed_side_by_side(bench: Bench) -> None:
+    writes = ((0x08000000, noise(9000)), (0x08100000, noise(9000, 1)), (NOR, noise(30_000, 2)))
+    bench.board.flash.load(0x08000000, noise(SECTOR, 3))
+    bench.board.flash.load(0x08100000, noise(SECTOR, 4))
+    bench.carry_out(download((NOR, noise(65_536, 5))))
+    started = bench.seconds()
+    bench.carry_out(download(*writes))
+    # A second for either bank's erase, and a third of one for the NOR: one after the other
+    # would be 2.4 seconds.
+    assert bench.seconds() - started < 1.4
+    for address, data in writes:
+        assert bench.contents(Span.of(address, len(data))) == data
+
+
+def test_banks_take_turns_on_the_link(quick: Bench) -> None:
+    for bank in (0x08000000, 0x08100000):
+        quick.board.flash.load(bank, noise(2 * SECTOR))
+    started = quick.seconds()
+    image = noise(2 * SECTOR, 1)
+    quick.carry_out(download((0x08000000, image), (0x08100000, image)))
+    # One bank alone needs 2 x (1.0 + 0.41); the second is half a sector behind.
+    assert quick.seconds() - started < 2.83 * 1.25
+
+
+def test_steps_count_up_to_their_totals(quick: Bench) -> None:
+    last = {}
+    for step in quick.carry_out(download((0x08000000, noise(SECTOR + 32)), (NOR, noise(100)))):
+        key = (step.region.name, step.action)
+        assert step.done > last.get(key, (0, 0))[0]
+        assert step.span in step.region.span
+        last[key] = (step.done, step.total)
+    assert last["bank 1", "programmed"] == (SECTOR + 32, SECTOR + 32)
+    assert all(done == total for done, total in last.values())
+
+
+@pytest.mark.parametrize(
+    "write", [(0x08200000, b"x"), (0x92000000, b"x"), (0x091FFFFF, b"xx"), (0x081FFFFF, b"xx")]
+)
+def test_nothing_is_erased_when_part_of_the_download_is_outside(
+    quick: Bench, write: tuple[int, bytes]
+) -> None:
+    quick.board.flash.load(0x08000000, noise(SECTOR))
+    with pytest.raises(OutsideFlash):
+        quick.carry_out(download((0x08000000, b"1234"), write))
+    assert not quick.board.flash.erases
+    assert quick.contents(Span.of(0x08000000, SECTOR)) == noise(SECTOR)
+
+
+def test_without_a_loader_the_nor_is_refused_before_anything_is_erased(quick: Bench) -> None:
+    bare = Programmer(quick.target, [])
+    with pytest.raises(OutsideFlash) as refused:
+        list(bare.carry_out(download((0x08000000, b"1234"), (NOR, b"1234"))))
+    assert "--extload" in str(refused.value.hint)
+    assert not quick.board.flash.programs
+
+
+def test_a_protected_sector_is_refused_before_anything_is_erased(
+    bench_at: Callable[..., Bench],
+) -> None:
+    bench = bench_at("sim:cmsis-dap-v2")
+    bank = bench.board.flash.banks[0]
+    bank.set_raw(bank.WPSN_CUR, 0xFD)
+    assert bench.target.read_word(FLASH + FLASH_WPSN_CUR) == 0xFD
+    bench.target.chip = replace(bench.target.chip, protected_sectors=(Span.of(0x08020000, SECTOR),))
+    with pytest.raises(FlashError, match="write-protected: 0x08020000-0x0803ffff of bank 1"):
+        bench.carry_out(download((0x08000000, noise(SECTOR + 1))))
+    bench.carry_out(download((0x08040000, b"elsewhere is fine")))
+
+
+def test_a_small_part_has_one_bank(bench_at: Callable[..., Bench]) -> None:
+    regions = bench_at("sim:cmsis-dap-v2,flash_kib=128").programmer.regions()
+    assert [str(region) for region in regions] == [
+        "bank 1 0x08000000-0x0801ffff",
+        "qspi 0x90000000-0x91ffffff",
+    ]
+
+
+def test_two_loaders_for_one_range_are_refused(quick: Bench) -> None:
+    pins = {"CLK": "PB2", "NCS": "PB6", "IO0": "PF8", "IO1": "PF9", "IO2": "PF7", "IO3": "PF6"}
+    with pytest.raises(FlashError, match="two loaders are for the same addresses"):
+        Programmer(quick.target, [builtin(pins), builtin(pins)])
+
+
+def test_a_loader_that_is_not_there_is_refused_at_once(quick: Bench, tmp_path: Path) -> None:
+    with pytest.raises(LoaderRejected, match=r"loader none.stldr cannot be read"):
+        Programmer(quick.target, [tmp_path / "none.stldr"])
+
+
+def test_a_running_core_is_halted_first(quick: Bench) -> None:
+    target: Target = quick.target
+    target.write_memory(0x20000000, b"\xfe\xe7")  # b .
+    target.write_registers({"pc": 0x20000000, "xpsr": 0x01000000})
+    target.resume()
+    assert not target.is_halted()
+    quick.carry_out(download((0x08000000, b"12345678")))
+    assert target.is_halted()
+    assert quick.contents(Span.of(0x08000000, 8)) == b"12345678"
