@@ -47,7 +47,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -63,6 +63,7 @@ from gdbserver.errors import (
     LoaderRefused,
     LoaderRejected,
     LoaderTimeout,
+    MemoryFault,
 )
 from gdbserver.flash.driver import Busy
 from gdbserver.flash.known_state import VECTORS, known_state
@@ -105,9 +106,16 @@ _STACK = 4 * 1024  # loaders in the wild use less than 1 KiB, because ST's tools
 _CANARY = 64  # bytes at the foot of the stack that nobody may touch
 _PAINT = b"\xa5\x5a\xc3\x3c"
 _TRAPS = bytes.fromhex("00be00be 01be00be")  # BKPT 0: "returned"; BKPT 1: a stray interrupt
+_VECTOR_TABLE = 1024  # 166 words, and VTOR wants the next power of two
 _SCRATCH = 4 * 1024  # for r9 of a loader that is movable but brings no data section
 _FIRST_LOOK = 0.2  # seconds without progress until the core itself is looked at; then twice that
 _XPSR_THUMB = cm.XPSR_THUMB
+_FAULTS = (
+    cm.ExceptionNumber.HARD_FAULT,
+    cm.ExceptionNumber.MEM_MANAGE,
+    cm.ExceptionNumber.BUS_FAULT,
+    cm.ExceptionNumber.USAGE_FAULT,
+)
 _SLEEPERS = (b"\x30\xbf", b"\x20\xbf")  # WFI, WFE
 
 
@@ -384,6 +392,11 @@ class CallQueue:
         done, state = self._target.read_words(self._layout.ring + _DONE, 2)
         if state == STATE_STOPPED:
             done = self._target.read_word(self._layout.ring + _DONE)  # it counts before it stops
+        if not self._finished <= done <= self._posted:
+            self._broken = True
+            raise LoaderBroken(
+                self._image.path, f"has overwritten the call queue: {self._calls[0]}"
+            )
         progress = done != self._finished
         for number in range(self._finished, done):
             call = self._calls.popleft()
@@ -458,17 +471,19 @@ class CallQueue:
 
     def _crashed(self) -> LoaderFault:
         """The core has halted where it should not: say where, and on what."""
-        registers = self._target.read_registers(["pc", "lr", "xpsr"])
-        pc, exception = registers["pc"], registers["xpsr"] & 0x1FF
-        fault = self._target.describe_fault()
-        if pc == self._layout.traps + 4:
+        registers = self._target.read_registers(["sp", "pc", "lr", "xpsr"])
+        pc, lr, exception = registers["pc"], registers["lr"], registers["xpsr"] & 0x1FF
+        fault = self._target.describe_fault() or "the core halted, though no fault is flagged"
+        if exception in _FAULTS:
+            # Caught before the first instruction of the handler: what failed is on the stack.
+            with suppress(MemoryFault):
+                *_, lr, pc, _ = self._target.read_words(registers["sp"], 8)
+        elif pc == self._layout.traps + 4:
             fault = f"{_exception(exception)} came, and the loader has no handler for it"
-        elif fault is None:
-            fault = "the core halted, though no fault is flagged"
         foot = self._target.read_memory(self._layout.stack.start, _CANARY)
         if foot != _PAINT * (_CANARY // len(_PAINT)):
             fault += f"; it has used up its {_STACK} bytes of stack"
-        where = f"{self._place(pc)} ({pc:#010x}), called from {self._place(registers['lr'])}"
+        where = f"{self._place(pc)} ({pc:#010x}), called from {self._place(lr)}"
         return LoaderFault(self._image.path, str(self._calls[0]), where, fault)
 
     def _overdue(self) -> LoaderTimeout:
@@ -502,33 +517,35 @@ def _exception(number: int) -> str:
 class _Layout:
     """Who lies where in RAM, beside a loader that is linked where it is linked.
 
-    One block holds all that is ours: vector table, traps, ring, resident code, stack.  It goes to
-    the end of DTCM, which nothing stalls, or of AXI SRAM when the loader is in its way.
+    One block holds all that is ours: stack, vector table, traps, ring, resident code.  It goes to
+    the start of DTCM, which nothing stalls, or of AXI SRAM when the loader is in its way: a
+    stack that is used up then leaves RAM altogether, and that is a fault, right where it happens.
     """
 
     def __init__(self, image: Image, resident: Image) -> None:
-        offset = 1024  # the vector table: 166 words, aligned to the next power of two
+        offset = 0
         parts = {}
         sizes = {
+            "stack": _STACK,
+            "vectors": _VECTOR_TABLE,
             "traps": len(_TRAPS),
             "ring": _HEADER_SIZE + _RING_CALLS * _RECORD_SIZE,
             "results": 4 * RESULTS,
             "resident": resident.memory[-1].end,
             "scratch": _SCRATCH if image.rwpi and image.static_base is None else 0,
-            "stack": _STACK,
         }
         for name, size in sizes.items():
             parts[name] = offset
             offset += -(-size // 32) * 32
         size = -(-offset // 1024) * 1024
-        for ram in (DTCM, AXI_SRAM):
-            block = Span(ram.end - size, ram.end)
+        starts = (DTCM.start, AXI_SRAM.start, DTCM.end - size, AXI_SRAM.end - size)
+        for block in (Span.of(start, size) for start in starts):
             if not any(len(block & span) for span in image.memory):
                 break
         else:
             raise LoaderRejected(image.path, f"leaves no room for {size} bytes of stack and queue")
         self.block = block
-        self.vectors = block.start
+        self.vectors = block.start + parts["vectors"]
         self.traps = block.start + parts["traps"]
         self.ring = block.start + parts["ring"]
         self.results = block.start + parts["results"]

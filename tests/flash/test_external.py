@@ -9,7 +9,13 @@ from flash_bench import Bench, download, noise
 
 from gdbserver.chip import cortex_m as cm
 from gdbserver.chip.memory import Span
-from gdbserver.errors import FlashError, LoaderRefused, LoaderTimeout, UsageError
+from gdbserver.errors import (
+    FlashError,
+    LoaderRefused,
+    LoaderTimeout,
+    ProbeError,
+    UsageError,
+)
 from gdbserver.flash.external import ExternalFlash, load_builtin
 from gdbserver.flash.plan import plan
 from gdbserver.flash.programmer import builtin
@@ -193,3 +199,14 @@ def test_pins_that_cannot_be_are_refused(change: dict[str, str], message: str) -
 def test_a_missing_pin_is_named() -> None:
     with pytest.raises(UsageError, match="QSPI pins lack IO3"):
         builtin({signal: pin for signal, pin in PINS.items() if signal != "IO3"})
+
+
+def test_pulling_the_probe_out_is_reported_as_such(quick: Bench) -> None:
+    steps = quick.programmer.carry_out(download((NOR, noise(100_000))))
+    for step in steps:
+        if step.action == "programmed":
+            break
+    quick.board.unplug()
+    with pytest.raises(ProbeError):
+        list(steps)
+    quick.board.replug()
