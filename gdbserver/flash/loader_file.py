@@ -12,12 +12,17 @@ take liberties, which are met here, so that the rest of the program sees one sha
 - .bss is zeroed by nobody else, and may lie beyond the segment's memory size.
 - Code built for a movable data area (RWPI) expects its base in r9.
 
+The other kind is a CMSIS flash algorithm, ``.FLM``: position independent, with a descriptor
+`FlashDevice` and other routines (Open-CMSIS-Pack, "Flash Programming Algorithms").  It is moved
+to RAM here; `LoaderFile.kind` tells those who call its routines.
+
 What makes it impossible to use a file is refused here, before the target is touched; what is
 merely odd is a warning.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +30,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from math import gcd
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from construct import Array, Bytes, Const, Container, Int8ul, Int16ul, Int32ul, Padding, Struct
 from elftools.common.exceptions import ELFError
@@ -52,6 +57,25 @@ STORAGE_INFO = Struct(
 """ST's ``struct StorageInfo``, with the padding that AAPCS puts in: 200 bytes.
 
 Groups of equal sectors, ascending; a group of count 0 ends the list.
+"""
+
+FLASH_DEVICE = Struct(
+    "version" / Int16ul,
+    "name" / Bytes(128),
+    "kind" / Int16ul,
+    "start" / Int32ul,
+    "size" / Int32ul,
+    "page_size" / Int32ul,
+    Padding(4),
+    "erased" / Int8ul,
+    Padding(3),
+    "program_ms" / Int32ul,  # longest time for a page
+    "erase_ms" / Int32ul,  # longest time for a sector
+    "sectors" / Array(512, Struct("size" / Int32ul, "offset" / Int32ul)),
+)
+"""Keil's ``struct FlashDevice``: 4256 bytes.
+
+Sectors of `size` begin at `offset` and go on up to the next offset; FFFFFFFFh ends the list.
 """
 
 CONFIG = Struct(
@@ -111,6 +135,16 @@ RAMS = {
 }
 """Where a loader may live."""
 
+EXTERNAL = {
+    "QUADSPI": chip.QSPI_WINDOW,
+    "FMC": chip.FMC_BANKS,
+    "FMC SDRAM": chip.FMC_SDRAM,
+}
+"""Where the chip maps external memory."""
+
+FLM_BASE = chip.AXI_SRAM.start
+"""Where code that can be anywhere is put."""
+
 _PF_EXECUTE = 1
 _PF_ARM_RWPI = 0xB0000000  # what armlink sets for position independence of one kind or another
 _EF_ARM_HARD_FLOAT = 0x400
@@ -155,6 +189,7 @@ class Image:
                 for name, symbol in self.symbols.items()
             },
             entries={name: address + offset for name, address in self.entries.items()},
+            static_base=None if self.static_base is None else self.static_base + offset,
         )
 
     def patched(self, name: str, data: bytes) -> Image:
@@ -189,10 +224,20 @@ class LoaderFile:
     good: int
     """What its routines return when all went well."""
     warnings: tuple[str, ...] = ()
+    kind: Literal["stldr", "flm"] = "stldr"
+    program_seconds: float = 0.0
+    """What an .FLM says a page takes at most; 0 for others."""
+    erase_seconds: float = 0.0
+    """The same for a sector."""
 
     @property
     def path(self) -> Path:
         return self.image.path
+
+    @property
+    def mapped(self) -> bool:
+        """Whether the chip has an address space for the device, so that it may be read there."""
+        return any(self.region.span in area for area in EXTERNAL.values())
 
     def patched(self, name: str, data: bytes) -> LoaderFile:
         """The same loader with other contents for a variable."""
@@ -206,18 +251,58 @@ class LoaderFile:
             LoaderRejected: it cannot work; the message says which part of it.
         """
         with _opened(path) as elf:
-            info, odd = _storage_info(path, elf)
-            image = _image(path, elf, host_only=info.span)
-        name = info.fields.name.partition(b"\0")[0].decode("utf-8", "replace")
-        region, more = _geometry(path, name, info.fields)
-        _check_entries(image)
-        _check_memory(image)
-        odd += more
-        if name != path.stem:
-            odd.append(f"it calls its device {name!r}; STM32CubeProgrammer wants the file's name")
-        for warning in odd:
+            names = {symbol.name for symbol in _symbol_table(elf)}
+            is_flm = "FlashDevice" in names and "StorageInfo" not in names
+            loader = _flm(path, elf) if is_flm else _stldr(path, elf)
+        _check_memory(loader.image)
+        for warning in loader.warnings:
             log.warning("%s: %s", path.name, warning)
-        return cls(image, name, region, 1, tuple(odd))
+        return loader
+
+
+def _stldr(path: Path, elf: ELFFile) -> LoaderFile:
+    info, odd = _descriptor(path, elf, "StorageInfo", STORAGE_INFO)
+    image = _image(path, elf, host_only=info.span)
+    name = _text(info.fields.name)
+    groups, more = _st_groups(info.fields)
+    region = _region(path, name, info.fields, groups)
+    _check_entries(image, ("Init", "Write", "SectorErase"))
+    loader = LoaderFile(image, name, region, 1)
+    if not loader.mapped and "Read" not in image.entries:
+        raise LoaderRejected(
+            path,
+            f"puts its device at {region.span}, where nothing is mapped, and has no Read",
+            hint="the QUADSPI is mapped at 0x90000000",
+        )
+    odd += more
+    if name != path.stem:
+        odd.append(f"it calls its device {name!r}; STM32CubeProgrammer wants the file's name")
+    return replace(loader, warnings=tuple(odd))
+
+
+def _flm(path: Path, elf: ELFFile) -> LoaderFile:
+    info, odd = _descriptor(path, elf, "FlashDevice", FLASH_DEVICE)
+    image = _image(path, elf, host_only=info.span)
+    region = _region(path, _text(info.fields.name), info.fields, _cmsis_groups(path, info.fields))
+    _check_entries(image, ("Init", "UnInit", "EraseSector", "ProgramPage"))
+    if image.memory[0].start != 0:
+        raise LoaderRejected(
+            path, f"begins at {image.memory[0].start:#010x}: a flash algorithm is linked at 0"
+        )
+    return LoaderFile(
+        image.at(FLM_BASE),
+        region.name,
+        region,
+        0,
+        tuple(odd),
+        "flm",
+        info.fields.program_ms / 1000,
+        info.fields.erase_ms / 1000,
+    )
+
+
+def _text(name: bytes) -> str:
+    return name.partition(b"\0")[0].decode("utf-8", "replace")
 
 
 def load_image(path: Path) -> Image:
@@ -259,30 +344,36 @@ def _symbol_table(elf: ELFFile) -> list[Any]:
     return [symbol for table in tables for symbol in table.iter_symbols()]
 
 
-def _storage_info(path: Path, elf: ELFFile) -> tuple[_Info, list[str]]:
-    symbol = next((s for s in _symbol_table(elf) if s.name == "StorageInfo"), None)
+def _descriptor(path: Path, elf: ELFFile, name: str, layout: Any) -> tuple[_Info, list[str]]:
+    """What the file says of its device, under the symbol `name`."""
+    symbol = next((s for s in _symbol_table(elf) if s.name == name), None)
     if symbol is None:
         raise LoaderRejected(
             path,
-            "has no symbol StorageInfo, which describes the flash device",
+            "has no symbol StorageInfo (or FlashDevice), which describes the flash device",
             hint="is it stripped, or did the linker discard it (KEEP, --gc-sections)?",
         )
-    address, length = symbol["st_value"], STORAGE_INFO.sizeof()
-    for segment in elf.iter_segments("PT_LOAD"):
-        offset = address - segment["p_vaddr"]
-        if offset >= 0 and offset + length <= segment["p_filesz"]:
-            fields = STORAGE_INFO.parse(segment.data()[offset : offset + length])
-            break
-    else:
-        raise LoaderRejected(path, f"has no file contents for StorageInfo at {address:#010x}")
+    address, length = symbol["st_value"], layout.sizeof()
+    holding = [
+        segment
+        for segment in elf.iter_segments("PT_LOAD")
+        if Span.of(address, length) in Span.of(segment["p_vaddr"], segment["p_filesz"])
+    ]
+    if not holding:
+        raise LoaderRejected(path, f"has no file contents for {name} at {address:#010x}")
+    # A segment of its own may lie in a hole of the code's, which holds nothing there.
+    segment = min(holding, key=lambda segment: int(segment["p_filesz"]))
+    offset = address - segment["p_vaddr"]
+    fields = layout.parse(segment.data()[offset : offset + length])
     odd = []
     if symbol["st_size"] != length:
-        odd.append(f"StorageInfo has {symbol['st_size']} bytes instead of {length}")
+        odd.append(f"{name} has {symbol['st_size']} bytes instead of {length}")
     return _Info(Span.of(address, max(length, symbol["st_size"])), fields), odd
 
 
 def _image(path: Path, elf: ELFFile, *, host_only: Span) -> Image:
     chunks: list[tuple[int, bytes]] = []
+    zeros: list[Span] = []
     executable, rwpi = [], False
     for segment in elf.iter_segments("PT_LOAD"):
         span = Span.of(segment["p_vaddr"], segment["p_memsz"])
@@ -290,20 +381,20 @@ def _image(path: Path, elf: ELFFile, *, host_only: Span) -> Image:
             continue
         filled = Span.of(span.start, segment["p_filesz"])
         chunks.append((filled.start, segment.data()))
-        if filled.end < span.end:
-            chunks.append((filled.end, bytes(span.end - filled.end)))
+        zeros.append(Span(filled.end, span.end))
         if segment["p_flags"] & _PF_EXECUTE:
             executable.append(span)
             rwpi = rwpi or bool(segment["p_flags"] & _PF_ARM_RWPI)
-    covered = merge([Span.of(address, len(data)) for address, data in chunks])
     static_base = None
     for section in elf.iter_sections():
         span = Span.of(section["sh_addr"], section["sh_size"])
-        allocated = section["sh_flags"] & 2 and section["sh_type"] == "SHT_NOBITS"
-        if allocated and len(span) and not any(span in other for other in covered):
-            chunks.append((span.start, bytes(len(span))))
-        if section.name == "PrgData":
+        if section["sh_flags"] & 2 and section["sh_type"] == "SHT_NOBITS":
+            zeros.append(span)  # it may lie beyond the memory of every segment
+        if section.name == "PrgData" and len(span):
             static_base = span.start
+    _check_overlaps(path, chunks)
+    filled_spans = [Span.of(address, len(data)) for address, data in chunks]
+    chunks += [(span.start, bytes(len(span))) for span in _without(merge(zeros), filled_spans)]
     named = [s for s in _symbol_table(elf) if s.name and s["st_shndx"] != "SHN_UNDEF"]
     functions = [s for s in named if s["st_info"]["type"] == "STT_FUNC"]
     return Image(
@@ -322,47 +413,105 @@ def _image(path: Path, elf: ELFFile, *, host_only: Span) -> Image:
     )
 
 
-def _geometry(path: Path, name: str, fields: Container) -> tuple[FlashRegion, list[str]]:
+def _check_overlaps(path: Path, chunks: Sequence[tuple[int, bytes]]) -> None:
+    spans = sorted(Span.of(address, len(data)) for address, data in chunks)
+    for one, other in itertools.pairwise(spans):
+        if len(one & other):
+            raise LoaderRejected(path, f"has two segments for {one & other}: {one} and {other}")
+
+
+def _without(spans: Sequence[Span], taken: Sequence[Span]) -> Iterator[Span]:
+    """What of `spans` none of `taken` covers."""
+    for span in spans:
+        start = span.start
+        for other in sorted(taken):
+            if len(other & span):
+                if start < other.start:
+                    yield Span(start, other.start)
+                start = max(start, other.end)
+        if start < span.end:
+            yield Span(start, span.end)
+
+
+def _st_groups(fields: Container) -> tuple[list[tuple[int, int]], list[str]]:
+    """The device's sectors as (count, size), and what is odd about them."""
     groups: list[tuple[int, int]] = []
     for sector in fields.sectors:
         if not sector.count or not sector.size:
             break
         groups.append((sector.count, sector.size))
     total = sum(count * size for count, size in groups)
+    if total in (0, fields.size):
+        return groups, []
+    odd = (
+        f"StorageInfo has {total:#x} bytes of sectors, but says it is {fields.size:#x} bytes "
+        f"large: using the smaller"
+    )
+    return _cut(groups, fields.size), [odd]
+
+
+def _cmsis_groups(path: Path, fields: Container) -> list[tuple[int, int]]:
+    listed = list(itertools.takewhile(lambda sector: sector.size != 0xFFFFFFFF, fields.sectors))
+    groups = []
+    for sector, following in itertools.zip_longest(listed, listed[1:]):
+        size, end = sector.size, following.offset if following else fields.size
+        if not size or end <= sector.offset or (end - sector.offset) % size:
+            raise LoaderRejected(
+                path,
+                f"FlashDevice has sectors of {size:#x} bytes from {sector.offset:#x} to {end:#x}",
+            )
+        groups.append(((end - sector.offset) // size, size))
+    return groups
+
+
+def _region(
+    path: Path, name: str, fields: Container, groups: Sequence[tuple[int, int]]
+) -> FlashRegion:
+    """The flash device as the rest of the program sees it.
+
+    Raises:
+        LoaderRejected: there is none, or where external memory cannot be.
+    """
+    total = sum(count * size for count, size in groups)
     if not total:
-        raise LoaderRejected(path, "StorageInfo lists no sectors")
+        raise LoaderRejected(path, "describes a device without sectors")
     if fields.erased != 0xFF:
-        raise LoaderRejected(path, f"StorageInfo says that erased bytes are {fields.erased:#04x}")
-    odd = []
-    if total != fields.size:
-        odd.append(
-            f"StorageInfo has {total:#x} bytes of sectors, but says it is {fields.size:#x} bytes "
-            f"large: using the smaller"
-        )
-        groups, total = _cut(groups, fields.size)
+        raise LoaderRejected(path, f"says that erased bytes are {fields.erased:#04x}, not 0xff")
     span = Span.of(fields.start, total)
-    if not total or span.end > 1 << 32:
-        raise LoaderRejected(path, f"StorageInfo puts {total:#x} bytes at {fields.start:#010x}")
+    if span.end > 1 << 32:
+        raise LoaderRejected(path, f"puts {total:#x} bytes at {fields.start:#010x}")
     for bank in (chip.BANK1, chip.BANK2):
         if len(bank & span):
-            raise LoaderRejected(path, f"covers {span}, which is internal flash")
+            raise LoaderRejected(
+                path,
+                f"is for {span}, which is internal flash",
+                hint="internal flash needs no loader: leave this one out",
+            )
+    if span.start < chip.FMC_BANKS.start:
+        places = ", ".join(f"{name} {area}" for name, area in EXTERNAL.items())
+        typed = "is 0x90000000 meant?  " if span.start >> 24 == 0x09 else ""
+        raise LoaderRejected(
+            path,
+            f"puts its device at {span}, where no external memory can be",
+            hint=f"{typed}external memory is at {places}",
+        )
     page = gcd(fields.page_size or 256, *(size for _, size in groups))
-    return FlashRegion(name, span, tuple(groups), page), odd
+    return FlashRegion(name, span, tuple(groups), page)
 
 
-def _cut(groups: Sequence[tuple[int, int]], limit: int) -> tuple[list[tuple[int, int]], int]:
-    """As many whole sectors as fit into `limit` bytes, and how many bytes that is."""
+def _cut(groups: Sequence[tuple[int, int]], limit: int) -> list[tuple[int, int]]:
+    """As many whole sectors as fit into `limit` bytes."""
     fitting, total = [], 0
     for count, size in groups:
         fits = min(count, (limit - total) // size)
         if fits:
             fitting.append((fits, size))
             total += fits * size
-    return fitting, total
+    return fitting
 
 
-def _check_entries(image: Image) -> None:
-    for name in ("Init", "Write", "SectorErase"):
+def _check_entries(image: Image, names: Sequence[str]) -> None:
+    for name in names:
         entry = image.entries.get(name)
         if entry is None:
             raise LoaderRejected(

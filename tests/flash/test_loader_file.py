@@ -267,9 +267,9 @@ def test_what_cannot_work_is_refused_by_name(load) -> None:
     assert "Write at 0x24000004 is not Thumb code" in rejected(load, elf(good, arm))
     away = {**routines(), **descriptor, "Init": (0x20000001, 8, FUNC)}
     assert "Init at 0x20000000 is in no code segment" in rejected(load, elf(good, away))
-    assert "lists no sectors" in rejected(load, plain(sectors=()))
+    assert "describes a device without sectors" in rejected(load, plain(sectors=()))
     assert "erased bytes are 0x00" in rejected(load, plain(erased=0))
-    assert "covers 0x080f0000-0x081effff, which is internal flash" in rejected(
+    assert "is for 0x080f0000-0x081effff, which is internal flash" in rejected(
         load, plain(start=0x080F0000)
     )
 
@@ -282,6 +282,17 @@ def test_a_loader_outside_ram_is_refused_with_the_rams_that_there_are(load) -> N
     with pytest.raises(LoaderRejected, match="wants 0x60000000-0x6000003f, which is not RAM") as no:
         load(contents)
     assert "AXI SRAM 0x24000000-0x2407ffff" in str(no.value.hint)
+
+
+def test_two_segments_for_one_place_are_refused(load) -> None:
+    contents = elf(
+        [Segment(BASE, CODE), Segment(BASE + 32, b"more"), Segment(0, info())],
+        {**routines(), "StorageInfo": (0, 200, OBJECT)},
+    )
+    assert rejected(load, contents) == (
+        "loader loader.stldr has two segments for 0x24000024-0x24000027: "
+        "0x24000004-0x24000043 and 0x24000024-0x24000027"
+    )
 
 
 def test_a_file_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
