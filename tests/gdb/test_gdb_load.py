@@ -1,0 +1,176 @@
+"""`load` by a real GDB: what is in both flashes afterwards, byte by byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+from gdb_session import Session, debug, segments, symbol
+
+from gdbserver.chip.memory import Span
+from gdbserver.sim.board import Board
+
+NOR = 0x90000000
+SECTOR, BLOCK = 128 * 1024, 64 * 1024
+
+OLD = b"\x5a" * 32
+
+
+def in_flash(board: Board, address: int, length: int) -> bytes:
+    if address >= NOR:
+        return board.nor.contents(address - NOR, length)
+    return bytes(board.flash.contents(Span.of(address, length)))
+
+
+def assert_loaded(here: Session) -> None:
+    for address, data in segments(here.elf):
+        assert in_flash(here.board, address, len(data)) == data, f"at {address:#010x}"
+
+
+@pytest.mark.parametrize(
+    "link", ["stlink-v2", "stlink-v3", "cmsis-dap-v1", "cmsis-dap-v2", "ideal"]
+)
+def test_one_load_brings_an_image_into_both_banks_and_the_nor(demo_elf: Path, link: str) -> None:
+    async def body(here: Session) -> None:
+        said = await here.gdb.do("load")
+        assert "Transfer rate" in said, said
+        assert_loaded(here)
+        said = await here.gdb.do("compare-sections")
+        assert said.count("matched") >= 4
+        assert "MIS-MATCHED" not in said
+
+    debug(body, demo_elf, f"sim:{link}")
+
+
+@pytest.mark.parametrize(
+    "nor", ["W25Q64JV", "W25Q128JV", "W25Q256JV-IM", "MT25QL512ABB", "IS25LP256D"]
+)
+def test_a_load_works_with_every_nor(demo_elf: Path, nor: str) -> None:
+    async def body(here: Session) -> None:
+        said = await here.gdb.do("load")
+        assert "Transfer rate" in said, said
+        assert_loaded(here)
+
+    debug(body, demo_elf, f"sim:stlink-v3,nor={nor}")
+
+
+def test_what_gdb_did_not_name_stays(demo_elf: Path) -> None:
+    elsewhere = [0x08000000 + SECTOR, 0x081E0000, NOR + 2 * BLOCK, NOR + 0x1FFFFE0]
+
+    def prepare(board: Board) -> None:
+        for address in elsewhere:
+            if address >= NOR:
+                board.nor.memory[address - NOR : address - NOR + len(OLD)] = OLD
+            else:
+                board.flash.load(address, OLD)
+
+    async def body(here: Session) -> None:
+        await here.gdb.do("load")
+        assert_loaded(here)
+        for address in elsewhere:
+            assert in_flash(here.board, address, len(OLD)) == OLD
+
+    debug(body, demo_elf, prepare=prepare)
+
+
+def test_old_contents_are_erased_once_and_a_second_load_has_nothing_to_do(demo_elf: Path) -> None:
+    def prepare(board: Board) -> None:
+        board.flash.load(0x08000000, bytes(1024))
+        board.flash.load(0x08100000, bytes(1024))
+        board.nor.memory[: 2 * BLOCK] = bytes(2 * BLOCK)
+
+    async def body(here: Session) -> None:
+        board = here.board
+        await here.gdb.do("load")
+        assert_loaded(here)
+        assert board.flash.erases == {0x08000000: 1, 0x08100000: 1}
+        assert board.nor.erases == {(0, BLOCK): 1, (BLOCK, BLOCK): 1}
+        programs = dict(board.nor.programs)
+        assert set(programs.values()) == {1}
+        await here.gdb.do("load")
+        assert board.flash.erases == {0x08000000: 1, 0x08100000: 1}
+        assert board.nor.erases == {(0, BLOCK): 1, (BLOCK, BLOCK): 1}
+        assert dict(board.nor.programs) == programs
+
+    debug(body, demo_elf, prepare=prepare)
+
+
+def test_load_then_continue_at_once_runs_the_new_program(demo_elf: Path) -> None:
+    async def body(here: Session) -> None:
+        gdb = here.gdb
+        await gdb.do("load")
+        assert symbol(here.elf, "Reset_Handler") & ~1 == int(await value(here, "$pc"), 16)
+        await gdb.do("break main")
+        said = await gdb.do("continue")
+        assert "Breakpoint 1, main ()" in said, said
+
+    debug(body, demo_elf)
+
+
+def test_a_load_without_a_loader_for_the_nor_is_refused_before_anything_is_erased(
+    demo_elf: Path,
+) -> None:
+    async def body(here: Session) -> None:
+        said = await here.gdb.do("load")
+        assert "Load failed" in said, said
+        assert not here.board.flash.erases
+
+    debug(body, demo_elf, loaders=[])
+
+
+@pytest.mark.parametrize("when", [0.0, 0.05, 0.2, 0.5])
+def test_a_gdb_that_dies_during_a_download_leaves_a_server_that_goes_on(
+    demo_elf: Path, when: float
+) -> None:
+    async def body(here: Session) -> None:
+        await here.gdb.begin("load")
+        await here.gdb.wait_for("Loading section .vectors")
+        await trio.sleep(when)
+        await here.gdb.die()
+        gdb = await here.connect()
+        said = await gdb.do("load")
+        assert "Transfer rate" in said, said
+        assert_loaded(here)
+        await gdb.do("break main")
+        assert "Breakpoint 1, main ()" in await gdb.do("continue")
+
+    debug(body, demo_elf)
+
+
+def test_flash_erase_erases_every_flash_of_the_map_and_no_register(demo_elf: Path) -> None:
+    async def body(here: Session) -> None:
+        gdb = here.gdb
+        await gdb.do("load")
+        here.board.flash.load(0x081FFF00, bytes(256))
+        here.board.nor.memory[-256:] = bytes(256)
+        await gdb.do("break add")
+        assert "Breakpoint 1, add (" in await gdb.do("continue")
+        await gdb.do("set $r7 = 0x12345678")
+        await gdb.do("set $d7 = 1.5")
+        before = await gdb.do("info all-registers")
+        said = await gdb.do("flash-erase")
+        assert said.count("Erasing flash memory region") == 3, said
+        for address in (0x08000000, 0x081FFF00, NOR, NOR + 0x1FFFF00):
+            assert in_flash(here.board, address, 256) == b"\xff" * 256, hex(address)
+        await gdb.do("flushregs")
+        assert await gdb.do("info all-registers") == before
+
+    debug(body, demo_elf)
+
+
+def test_a_nor_that_does_not_take_the_data_fails_the_load_with_the_address(demo_elf: Path) -> None:
+    def prepare(board: Board) -> None:
+        board.nor.memory[0x1234] = 0
+        board.nor.fail_cell(0x1234)
+
+    async def body(here: Session) -> None:
+        said = await here.gdb.do("load")
+        assert "Transfer rate" not in said, said
+        assert "0x9000" in await here.gdb.do("monitor why")
+
+    debug(body, demo_elf, prepare=prepare)
+
+
+async def value(here: Session, expression: str) -> str:
+    return (await here.gdb.do(f"output/x {expression}")).strip()
