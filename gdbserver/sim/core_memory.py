@@ -27,6 +27,7 @@ from gdbserver.sim.polling import AccessKind
 log = logging.getLogger(__name__)
 
 PAGE = 0x1000
+LAST_PAGE = 0xFFFFF000
 _BLOCK_BITS = 10  # peripherals are aligned to 1 KiB
 _READ_EXECUTE = uc.UC_PROT_READ | uc.UC_PROT_EXEC
 
@@ -75,6 +76,9 @@ class CoreMemory:
         bus.on_revoked.append(self._on_revoked)
         bus.on_changed.append(self._on_changed)
         unicorn.hook_add(uc.UC_HOOK_MEM_WRITE_PROT, self._on_protected_write)
+        # Unicorn cannot map the last page when it is first touched, as by a push of a program
+        # that was started on a blank chip with sp at 0xFFFFFFFC; before it runs, it can.
+        self.map_page(LAST_PAGE, fetch=False)
 
     @property
     def stale(self) -> bool:

@@ -700,7 +700,7 @@ class Core:
 
     def resume(self) -> None:
         self.halted = False
-        self.locked_up = self.pc == LOCKUP_PC
+        self.locked_up = self.pc == LOCKUP_PC and self._exceptions.execution_priority() < 0
         self._systick.freeze(False)
         self._slice = FIRST_SLICE
         self._polls.forget()

@@ -28,6 +28,7 @@ from gdbserver.chip.cortex_m import (
     DEMCR,
     DFSR,
     DHCSR,
+    LOCKUP_PC,
     VECTKEY,
     Aircr,
     Demcr,
@@ -344,7 +345,7 @@ class Core:
         where = f"at {pc:#010x}"
         if dfsr & Dfsr.VCATCH and halt.registers[Selector.XPSR] & 0x1FF == 0:
             halt.reason = StopReason(SIGTRAP, "reset", "caught at the reset vector")
-        elif faults.is_lockup(pc):
+        elif faults.is_lockup(pc, halt.registers[Selector.XPSR], halt.status):
             status = self._fault_status(halt)
             detail = faults.describe(status) or "the core locked up"
             halt.reason = StopReason(faults.signal(status), "lockup", detail)
@@ -369,7 +370,9 @@ class Core:
         elif self._asked == "step":
             halt.reason = StopReason(SIGTRAP, "step", f"stepped to {pc:#010x}")
         else:
-            halt.reason = StopReason(SIGINT, "halted", f"halted {where}")
+            blank = pc == LOCKUP_PC  # the vector 0xFFFFFFFF, without its Thumb bit
+            detail = "halted at the reset vector of blank flash" if blank else f"halted {where}"
+            halt.reason = StopReason(SIGINT, "halted", detail)
         return halt.reason
 
     def _pass_bkpt(self) -> bool:
@@ -397,8 +400,9 @@ class Core:
     def _fault_status(self, halt: _Halt) -> faults.FaultStatus:
         """The status of `halt` with what can be found out about where the program was."""
         assert halt.status is not None, "comes with the explanation"
-        status = replace(halt.status, locked_up=faults.is_lockup(halt.registers[Selector.PC]))
-        stack = faults.frame_stack(halt.registers[Selector.XPSR], halt.registers[Selector.LR])
+        pc, xpsr = halt.registers[Selector.PC], halt.registers[Selector.XPSR]
+        status = replace(halt.status, locked_up=faults.is_lockup(pc, xpsr, halt.status))
+        stack = faults.frame_stack(xpsr, halt.registers[Selector.LR])
         if stack is None or not (status.cfsr or status.hfsr):
             return status
         pointer = self.read_registers([stack])[stack]

@@ -120,6 +120,11 @@ def _causes(status: FaultStatus) -> list[str]:
     return causes
 
 
-def is_lockup(pc: int) -> bool:
-    """A locked-up core stands at 0xFFFFFFFE, and stays there when it is halted."""
-    return pc & ~1 == LOCKUP_PC & ~1
+def is_lockup(pc: int, xpsr: int, status: FaultStatus) -> bool:
+    """A locked-up core stands at 0xFFFFFFFE, and stays there when it is halted.
+
+    So does one that was stopped at the reset vector of blank flash, 0xFFFFFFFF; but that one
+    is in no exception, and nothing has failed yet.
+    """
+    failed = bool(xpsr & 0x1FF or status.cfsr or status.hfsr)
+    return pc & ~1 == LOCKUP_PC & ~1 and failed

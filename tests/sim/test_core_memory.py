@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from bare_machine import Machine
 
+from gdbserver.chip.cortex_m import Selector
 from gdbserver.chip.memory import Span
 from gdbserver.chip.stm32h743 import BANK2, FLASH
+from gdbserver.sim.bus import Master
 from gdbserver.sim.clock import MICROSECOND, MILLISECOND
 from gdbserver.sim.flash_interface import FlashInterface
+from gdbserver.sim.probe import SimProbe
 
 
 def test_the_device_hears_of_each_store_and_its_memory_stays_as_it_is() -> None:
@@ -92,3 +95,15 @@ def test_a_flash_word_that_the_core_leaves_unfinished_is_not_in_flash() -> None:
     machine, flash = machine_with_bank_2(0x12345678, 7)
     machine.run_to_halt()
     assert flash.contents(Span.of(BANK2.start, 32)) == b"\xff" * 32
+
+
+def test_a_push_at_the_very_top_of_the_address_space_is_refused() -> None:
+    """A program started by hand on a blank chip: sp is 0xFFFFFFFC, from a blank vector table."""
+    probe = SimProbe("sim:ideal")
+    core, ram = probe.board.core, 0x24000000
+    probe.board.bus.write_block(ram, bytes.fromhex("10b500be"), Master.AP0)  # push {r4, lr}; bkpt
+    core.write_register(Selector.MSP, 0xFFFFFFFC)
+    core.write_register(Selector.PC, ram)
+    core.resume()
+    core.run_until(probe.board.clock.now + 1000)
+    assert core.locked_up

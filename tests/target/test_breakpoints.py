@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Bench
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from target_bench import Bench
 
 from gdbserver.chip.cortex_m import DWT_COMP, DWT_FUNCTION, DWT_MASK, FP_COMP, FP_CTRL
 from gdbserver.errors import BreakpointError

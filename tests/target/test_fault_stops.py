@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Bench
+from target_bench import Bench
 
-from gdbserver.chip.cortex_m import CFSR, Demcr
+from gdbserver.chip.cortex_m import CFSR, DFSR, Demcr
+from gdbserver.target.link import Write
 from gdbserver.target.stop import SIGBUS, SIGFPE, SIGILL
+from gdbserver.target.target import Target
 
 
 def crash(bench: Bench, drill: int, function: str) -> str:
@@ -78,3 +80,22 @@ def test_after_a_fault_the_program_can_be_started_again(quick: Bench, drill: int
     assert quick.run().kind == "fault"
     quick.target.reset(halt=True)
     quick.run_to("main")
+
+
+def test_a_blank_chip_is_not_a_locked_up_one() -> None:
+    """Its reset vector is 0xFFFFFFFF, so the core stands where a locked-up one does."""
+    target = Target.open("sim:ideal")
+    try:
+        target.reset(halt=True)
+        with target.saved_core():  # as a loader at start-up: the reason has to be found anew
+            target.run([Write(DFSR, [0x1F])])
+        stop = target.poll_stop()
+        assert stop is not None
+        assert (stop.kind, stop.detail) == ("halted", "halted at the reset vector of blank flash")
+        assert target.describe_fault() is None
+        target.resume()
+        while (stop := target.poll_stop()) is None:
+            pass
+        assert stop.kind == "lockup"
+    finally:
+        target.close()

@@ -6,9 +6,9 @@ import random
 import threading
 
 import pytest
-from conftest import LINKS, Bench
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from target_bench import LINKS, Bench
 
 from gdbserver.chip.cortex_m import CCR, Ccr
 from gdbserver.chip.stm32h743 import AXI_SRAM, BANK1, GPIOA, RCC

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 import pytest
-from conftest import LINKS, load
+from target_bench import LINKS, load
 
 from gdbserver.chip.cortex_m import DEMCR, DHCSR, Dhcsr
 from gdbserver.chip.memory import Span

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Bench, load
 from pyocd.core import exceptions
 from pyocd.core.memory_interface import MemoryInterface
+from target_bench import Bench, load
 
 from gdbserver.errors import MemoryFault
 from gdbserver.sim.probe import SimProbe

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Bench
+from target_bench import Bench
 
 from gdbserver.chip.cortex_m import DHCSR, ICSR, Dhcsr, Icsr
 from gdbserver.errors import TargetError

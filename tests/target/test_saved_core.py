@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Bench
+from target_bench import Bench
 
 from gdbserver.chip.cortex_m import DEMCR, VC_ALL_FAULTS
 from gdbserver.target.registers import REGISTERS
