@@ -1,4 +1,4 @@
-"""The command line: ``stm32-gdbserver`` serves GDB.
+"""The command line: ``stm32-gdbserver`` serves GDB, or does what its subcommand says.
 
 Exit status: 0 after a session, or a signal that asked the server to end; 1 when something
 failed; 2 when the command line asks for what cannot be.  A failure is told in three parts, as
@@ -9,16 +9,23 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
-from gdbserver.chip.stm32h743 import QUADSPI_PINS
+from gdbserver.cli_options import (
+    DEFAULT_PINS,
+    Pins,
+    names_the_simulator,
+    probe_options,
+)
 from gdbserver.errors import GdbServerError, UsageError, explain
+from gdbserver.flash.board_file import wired
 from gdbserver.flash.programmer import LoaderSource, Programmer, builtin
+from gdbserver.loader_cli import loader as loader_command
 from gdbserver.server.monitor import describe_chip
 from gdbserver.server.serve import Machine, serve
 from gdbserver.target.target import Connect, Target
@@ -26,60 +33,13 @@ from gdbserver.target.target import Connect, Target
 log = logging.getLogger(__name__)
 
 DEFAULT_PORT = 61234  # ST-LINK_gdbserver's, which launch configurations already name
-DEFAULT_PINS = "CLK=PB2,NCS=PB6,IO0=PF8,IO1=PF9,IO2=PF7,IO3=PF6"
-
-# A probe's serial number may hold capitals and digits only; these names never look like one.
-_SIMULATED = re.compile(r"sim(:.*)?")
 
 
-class Frequency(click.ParamType[int]):
-    """Hertz, with k or M behind the number where that is shorter."""
-
-    name = "HZ"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        if isinstance(value, int):
-            return value
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)([kM]?)", str(value))
-        if match is None or not float(match[1]):
-            self.fail(f"{value!r} is no frequency; try 4M or 4000000", param, ctx)
-        return round(float(match[1]) * {"": 1, "k": 1_000, "M": 1_000_000}[match[2]])
-
-
-class Pins(click.ParamType[dict[str, str]]):
-    """Which pin carries which QUADSPI signal."""
-
-    name = "PINS"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> dict[str, str]:
-        if isinstance(value, dict):
-            return value
-        pins: dict[str, str] = {}
-        for part in str(value).upper().split(","):
-            signal, _, pin = part.partition("=")
-            if signal not in QUADSPI_PINS:
-                self.fail(f"{part!r} names none of {', '.join(QUADSPI_PINS)}", param, ctx)
-            choice = QUADSPI_PINS[signal]
-            if pin not in choice:
-                self.fail(f"{signal} cannot be on {pin or 'no pin'}, only on {', '.join(choice)}")
-            pins[signal] = pin
-        missing = [signal for signal in QUADSPI_PINS if signal not in pins]
-        if missing:
-            self.fail(f"{', '.join(missing)} missing; for example {DEFAULT_PINS}", param, ctx)
-        return pins
-
-
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option(
-    "--probe",
-    metavar="UID",
-    help="The debug probe, by pyOCD unique id, or a part of it; `sim` is the simulated board. "
-    "Not needed when one probe is connected.",
+@click.group(
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+@probe_options
 @click.option("--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, show_default=True)
 @click.option("--listen", metavar="ADDRESS", default="localhost", show_default=True)
 @click.option(
@@ -102,19 +62,12 @@ class Pins(click.ParamType[dict[str, str]]):
     show_default=True,
     help="Where the NOR is connected; for the built-in loader.",
 )
-@click.option(
-    "--connect",
-    type=click.Choice([mode.value for mode in Connect]),
-    default=Connect.UNDER_RESET.value,
-    show_default=True,
-    help="under-reset: reset and stop before the first instruction. halt: stop where it is. "
-    "attach: let it run.",
-)
-@click.option("--frequency", type=Frequency(), help="SWD clock: 4M, 1800k; the probe's default.")
 @click.option("--persistent", is_flag=True, help="Go on serving when the last client has left.")
 @click.option("-v", "--verbose", is_flag=True, help="Log every packet.")
 @click.version_option(package_name="stm32-gdbserver")
+@click.pass_context
 def command(
+    context: click.Context,
     *,
     probe: str | None,
     port: int,
@@ -132,8 +85,12 @@ def command(
     In GDB:  target extended-remote localhost:61234,  load,  continue
     """
     _set_up_logging(verbose)
-    if not loaders and probe is not None and _SIMULATED.fullmatch(probe):
+    if context.invoked_subcommand is not None:
+        _check_nothing_to_serve(context)
+        return
+    if not loaders and names_the_simulator(probe):
         loaders = ["builtin"]
+    wired(qspi_pins)
     sources = [_loader(name, qspi_pins) for name in loaders]
 
     def open_machine() -> Machine:
@@ -155,6 +112,25 @@ def command(
         click.echo("Waiting for debugger connection...")
 
     serve(open_machine, host=listen, port=port, persistent=persistent, on_listening=on_listening)
+
+
+command.add_command(loader_command)
+
+
+def _check_nothing_to_serve(context: click.Context) -> None:
+    """Options before a subcommand would be lost on it; --verbose is for all.
+
+    Raises: UsageError for one that is there.
+    """
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if given and name != "verbose":
+            error = UsageError(
+                f"{parameter.opts[0]} is for serving, and {context.invoked_subcommand} does not"
+            )
+            error.hint = "options of a subcommand go behind it"
+            raise error
 
 
 def _loader(name: str, pins: dict[str, str]) -> LoaderSource:
@@ -210,7 +186,7 @@ class _Plain(logging.Formatter):
 def main() -> None:
     """The console script."""
     try:
-        command.main(prog_name="stm32-gdbserver", standalone_mode=False)
+        status = command.main(prog_name="stm32-gdbserver", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -220,3 +196,4 @@ def main() -> None:
         for line in more:
             click.echo(f"  {line}", err=True)
         sys.exit(error.exit_status)
+    sys.exit(status)

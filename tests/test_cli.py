@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+PINS = "CLK=PB2,NCS=PB6,IO0=PF8,IO1=PF9,IO2=PF7,IO3=PF6"
 SERVER = [sys.executable, "-m", "gdbserver"]
 
 
@@ -122,13 +123,23 @@ def test_the_simulated_board_without_its_extra_says_what_to_install() -> None:
 @pytest.mark.parametrize(
     ("pins", "says"),
     [
-        ("CLK=PB2", "NCS, IO0, IO1, IO2, IO3 missing"),
-        ("CLK=PA0", "CLK cannot be on PA0, only on PB2, PF10"),
-        ("CLOCK=PB2", "'CLOCK=PB2' names none of CLK, NCS, IO0, IO1, IO2, IO3"),
+        ("CLK=PB2", "QSPI pins lack NCS, IO0, IO1, IO2, IO3"),
+        (PINS.replace("PB2", "PA0"), "CLK of the QUADSPI cannot be on PA0"),
+        (PINS.replace("PB2", "PA0"), "hint: it can be on PB2, PF10"),
+        (PINS + ",DQS=PC5", "the QSPI has no signal DQS"),
+        (PINS.replace("PF8", "PH2"), "mixed from both banks"),
+        ("CLOCK", "'CLOCK' is not SIGNAL=PIN"),
     ],
 )
 def test_pins_that_cannot_be_are_explained(pins: str, says: str) -> None:
     assert says in refuse("--qspi-pins", pins, status=2)
+
+
+def test_options_of_the_server_before_a_subcommand_are_refused() -> None:
+    assert refuse("--port", "1", "loader", "info", "x.stldr", status=2) == (
+        "error: --port is for serving, and loader does not\n"
+        "  hint: options of a subcommand go behind it\n"
+    )
 
 
 def test_a_frequency_that_is_none() -> None:

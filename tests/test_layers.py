@@ -19,7 +19,9 @@ LAYERS = {
     "flash": {"target"},
     "server": {"rsp", "target", "flash"},
     "sim": set(),
-    "cli": {"server", "target", "flash"},
+    "cli": {"server", "target", "flash", "cli_options", "loader_cli"},
+    "cli_options": {"target", "flash"},
+    "loader_cli": {"target", "flash", "cli_options"},
     "__main__": {"cli"},
     "__init__": set(),
 }
@@ -28,9 +30,10 @@ GROUND = {"errors", "chip"}
 # Third-party package -> the only places that may import it.
 HOMES = {
     "trio": {"server", "cli"},
-    "click": {"cli"},
+    "click": {"cli", "cli_options", "loader_cli"},
     "pyocd": {"target", "sim"},
     "unicorn": {"sim"},
+    "capstone": {"flash/hazards"},
     "elftools": {"flash/loader_file"},
     "construct": {"chip", "sim", "flash/loader_file", "flash/call_queue", "flash/external"},
 }

@@ -1,0 +1,80 @@
+"""Options that several commands share, and the values that they take."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from gdbserver.target.target import Connect
+
+DEFAULT_PINS = "CLK=PB2,NCS=PB6,IO0=PF8,IO1=PF9,IO2=PF7,IO3=PF6"
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# A probe's serial number may hold capitals and digits only; these names never look like one.
+_SIMULATED = re.compile(r"sim(:.*)?")
+
+
+def names_the_simulator(probe: str | None) -> bool:
+    return probe is not None and _SIMULATED.fullmatch(probe) is not None
+
+
+class Frequency(click.ParamType[int]):
+    """Hertz, with k or M behind the number where that is shorter."""
+
+    name = "HZ"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([kM]?)", str(value))
+        if match is None or not float(match[1]):
+            self.fail(f"{value!r} is no frequency; try 4M or 4000000", param, ctx)
+        return round(float(match[1]) * {"": 1, "k": 1_000, "M": 1_000_000}[match[2]])
+
+
+class Pins(click.ParamType[dict[str, str]]):
+    """SIGNAL=PIN, separated by commas.  Which pins can be is not decided here."""
+
+    name = "PINS"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> dict[str, str]:
+        if isinstance(value, dict):
+            return value
+        pins = {}
+        for part in str(value).upper().split(","):
+            signal, equals, pin = part.partition("=")
+            if not equals or not signal or not pin:
+                self.fail(f"{part!r} is not SIGNAL=PIN; for example {DEFAULT_PINS}", param, ctx)
+            pins[signal.strip()] = pin.strip()
+        return pins
+
+
+def probe_options(command: F) -> F:
+    """--probe, --connect and --frequency: which chip, and how it is taken over."""
+    for option in (
+        click.option("--frequency", type=Frequency(), help="SWD clock: 4M; the probe's default."),
+        click.option(
+            "--connect",
+            type=click.Choice([mode.value for mode in Connect]),
+            default=Connect.UNDER_RESET.value,
+            show_default=True,
+            help="under-reset: reset and stop before the first instruction. halt: stop where it "
+            "is. attach: let it run.",
+        ),
+        click.option(
+            "--probe",
+            metavar="UID",
+            help="The debug probe, by pyOCD unique id, or a part of it; `sim` is the simulated "
+            "board. Not needed when one probe is connected.",
+        ),
+    ):
+        command = option(command)
+    return command

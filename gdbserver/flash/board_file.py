@@ -1,0 +1,205 @@
+"""How the NOR is wired on a board: a small TOML file, or the pins alone.
+
+Such a file names its source, because a wrong pin costs its reader an evening::
+
+    name = "WeAct Studio MiniSTM32H743"
+    source = "MiniSTM32H7xx schematic V1.2"
+    nor = "W25Q64JV"
+
+    [qspi]
+    size = "8 MiB"            # left out: what the NOR says
+    max_clock = "50 MHz"      # left out: what our loader thinks right
+    bank = 1                  # left out: what the pins say
+    address = 0x90000000      # left out: this; the QUADSPI has no other
+    pins = { CLK = "PB2", NCS = "PB6", IO0 = "PD11", IO1 = "PD12", IO2 = "PE2", IO3 = "PD13" }
+
+DS12110, "Pinouts, pin descriptions and alternate functions"; RM0433, "Quad-SPI interface".
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gdbserver.chip import stm32h743 as chip
+from gdbserver.errors import UsageError
+
+SIGNALS = ("CLK", "NCS", "IO0", "IO1", "IO2", "IO3")
+SMALLEST, LARGEST = 64 * chip.KIB, len(chip.QSPI_WINDOW)
+
+_FOLDER = Path(__file__).parent.parent / "boards"
+_UNITS = {"": 1, "KIB": chip.KIB, "MIB": chip.MIB, "HZ": 1, "KHZ": 1_000, "MHZ": 1_000_000}
+
+
+@dataclass(frozen=True)
+class Pin:
+    """A pin, and the alternate function that makes it a QUADSPI signal."""
+
+    port: int
+    """0 is port A."""
+    number: int
+    function: int
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """One NOR on the QUADSPI, where it can be."""
+
+    pins: Mapping[str, Pin]
+    """By signal, in the order of `SIGNALS`."""
+    bank: int
+    """Which of the QUADSPI's two sets of data lines."""
+    size: int | None = None
+    """Bytes; None: what the NOR says."""
+    max_hz: int = 0
+    """The NOR is never clocked faster; 0: what the loader thinks right."""
+    name: str = ""
+    nor: str = ""
+    source: str = ""
+
+
+def wired(pins: Mapping[str, str]) -> Wiring:
+    """The wiring with a NOR at these pins: {"CLK": "PB2", "NCS": "PB6", "IO0": ...}.
+
+    Raises:
+        UsageError: a signal is missing, or on a pin that cannot carry it.
+    """
+    if missing := [signal for signal in SIGNALS if signal not in pins]:
+        raise _refusal(f"QSPI pins lack {', '.join(missing)}", f"for example {_example()}")
+    if unknown := sorted(set(pins) - set(SIGNALS)):
+        raise _refusal(
+            f"the QSPI has no signal {', '.join(unknown)}",
+            f"the signals of one NOR are {', '.join(SIGNALS)}; two NORs side by side (dual-flash "
+            "mode) need a loader of their own, given with --extload",
+        )
+    banks = {1: chip.QUADSPI_PINS, 2: chip.QUADSPI_BANK2_PINS}
+    for bank, table in banks.items():
+        if all(pins[signal] in table[signal] for signal in SIGNALS):
+            return Wiring({s: _pin(pins[s], table[s][pins[s]]) for s in SIGNALS}, bank)
+    for signal in SIGNALS:
+        choice = list(dict.fromkeys(pin for table in banks.values() for pin in table[signal]))
+        if pins[signal] not in choice:
+            raise _refusal(
+                f"{signal} of the QUADSPI cannot be on {pins[signal]}",
+                f"it can be on {', '.join(choice)}",
+            )
+    sides = ", ".join(
+        f"{signal}={pins[signal]} of bank {'1' if pins[signal] in banks[1][signal] else '2'}"
+        for signal in SIGNALS[1:]
+    )
+    raise _refusal("the QSPI pins are mixed from both banks of the QUADSPI", sides)
+
+
+def _pin(name: str, function: int) -> Pin:
+    return Pin(ord(name[1]) - ord("A"), int(name[2:]), function)
+
+
+def _example() -> str:
+    return "CLK=PB2,NCS=PB6,IO0=PF8,IO1=PF9,IO2=PF7,IO3=PF6"
+
+
+def _refusal(sentence: str, hint: str) -> UsageError:
+    error = UsageError(sentence)
+    error.hint = hint
+    return error
+
+
+def shipped() -> list[str]:
+    """Names of the boards that come with this program."""
+    return sorted(path.stem for path in _FOLDER.glob("*.toml"))
+
+
+def load_board(name: str) -> Wiring:
+    """The wiring of a board that comes with this program, or of a file.
+
+    Raises:
+        UsageError: there is no such board or file, or it says what cannot be.
+    """
+    path = _FOLDER / f"{name}.toml" if name in shipped() else Path(name)
+    try:
+        document = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise _refusal(
+            f"there is no board {name}: {error.strerror}",
+            f"give a TOML file, or one of {', '.join(shipped())}",
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path.name} is not a board file") from error
+    try:
+        return _wiring(document)
+    except UsageError as error:
+        refusal = UsageError(f"board {path.name}: {error}")
+        refusal.hint = error.hint
+        raise refusal from None
+
+
+def _wiring(document: dict[str, Any]) -> Wiring:
+    _check_keys("", document, {"name": str, "source": str, "nor": str, "qspi": dict})
+    qspi = document.get("qspi", {})
+    _check_keys(
+        "qspi.",
+        qspi,
+        {
+            "pins": dict,
+            "size": (str, int),
+            "max_clock": (str, int),
+            "bank": (str, int),
+            "address": int,
+        },
+    )
+    if "pins" not in qspi:
+        raise _refusal("it has no qspi.pins", f"for example {_example()}")
+    if str(qspi.get("bank", 1)) not in ("1", "2"):
+        raise _refusal(
+            f"qspi.bank is 1 or 2, not {qspi['bank']!r}",
+            "two NORs side by side (dual-flash mode) need a loader of their own, given with "
+            "--extload",
+        )
+    if qspi.get("address", chip.QSPI_WINDOW.start) != chip.QSPI_WINDOW.start:
+        raise _refusal(
+            f"qspi.address is {qspi['address']:#010x}",
+            f"the QUADSPI maps its NOR at {chip.QSPI_WINDOW.start:#010x} and nowhere else",
+        )
+    wiring = wired({signal: str(pin).upper() for signal, pin in qspi["pins"].items()})
+    if "bank" in qspi and int(qspi["bank"]) != wiring.bank:
+        raise UsageError(f"qspi.bank is {qspi['bank']}, and the pins are those of {wiring.bank}")
+    size = _number(qspi["size"], "qspi.size") if "size" in qspi else None
+    return replace(
+        wiring,
+        size=None if size is None else checked_size(size),
+        max_hz=_number(qspi.get("max_clock", 0), "qspi.max_clock"),
+        **{key: document.get(key, "") for key in ("name", "nor", "source")},
+    )
+
+
+def checked_size(size: int) -> int:
+    """A size that a NOR can have.
+
+    Raises: UsageError.
+    """
+    if size & (size - 1) or not SMALLEST <= size <= LARGEST:
+        raise _refusal(
+            f"no NOR has {size} bytes",
+            f"it is a power of two, from {SMALLEST // chip.KIB} KiB to {LARGEST // chip.MIB} MiB",
+        )
+    return size
+
+
+def _check_keys(where: str, table: dict[str, Any], known: dict[str, Any]) -> None:
+    for key, value in table.items():
+        if key not in known:
+            raise _refusal(f"nobody knows {where}{key}", f"there are {', '.join(known)}")
+        if not isinstance(value, known[key]):
+            raise UsageError(f"{where}{key} cannot be {value!r}")
+
+
+def _number(value: str | int, where: str) -> int:
+    """8 MiB, 50 MHz, or a plain number."""
+    match = re.fullmatch(r"\s*(\d+)\s*(\w*)\s*", str(value))
+    if match is None or match[2].upper() not in _UNITS:
+        raise UsageError(f"{where} cannot be {value!r}; try '8 MiB' or '50 MHz'")
+    return int(match[1]) * _UNITS[match[2].upper()]
