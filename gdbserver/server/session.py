@@ -58,11 +58,13 @@ log = logging.getLogger(__name__)
 
 # GDB gives up on most packets after three silences of 2 s; any notification starts them anew.
 _KEEP_ALIVE = 1.0
-# How long to listen to the client between two looks at the core.  Looking costs the link a
-# transaction, so a core that runs for long is looked at less often; but a simulated core runs
-# only while it is looked at, so that one is looked at without a pause for this long.
-_FIRST_INTERVAL, _LAST_INTERVAL = 0.0005, 0.02
-_SIMULATED_LOOK = 0.02
+# How long to listen to the client between two looks at the core: at once in the beginning, so
+# that a short run ends without delay, then less often, because looking costs the link.
+_FIRST_INTERVAL, _LAST_INTERVAL = 0.0005, 0.01
+# How long one look may last.  Behind a debug probe that we have not met there may be a board
+# that exists in software and runs only while it is looked at; one that we know to be so is
+# looked at nearly without a pause.
+_LOOK, _SIMULATED_LOOK = 0.002, 0.02
 # How many steps of a range are worth one hop to the worker.
 _AT_ONCE = 16
 
@@ -73,7 +75,7 @@ _REGISTER = {register.name: register for register in REGISTERS}
 
 def _look(target: Target) -> StopReason | None:
     """Look whether the core has stopped."""
-    end = time.monotonic() + (_SIMULATED_LOOK if target.simulated else 0)
+    end = time.monotonic() + (_SIMULATED_LOOK if target.simulated else _LOOK)
     while (stop := target.poll_stop()) is None and time.monotonic() < end:
         pass
     return stop
