@@ -27,7 +27,8 @@ def armed(here: Session) -> set[int]:
     return {word & ~1 for word in comparators if word & 1}
 
 
-def test_the_story_of_one_image_in_two_flashes(demo_elf: Path) -> None:
+@pytest.mark.parametrize("link", ["stlink-v3", "cmsis-dap-v2"])
+def test_the_story_of_one_image_in_two_flashes(demo_elf: Path, link: str) -> None:
     async def body(here: Session) -> None:
         gdb = here.gdb
         await loaded(here)
@@ -57,7 +58,7 @@ def test_the_story_of_one_image_in_two_flashes(demo_elf: Path) -> None:
         assert await value(here, "total") == "1240"
         assert await value(here, "counter") == "0"
 
-    debug(body, demo_elf)
+    debug(body, demo_elf, f"sim:{link}")
 
 
 def test_stepping_walks_through_the_nor_line_by_line(demo_elf: Path) -> None:

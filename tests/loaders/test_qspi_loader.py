@@ -115,6 +115,38 @@ def test_quad_enable_is_set_where_it_is_0_and_stays_set(part: str) -> None:
     assert not bench.found.flags & FOUND_QE_SET
 
 
+@pytest.mark.parametrize("shift", range(4))
+def test_the_clock_follows_what_hsi_is_divided_by(shift: int) -> None:
+    bench = Bench()
+    bench.board.bus.write(0x58024400, 4, 0x0000_0025 | shift << 3, Master.AP0)  # RCC_CR.HSIDIV
+    assert bench.call("Init") == 1
+    assert bench.found.clock_hz == 64_000_000 >> shift
+
+
+def test_a_fast_core_clock_is_divided_down() -> None:
+    bench = Bench()
+    write = bench.board.bus.write
+    write(0x58024428, 4, 4 << 4, Master.AP0)  # PLLCKSELR: HSI / 4 = 16 MHz
+    write(0x58024430, 4, 1 << 16 | 1 << 9 | 24, Master.AP0)  # PLL1DIVR: x 25 / 2 = 200 MHz
+    write(0x58024400, 4, 0x0100_0025, Master.AP0)  # CR: PLL1ON
+    bench.board.run_until(bench.board.clock.now + MILLISECOND)
+    write(0x58024410, 4, 3, Master.AP0)  # CFGR: PLL1 is the system clock
+    assert bench.board.rcc.core_hz == 200_000_000
+    fill(bench, 0, pattern(256))
+    assert bench.call("Init") == 1
+    prescaler = bench.board.quadspi[bench.board.quadspi.CR].PRESCALER
+    assert 20_000_000 < bench.board.rcc.quadspi_hz / (prescaler + 1) < 66_000_000
+    assert bench.call("SectorErase", NOR, NOR) == 1
+    assert bench.program(0, pattern(300)) == 1
+    assert bench.read(NOR, 300) == pattern(300)
+
+
+def test_a_clock_given_in_the_config_is_not_exceeded() -> None:
+    bench = Bench(config=config(PINS, clock_hz=10_000_000))
+    assert bench.call("Init") == 1
+    assert 9_000_000 < bench.found.clock_hz <= 10_000_000
+
+
 def test_init_leaves_the_core_as_it_was() -> None:
     bench = Bench()
     assert bench.call("Init") == 1
@@ -337,9 +369,9 @@ def test_an_erase_under_way_is_allowed_to_end() -> None:
 PINS = [(1, 2, 9), (1, 6, 10), (5, 8, 10), (5, 9, 10), (5, 7, 9), (5, 6, 9)]
 
 
-def config(pins: list[tuple[int, int, int]], bank: int = 1) -> dict[str, object]:
+def config(pins: list[tuple[int, int, int]], bank: int = 1, clock_hz: int = 0) -> dict[str, object]:
     named = [{"port": port, "pin": pin, "function": function} for port, pin, function in pins]
-    return {"bank": bank, "clock_hz": 0, "pins": named}
+    return {"bank": bank, "clock_hz": clock_hz, "pins": named}
 
 
 def test_other_pins_work_when_the_board_and_the_config_agree() -> None:
