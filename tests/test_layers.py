@@ -34,7 +34,7 @@ HOMES = {
     "pyocd": {"target", "sim"},
     "unicorn": {"sim"},
     "capstone": {"flash/hazards"},
-    "elftools": {"flash/loader_file"},
+    "elftools": {"flash/loader_file", "flash/own_loader"},
     "construct": {"chip", "sim", "flash/loader_file", "flash/call_queue", "flash/external"},
 }
 

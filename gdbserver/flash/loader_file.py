@@ -32,7 +32,18 @@ from math import gcd
 from pathlib import Path
 from typing import Any, Literal
 
-from construct import Array, Bytes, Const, Container, Int8ul, Int16ul, Int32ul, Padding, Struct
+from construct import (
+    Array,
+    Bytes,
+    Const,
+    Container,
+    Default,
+    Int8ul,
+    Int16ul,
+    Int32ul,
+    Padding,
+    Struct,
+)
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
@@ -92,6 +103,8 @@ CONFIG = Struct(
             Padding(1),
         ),
     ),
+    "base" / Default(Int32ul, chip.QSPI_WINDOW.start),  # where the QUADSPI maps the NOR
+    "sector_size" / Default(Int32ul, 64 * chip.KIB),  # as StorageInfo has it
 )
 """Our own loader's ``config`` symbol: how the NOR is wired.  Patched in before the upload."""
 
@@ -323,7 +336,7 @@ def _opened(path: Path) -> Iterator[ELFFile]:
             elf = ELFFile(file)
             kind = (elf.elfclass, elf.little_endian, elf["e_machine"], elf["e_type"])
         except ELFError as error:
-            raise LoaderRejected(path, f"is not an ELF file: {error}") from error
+            raise LoaderRejected(path, "is not an ELF file") from error
         if kind != (32, True, "EM_ARM", "ET_EXEC"):
             raise LoaderRejected(
                 path,
