@@ -73,7 +73,7 @@ class SimProbe(DebugProbe):  # type: ignore[misc]  # pyOCD is untyped
         try:
             self.options = parse_options(unique_id.partition(":")[2])
         except ValueError as error:
-            raise exceptions.ProbeError(f"no such board as {unique_id!r}: {error}") from error
+            raise exceptions.ProbeError(f"no such board as {unique_id!r}: {error}") from None
         self._board: Board | None = None
         self._unique_id = unique_id
         self._reset_asserted = False

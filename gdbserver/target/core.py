@@ -89,6 +89,8 @@ class Core:
         self._asked: Literal["halt", "step"] = "halt"
         self._masked = False  # DHCSR.C_MASKINTS is set
         self._reset_seen = False
+        self.unasked_resets = 0
+        """How often `poll_stop` has found that somebody else reset the chip."""
 
     # --- From start to finish ---------------------------------------------------------------------
 
@@ -299,6 +301,7 @@ class Core:
             status = self._look()
             if self._reset_seen:
                 self._reset_seen = False
+                self.unasked_resets += 1
                 log.warning("the chip was reset")
                 self._put_back()
             if not status & (Dhcsr.S_HALT | Dhcsr.S_LOCKUP):
@@ -382,8 +385,10 @@ class Core:
         if halt.bkpt is None:
             return False
         pc = self.read_registers(["pc"])["pc"]
+        if pc != halt.bkpt:
+            return False
         here = int.from_bytes(self._breakpoints.overlay(pc, self._memory.read(pc, 2)), "little")
-        if pc != halt.bkpt or here & 0xFF00 != BKPT:
+        if here & 0xFF00 != BKPT:
             return False
         self.write_registers({"pc": pc + 2})
         return True
@@ -487,6 +492,7 @@ class Core:
         """
         everything = (*registers.CORE_SELECTORS, *registers.FPU_SELECTORS)
         halt = self._need_halt()
+        self._explain(halt)  # now: the loader's own stops are what the hardware knows afterwards
         (demcr,), *_ = self._fetch(halt, everything, [Read(DEMCR)])
         saved = {selector: halt.registers[selector] for selector in everything}
         before, asked = halt, self._asked

@@ -36,7 +36,10 @@ def find_probe(uid: str | None) -> Any:
         raise ProbeError(
             "the simulated board needs Unicorn", hint="pip install 'stm32-gdbserver[sim]'"
         )
-    with driver_errors("cannot look for debug probes", hint="is libusb installed?"):
+    what, hint = "cannot look for debug probes", "is libusb installed?"
+    if uid is not None and is_simulated(uid):
+        what, hint = "the simulated board cannot be made", "the README lists what may follow sim:"
+    with driver_errors(what, hint=hint):
         probes = ConnectHelper.get_all_connected_probes(blocking=False, unique_id=uid)
         if uid is None:
             probes = _real(probes)

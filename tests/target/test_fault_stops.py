@@ -87,8 +87,7 @@ def test_a_blank_chip_is_not_a_locked_up_one() -> None:
     target = Target.open("sim:ideal")
     try:
         target.reset(halt=True)
-        with target.saved_core():  # as a loader at start-up: the reason has to be found anew
-            target.run([Write(DFSR, [0x1F])])
+        target.run([Write(DFSR, [0x1F])])  # as if somebody else had been here before us
         stop = target.poll_stop()
         assert stop is not None
         assert (stop.kind, stop.detail) == ("halted", "halted at the reset vector of blank flash")
