@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Literal, Protocol, Self
 
 from gdbserver.chip.memory import FlashRegion, Span
-from gdbserver.flash.plan import SectorPlan
+from gdbserver.flash.plan import RegionPlan, SectorPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,10 @@ class FlashDriver(Protocol):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None: ...
+
+    def seconds(self, plan: RegionPlan) -> float:
+        """How long the device itself will take over a plan, typically."""
+        ...
 
     def digest(self, sectors: Sequence[Span]) -> Generator[Event, None, list[int]]:
         """Digests of sectors, computed where the data is."""

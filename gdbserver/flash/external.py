@@ -33,7 +33,7 @@ from gdbserver.errors import LoaderRefused, LoaderRejected, UsageError
 from gdbserver.flash.call_queue import CallQueue
 from gdbserver.flash.driver import Busy, Did, Event
 from gdbserver.flash.loader_file import CONFIG, FOUND, LoaderFile, built
-from gdbserver.flash.plan import SectorPlan
+from gdbserver.flash.plan import RegionPlan, SectorPlan
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,8 @@ _BLOCKS = 64  # digests per call: a megabyte
 _PAGE_SECONDS = 3e-3  # 256 bytes
 _SECTOR_SECONDS = {4096: 0.4, 32768: 1.6, 65536: 2.0}
 _CHIP_SECONDS = 400.0  # 32 MiB
+_TYPICAL_ERASE = 0.15 / 65536  # seconds per byte
+_TYPICAL_PROGRAM = 0.7e-3 / 256
 _INIT_SECONDS = 10.0
 
 _SIGNALS = ("CLK", "NCS", "IO0", "IO1", "IO2", "IO3")
@@ -186,6 +188,9 @@ class ExternalFlash:
             return None
         data = self._target.read_memory(symbol.address, FOUND.sizeof())
         return dict(FOUND.parse(data))
+
+    def seconds(self, plan: RegionPlan) -> float:
+        return plan.erase_bytes * _TYPICAL_ERASE + plan.program_bytes * _TYPICAL_PROGRAM
 
     # --- Changing -------------------------------------------------------------------------
 

@@ -61,7 +61,7 @@ from gdbserver.chip.stm32h743 import (
 from gdbserver.errors import FlashError, MemoryFault, ProbeError, StreamStalled, TargetError
 from gdbserver.flash.diff import crc_unit
 from gdbserver.flash.driver import Busy, Did, Event
-from gdbserver.flash.plan import Run, SectorPlan
+from gdbserver.flash.plan import RegionPlan, Run, SectorPlan
 from gdbserver.target.link import Write
 from gdbserver.target.target import Target
 
@@ -157,6 +157,11 @@ class InternalBank:
             if error is None:
                 raise
             log.warning("%s was not locked again: %s", self.region.name, failure)
+
+    def seconds(self, plan: RegionPlan) -> float:
+        erases = sum(sector.erase for sector in plan.sectors)
+        words = plan.program_bytes // FLASH_WORD
+        return erases * self._erase_seconds[0] + words * self._program_seconds[0]
 
     # --- Erasing and programming ----------------------------------------------------------
 

@@ -90,10 +90,6 @@ class Programmer:
         """Whether there is external flash that can be programmed."""
         return bool(self._loaders)
 
-    def _urgency(self, region: FlashRegion) -> tuple[bool, Span]:
-        """Whose lane comes first: those of loaders, then the banks."""
-        return region in self._banks, region.span
-
     # --- Downloads ------------------------------------------------------------------------
 
     def carry_out(self, download: Download) -> Iterator[Step]:
@@ -107,8 +103,9 @@ class Programmer:
         for region_plan in plans:
             self._check_allowed([s.sector for s in region_plan.sectors], region_plan.region)
         self._target.halt()
-        plans.sort(key=lambda p: self._urgency(p.region))
-        yield from self._run([_Lane(self._driver(p.region), p) for p in plans])
+        lanes = [_Lane(self._driver(p.region), p) for p in plans]
+        lanes.sort(key=lambda lane: lane.seconds, reverse=True)
+        yield from self._run(lanes)
 
     def mass_erase(self, which: Literal["internal", "external", "all"]) -> Iterator[Step]:
         """Erase whole devices."""
@@ -147,10 +144,11 @@ class Programmer:
     def _run(self, lanes: Sequence[_Lane]) -> Iterator[Step]:
         """Let the lanes run side by side until all are done, or one fails.
 
-        The first lane that can use the link gets it.  A loader's lane needs it for moments
-        only, to fill a buffer, so it comes first.  Of two banks the first keeps the link until
-        its sector is programmed: then it erases the next one while the second bank is
-        programmed, and from there on they take turns by themselves.
+        The first lane that can use the link gets it.  So the one with the most work comes
+        first: it decides when all are done, and the others find time while its device is busy.
+        Of two banks the first keeps the link until its sector is programmed: then it erases
+        the next one while the second bank is programmed, and from there on they take turns by
+        themselves.
         """
         with ExitStack() as stack:
             running = {lane: lane.run() for lane in lanes}
@@ -210,6 +208,7 @@ class _Lane:
         self._plan = region_plan
         self._done: dict[str, int] = {}
         self._total: dict[str, int] = {}
+        self.seconds = driver.seconds(region_plan)
         self._last = Step("waiting", self._region, self._region.span, 0, 0)
 
     def run(self) -> Generator[Busy | Step, None, None]:
