@@ -7,6 +7,7 @@ mode by an application.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import random
 
@@ -17,8 +18,10 @@ from hypothesis import strategies as st
 from loader_bench import (
     BUFFER,
     BUILT,
+    FOUND_ENTERED_4BYTE,
     FOUND_FLAG_STATUS,
     FOUND_QE_SET,
+    FOUND_QUAD_FAILED,
     FOUND_SFDP,
     NO_ANSWER,
     NOR,
@@ -28,6 +31,7 @@ from loader_bench import (
     READY,
     STACK,
     STUCK_BUSY,
+    UNSUPPORTED,
     Bench,
 )
 
@@ -472,6 +476,70 @@ def test_an_id_of_all_zeros_or_ones_is_no_answer(jedec: str) -> None:
     bench.board.nor.jedec_id = bytes.fromhex(jedec)
     assert bench.call("Init") == 0
     assert bench.found.status == NO_ANSWER
+
+
+def give_sfdp(bench: Bench, table: bytes) -> None:
+    nor = bench.board.nor
+    nor.part = dataclasses.replace(nor.part, sfdp=table)
+
+
+def exercise(bench: Bench, start: int = 0) -> None:
+    """Erase, write and read back, over a page boundary."""
+    fill(bench, start & ~0xFFFF, b"\0" * BLOCK)
+    assert bench.call("SectorErase", NOR + start, NOR + start) == 1
+    assert bench.program(start + 100, pattern(500)) == 1
+    assert bench.board.nor.contents(start + 100, 500) == pattern(500)
+    assert bench.read(NOR + start + 100, 500) == pattern(500)
+
+
+def test_a_part_without_four_byte_opcodes_is_put_into_four_byte_mode() -> None:
+    """As W25Q256FV: the same JEDEC ID, and SFDP 1.0 with nine words."""
+    bench = Bench()
+    table = bytearray(bench.board.nor.part.sfdp)
+    table[4], table[9], table[11] = 0, 0, 9
+    give_sfdp(bench, bytes(table))
+    assert bench.call("Init") == 1
+    found = bench.found
+    assert found.flags & FOUND_ENTERED_4BYTE
+    assert (found.read_opcode, found.program_opcode) == (0xEB, 0x32)
+    assert bench.board.nor.four_byte
+    exercise(bench, 16 * MIB)
+    assert bench.call("Init") == 1
+    exercise(bench, 32 * MIB - BLOCK)
+
+
+def test_a_small_part_without_sfdp_is_driven_on_one_line() -> None:
+    bench = Bench(BoardOptions(nor="W25Q64JV"))
+    give_sfdp(bench, b"\xff" * 256)
+    assert bench.call("Init") == 1
+    assert not bench.found.flags & FOUND_SFDP
+    assert (bench.found.size, bench.found.read_lines) == (8 * MIB, 0x11)
+    exercise(bench, 8 * MIB - BLOCK)
+
+
+def test_a_large_part_without_sfdp_is_not_guessed_at() -> None:
+    bench = Bench()
+    give_sfdp(bench, b"\xff" * 256)
+    assert bench.call("Init") == 0
+    assert (bench.found.status, bench.found.jedec) == (UNSUPPORTED, 0xEF4019)
+
+
+def test_a_board_with_only_two_data_lines_is_driven_on_one() -> None:
+    bench = Bench()
+    transfer = bench.board.nor.transfer
+
+    def without_io3(frame: Frame) -> bytes:
+        if frame.data_lines < 4:
+            return transfer(frame)
+        write = bytes(byte | 0x88 for byte in frame.write)
+        return bytes(b | 0x88 for b in transfer(dataclasses.replace(frame, write=write)))
+
+    bench.board.nor.transfer = without_io3  # type: ignore[method-assign]
+    fill(bench, 0, pattern(BLOCK))
+    assert bench.call("Init") == 1
+    assert bench.found.flags & FOUND_QUAD_FAILED
+    assert (bench.found.read_lines, bench.found.program_lines) == (0x11, 0x11)
+    exercise(bench)
 
 
 def test_the_other_id_of_the_same_part_is_accepted() -> None:
