@@ -25,11 +25,15 @@ class GdbServerError(Exception):
     code: ClassVar[int] = errno.EIO
     exit_status: ClassVar[int] = 1
     hint: str | None = None
+    details: tuple[str, ...] = ()
+    """What else was seen, for those who have to find the cause: a line each."""
 
 
 def explain(error: BaseException) -> Iterator[str]:
-    """The whole story, a line each: what failed, each cause, and what to do."""
+    """The whole story, a line each: what failed, what was seen, each cause, and what to do."""
     yield str(error)
+    if isinstance(error, GdbServerError):
+        yield from error.details
     cause = error.__cause__
     while cause is not None:
         yield f"because: {cause}"
@@ -225,6 +229,18 @@ class LoaderFault(FlashError):
         self.hint = "was the loader built for this chip and board?"
 
 
+class LoaderReset(FlashError):
+    """The chip was reset while a routine of a loader ran."""
+
+    def __init__(self, path: Path, call: str, cause: str) -> None:
+        super().__init__(f"loader {path.name}: the chip was reset during {call}, by {cause}")
+        if "watchdog" in cause:
+            self.hint = (
+                "the loader, or a program that ran before it, has started the watchdog, and "
+                "only a reset stops it: try `monitor reset halt` before `load`"
+            )
+
+
 class LoaderTimeout(FlashError):
     """A routine of a loader does not return."""
 
@@ -238,8 +254,8 @@ class LoaderTimeout(FlashError):
 class LoaderBroken(FlashError):
     """A loader that is in RAM, but not to be trusted."""
 
-    def __init__(self, path: Path, why: str) -> None:
-        super().__init__(f"loader {path.name} {why}")
+    def __init__(self, path: Path, why: str, *, hint: str | None = None) -> None:
+        super().__init__(f"loader {path.name} {why}", hint=hint)
 
 
 class VerifyError(FlashError):

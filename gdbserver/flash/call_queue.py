@@ -62,12 +62,16 @@ from gdbserver.errors import (
     LoaderFault,
     LoaderRefused,
     LoaderRejected,
+    LoaderReset,
     LoaderTimeout,
     MemoryFault,
+    TargetError,
 )
+from gdbserver.flash.diagnosis import RCC_RSR, inherited, reset_cause
 from gdbserver.flash.driver import Busy
 from gdbserver.flash.known_state import VECTORS, known_state
 from gdbserver.flash.loader_file import Image, built, load_image
+from gdbserver.flash.nor_survey import describe_quadspi
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)
@@ -110,12 +114,11 @@ _VECTOR_TABLE = 1024  # 166 words, and VTOR wants the next power of two
 _SCRATCH = 4 * 1024  # for r9 of a loader that is movable but brings no data section
 _FIRST_LOOK = 0.2  # seconds without progress until the core itself is looked at; then twice that
 _XPSR_THUMB = cm.XPSR_THUMB
-_FAULTS = (
-    cm.ExceptionNumber.HARD_FAULT,
-    cm.ExceptionNumber.MEM_MANAGE,
-    cm.ExceptionNumber.BUS_FAULT,
-    cm.ExceptionNumber.USAGE_FAULT,
-)
+_FAULTS = range(cm.ExceptionNumber.HARD_FAULT, cm.ExceptionNumber.USAGE_FAULT + 1)
+_EXC_RETURN = 0xFFFFFFE0
+_BASIC_FRAME = 1 << 4  # EXC_RETURN: without FPU registers
+_FRAME, _FRAME_WITH_FPU = 32, 104
+_XPSR_RESERVED = 0x00F00000
 _SLEEPERS = (b"\x30\xbf", b"\x20\xbf")  # WFI, WFE
 
 
@@ -164,13 +167,25 @@ class CallQueue:
     Calls are posted, finish in order, and are followed up by `poll`; a call that fails ends the
     queue with an exception.  `queued=False` makes calls one at a time through the core's
     registers instead, for a loader that cannot live beside the resident routine.
+
+    `careful=False` does as other tools do: nothing is put into a known state before, no fault
+    is caught, nothing is put back.  It is for the test that shows what comes of it.
     """
 
-    def __init__(self, target: Target, image: Image, *, good: int, queued: bool = True) -> None:
+    def __init__(
+        self,
+        target: Target,
+        image: Image,
+        *,
+        good: int,
+        queued: bool = True,
+        careful: bool = True,
+    ) -> None:
         self._target = target
         self._image = image
         self._good = good
         self._queued = queued
+        self._careful = careful
         resident = load_image(built("queue.elf"))
         self._layout = _Layout(image, resident)
         self._resident = resident.at(self._layout.resident)
@@ -180,27 +195,32 @@ class CallQueue:
         self._now = target.link.monotonic or time.monotonic
         self._idle_since = self._look_after = 0.0
         self._running = self._broken = False
+        self._constants: list[tuple[int, bytes]] = []
 
     # --- Opening and closing --------------------------------------------------------------------
 
     def __enter__(self) -> Self:
         target, layout = self._target, self._layout
+        self._resets, self._reset_flags = target.unasked_resets, target.read_word(RCC_RSR)
+        self._ram = BorrowedRam(target)
         with ExitStack() as stack:
-            stack.enter_context(target.saved_core())
-            ram = stack.enter_context(BorrowedRam(target))
-            ram.borrow(layout.block)
-            for span in self._image.memory:
-                ram.borrow(span)
-            self._ram = ram
+            if self._careful:
+                stack.enter_context(target.saved_core())
+                stack.enter_context(self._ram)
+                self._ram.borrow(layout.block)
+                for span in self._image.memory:
+                    self._ram.borrow(span)
             self._upload()
-            stack.enter_context(known_state(target, layout.vectors))
+            demcr = target.read_word(cm.DEMCR)
+            if self._careful:
+                stack.enter_context(known_state(target, layout.vectors))
+                target.write_word(cm.DEMCR, demcr | cm.VC_ALL_FAULTS)
+                special = {"control": 0, "faultmask": 0, "basepri": 0, "primask": 0, "psp": 0}
+                target.write_registers({f"r{n}": 0 for n in range(13)} | special)
+            else:
+                target.write_word(cm.DEMCR, demcr & ~cm.VC_ALL_FAULTS)
             stack.callback(self._stop)
-            target.write_word(cm.DEMCR, target.read_word(cm.DEMCR) | cm.VC_ALL_FAULTS)
-            target.write_registers(
-                {f"r{n}": 0 for n in range(13)}
-                | {"control": 0, "faultmask": 0, "basepri": 0, "primask": 0}
-                | {"psp": 0, "msp": layout.stack.end, "xpsr": _XPSR_THUMB}
-            )
+            target.write_registers({"msp": layout.stack.end, "xpsr": _XPSR_THUMB})
             if self._queued:
                 self._start_resident()
             self._stack = stack.pop_all()
@@ -229,11 +249,14 @@ class CallQueue:
                 "spare": [0, 0],
             }
         )
+        self._constants = [
+            (layout.vectors, b"".join(Int32ul.build(vector) for vector in vectors)),
+            (layout.traps, _TRAPS),
+        ]
         parts = [
             *self._image.chunks,
             self._resident.chunks[0],  # what lies behind it are tables, which it makes itself
-            (layout.vectors, b"".join(Int32ul.build(vector) for vector in vectors)),
-            (layout.traps, _TRAPS),
+            *self._constants,
             (layout.ring, header),
         ]
         if layout.scratch:
@@ -371,10 +394,14 @@ class CallQueue:
         if not self._calls:
             return self._finished
         before = self._finished
-        if self._queued:
-            self._poll_ring()
-        else:
-            self._poll_core()
+        try:
+            if self._queued:
+                self._poll_ring()
+            else:
+                self._poll_core()
+        except TargetError as error:
+            self._check_reset(error)
+            raise
         if self._finished > before:
             if self._calls:
                 self._begin_wait()
@@ -394,8 +421,8 @@ class CallQueue:
             done = self._target.read_word(self._layout.ring + _DONE)  # it counts before it stops
         if not self._finished <= done <= self._posted:
             self._broken = True
-            raise LoaderBroken(
-                self._image.path, f"has overwritten the call queue: {self._calls[0]}"
+            raise self._overwritten() or LoaderBroken(
+                self._image.path, f"has overwritten the call queue in {self._calls[0]}"
             )
         progress = done != self._finished
         for number in range(self._finished, done):
@@ -409,7 +436,9 @@ class CallQueue:
                 raise LoaderRefused(self._image.path, str(call), self._results[number], self._good)
         if not progress and self._now() - self._idle_since >= self._look_after:
             self._look_after *= 2
-            if self._target.poll_stop() is None:
+            stop = self._target.poll_stop()
+            self._check_reset(None)
+            if stop is None:
                 return
             if self._target.read_word(self._layout.ring + _STATE) == STATE_STOPPED:
                 return  # it has stopped by itself since we looked: the next poll tells why
@@ -417,13 +446,14 @@ class CallQueue:
             raise self._crashed()
 
     def _poll_core(self) -> None:
-        if (stop := self._target.poll_stop()) is None:
+        stop = self._target.poll_stop()
+        self._check_reset(None)
+        if stop is None:
             return
         self._running = False
         registers = self._target.read_registers(["pc", "r0"])
         if registers["pc"] != self._layout.traps:
             self._broken = True
-            log.info("%s", stop.detail)
             raise self._crashed()
         call = self._calls.popleft()
         self._results[self._finished] = result = registers["r0"]
@@ -455,6 +485,8 @@ class CallQueue:
         foot = self._target.read_memory(self._layout.stack.start, _CANARY)
         if foot != _PAINT * (_CANARY // len(_PAINT)):
             raise LoaderBroken(self._image.path, f"needs more than {_STACK} bytes of stack")
+        if (broken := self._overwritten()) is not None:
+            raise broken
 
     def stack_used(self) -> int:
         """High-water mark, in bytes: how far down the paint is gone."""
@@ -469,40 +501,115 @@ class CallQueue:
             return "the call queue"
         return self._image.place(address & ~1)
 
-    def _crashed(self) -> LoaderFault:
+    def _check_reset(self, error: TargetError | None) -> None:
+        """Raises: LoaderReset when the chip is no longer in the state that we left it in."""
+        if error is not None:
+            with suppress(TargetError):  # what could not be read may have been in reset
+                self._target.poll_stop()
+        if self._target.unasked_resets == self._resets:
+            return
+        self._broken = True
+        self._target.halt()
+        flags = self._target.read_word(RCC_RSR)
+        cause = reset_cause(flags & ~self._reset_flags or flags)
+        raise LoaderReset(self._image.path, str(self._calls[0]), cause) from error
+
+    def _overwritten(self) -> LoaderBroken | None:
+        """Whether what the loader has no business with is still as it was uploaded."""
+        for address, data in self._constants:
+            found = self._target.read_memory(address, len(data))
+            wrong = [n for n, (a, b) in enumerate(zip(data, found, strict=True)) if a != b]
+            if wrong:
+                span = Span(address + wrong[0], address + wrong[-1] + 1)
+                return self._broken_by(f"has overwritten {span}, which is not its own memory")
+        return None
+
+    def _broken_by(self, why: str) -> LoaderBroken:
+        during = f" in {self._calls[0]}" if self._calls else ""
+        memory = ", ".join(str(span) for span in self._image.memory)
+        return LoaderBroken(
+            self._image.path, why + during, hint=f"its file claims {memory}, and no more"
+        )
+
+    def _crashed(self) -> LoaderFault | LoaderBroken:
         """The core has halted where it should not: say where, and on what."""
-        registers = self._target.read_registers(["sp", "pc", "lr", "xpsr"])
+        registers = self._target.read_registers(["sp", "pc", "lr", "xpsr", "primask"])
         pc, lr, exception = registers["pc"], registers["lr"], registers["xpsr"] & 0x1FF
+        if (broken := self._overwritten()) is not None:
+            return broken
         fault = self._target.describe_fault() or "the core halted, though no fault is flagged"
-        if exception in _FAULTS:
-            # Caught before the first instruction of the handler: what failed is on the stack.
-            with suppress(MemoryFault):
-                *_, lr, pc, _ = self._target.read_words(registers["sp"], 8)
-        elif pc == self._layout.traps + 4:
+        if pc == self._layout.traps + 4 and exception not in _FAULTS:
             fault = f"{_exception(exception)} came, and the loader has no handler for it"
         foot = self._target.read_memory(self._layout.stack.start, _CANARY)
         if foot != _PAINT * (_CANARY // len(_PAINT)):
-            fault += f"; it has used up its {_STACK} bytes of stack"
+            fault = f"it needs more than {_STACK} bytes of stack: {fault}"
+        if lr & _EXC_RETURN == _EXC_RETURN:
+            # In a handler, or caught before its first instruction: what failed is on the stack.
+            with suppress(MemoryFault):
+                *_, lr, pc, _ = self._target.read_words(registers["sp"] & ~3, 8)
         where = f"{self._place(pc)} ({pc:#010x}), called from {self._place(lr)}"
-        return LoaderFault(self._image.path, str(self._calls[0]), where, fault)
+        if pc & ~1 == cm.LOCKUP_PC & ~1:
+            where = f"a place that was not kept, called from {self._place(lr)}"
+        error = LoaderFault(self._image.path, str(self._calls[0]), where, fault)
+        error.details = (
+            *self._stacked(registers["sp"], registers["lr"]),
+            *inherited(self._target, primask=registers["primask"]),
+            describe_quadspi(self._target),
+        )
+        return error
+
+    def _stacked(self, sp: int, lr: int) -> Iterator[str]:
+        """What exception entry has pushed, innermost first: where the core was, and with what."""
+        while lr & _EXC_RETURN == _EXC_RETURN:
+            try:
+                words = self._target.read_words(sp & ~3, 8)
+            except MemoryFault:
+                yield f"nothing can be read at the stack pointer, {sp:#010x}"
+                return
+            *numbered, r12, frame_lr, pc, xpsr = words
+            if xpsr & _XPSR_RESERVED or pc & 1:
+                return  # not a frame
+            values = " ".join(f"r{n} {value:#010x}" for n, value in enumerate(numbered))
+            mode = f" in {_exception(xpsr & 0x1FF)}" if xpsr & 0x1FF else ""
+            yield (
+                f"stacked: pc {pc:#010x} ({self._place(pc)}){mode}, lr {frame_lr:#010x}, "
+                f"{values} r12 {r12:#010x} xpsr {xpsr:#010x}"
+            )
+            if not xpsr & 0x1FF:
+                return
+            sp += (_FRAME if lr & _BASIC_FRAME else _FRAME_WITH_FPU) + (4 if xpsr & 1 << 9 else 0)
+            lr = frame_lr
 
     def _overdue(self) -> LoaderTimeout:
         """A call takes too long: halt the core, and say where it spins."""
         call = self._calls[0]
         self._target.halt()
-        registers = self._target.read_registers(["pc", "lr", "xpsr", "primask"])
-        systick = self._target.read_word(cm.SYST_CSR)
-        pc = registers["pc"]
-        notes = [f"SysTick is {'running' if systick & 1 else 'stopped'}"]
+        registers = self._target.read_registers(["sp", "pc", "lr", "xpsr", "primask"])
+        csr = self._target.read_word(cm.SYST_CSR)
+        pc, exception = registers["pc"], registers["xpsr"] & 0x1FF
+        notes = [f"SysTick is {'running' if csr & 1 else 'stopped'}"]
         # A core that is halted while it sleeps stands behind the instruction that sent it there.
-        if self._target.read_memory(pc - 2, 2) in _SLEEPERS:
+        asleep = self._target.read_memory(pc - 2, 2) in _SLEEPERS
+        if asleep:
             notes.append("the core sleeps (WFI or WFE)")
         if registers["primask"]:
             notes.append("interrupts are masked (PRIMASK = 1)")
-        if registers["xpsr"] & 0x1FF:
-            notes.append(f"in {_exception(registers['xpsr'] & 0x1FF)}")
+        if exception:
+            notes.append(f"in {_exception(exception)}")
         where = f"{self._place(pc)} ({pc:#010x}), called from {self._place(registers['lr'])}"
-        return LoaderTimeout(self._image.path, str(call), call.timeout, where, "; ".join(notes))
+        error = LoaderTimeout(self._image.path, str(call), call.timeout, where, "; ".join(notes))
+        error.details = (
+            *self._stacked(registers["sp"], registers["lr"]),
+            *inherited(self._target, primask=registers["primask"]),
+            describe_quadspi(self._target),
+        )
+        if asleep:
+            error.hint = "nothing wakes it: no interrupt is enabled that will come"
+        elif not csr & 1 or registers["primask"]:
+            error.hint = "if it waits for a tick to be counted (HAL_Delay), it waits for ever: " + (
+                "SysTick does not run" if not csr & 1 else "PRIMASK keeps its interrupt out"
+            )
+        return error
 
 
 def _exception(number: int) -> str:

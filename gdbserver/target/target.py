@@ -368,6 +368,11 @@ class Target:
         """Look once: why the core is stopped, or None while it runs or sleeps."""
         return self._core.poll_stop()
 
+    @property
+    def unasked_resets(self) -> int:
+        """How often `poll_stop` has found that a watchdog, or somebody else, reset the chip."""
+        return self._core.unasked_resets
+
     def describe_fault(self) -> str | None:
         """One sentence about the fault that the status registers tell of, or None."""
         return self._core.describe_fault()

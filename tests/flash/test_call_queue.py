@@ -116,7 +116,7 @@ def test_a_routine_that_sleeps_is_told_apart(quick: Bench, queued: bool) -> None
 
 @modes
 def test_a_stack_that_is_used_up_is_named(quick: Bench, queued: bool) -> None:
-    with pytest.raises(LoaderFault, match="used up its 4096 bytes of stack") as failed:
+    with pytest.raises(LoaderFault, match="needs more than 4096 bytes of stack") as failed:
         finish(quick, with_write(DEEP), queued=queued, timeout=0.2)
     assert "crashed in Write()" in str(failed.value)
 

@@ -1,0 +1,128 @@
+"""What the chip says of a loader that failed: interrupts, vectors, resets, the pattern of bytes.
+
+A tool that only says which segment it was working on leaves its user alone.  Most failures of
+loaders have few causes, and each leaves traces that the debugger can read afterwards.  These
+functions read them, and answer in sentences; none of them changes anything.
+
+Armv7-M Architecture Reference Manual (DDI 0403E.e), "The vector table", "System timer, SysTick";
+RM0433, "RCC reset status register (RCC_RSR)".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gdbserver.chip import cortex_m as cm
+from gdbserver.chip import stm32h743 as chip
+from gdbserver.errors import MemoryFault
+from gdbserver.target.link import Read
+from gdbserver.target.target import Target
+
+RCC_RSR = chip.RCC + 0xD0
+_RESETS = {
+    30: "low power (LPWR)",
+    28: "the window watchdog (WWDG1)",
+    26: "the independent watchdog (IWDG1)",
+    24: "software (SYSRESETREQ)",
+    23: "power-on",
+    21: "brown-out",
+    22: "the reset pin (NRST)",
+}
+_CODE = (
+    *(chip.ITCM, chip.SYSTEM_FLASH_1, chip.SYSTEM_FLASH_2, chip.BANK1, chip.BANK2, chip.DTCM),
+    *(chip.AXI_SRAM, chip.SRAM1, chip.SRAM2, chip.SRAM3, chip.SRAM4, chip.QSPI_WINDOW),
+)
+_TICKING = 3  # SYST_CSR: ENABLE and TICKINT
+_PENDSTSET = 1 << 26
+
+
+def reset_cause(flags: int) -> str:
+    """What RCC_RSR says of the last reset, strongest cause first: the pin follows every other."""
+    return next((cause for bit, cause in _RESETS.items() if flags >> bit & 1), "an unknown cause")
+
+
+def inherited(target: Target, *, primask: int) -> Iterator[str]:
+    """What could interrupt the core now, and where that would lead: one sentence each."""
+    (csr,), (icsr,), (vtor,), (mpu,), (ccr,) = target.run(
+        [Read(cm.SYST_CSR), Read(cm.ICSR), Read(cm.VTOR), Read(cm.MPU_CTRL), Read(cm.CCR)]
+    )
+    if csr & _TICKING == _TICKING:
+        masked = ", masked for now (PRIMASK = 1)" if primask & 1 else ""
+        pending = " and pending" if icsr & _PENDSTSET else ""
+        yield f"SysTick is running with its interrupt enabled{pending} (CSR {csr:#010x}){masked}"
+    elif csr & 1:
+        yield "SysTick is running without its interrupt"
+    yield from _vectors(target, vtor)
+    if mpu & 1:
+        yield "the MPU is on"
+    if ccr & cm.Ccr.DC:
+        yield "the data cache is on"
+
+
+def _vectors(target: Target, vtor: int) -> Iterator[str]:
+    """What is wrong with the table that VTOR points to, as far as faults and ticks go."""
+    bad = []
+    for number, name in (
+        (cm.ExceptionNumber.SYS_TICK, "SysTick"),
+        (cm.ExceptionNumber.HARD_FAULT, "HardFault"),
+    ):
+        try:
+            vector = target.read_word(vtor + 4 * number)
+        except MemoryFault:
+            yield f"VTOR is {vtor:#010x}, where there is no memory"
+            return
+        if wrong := _wrong_with(target, vector):
+            bad.append(f"its {name} vector is {vector:#010x}, {wrong}")
+    if bad:
+        yield f"VTOR {vtor:#010x} points to no vector table any more: {', '.join(bad)}"
+
+
+def _wrong_with(target: Target, vector: int) -> str | None:
+    """Why the core cannot go on at a vector; None where it can, as far as one sees."""
+    if vector == 0xFFFFFFFF:
+        return "which is erased flash"
+    if not vector & 1:
+        return "which is not Thumb code"
+    if not any(vector & ~1 in area for area in _CODE):
+        return "where no code can be"
+    try:
+        instruction = target.read_memory(vector & ~1, 2)
+    except MemoryFault:
+        return "which cannot be read"
+    return "in erased flash" if instruction == b"\xff\xff" else None
+
+
+def pattern(expected: bytes, found: bytes) -> str | None:
+    """What wrong contents look like, when they look like something.
+
+    Both begin at the first byte that differs, or a little before it.
+    """
+    if not found.strip(b"\xff"):
+        return "it is still erased: the device did not program it"
+    if not found.strip(b"\0"):
+        return "it is all zeros: it was not erased before, or the device does not answer"
+    for distance in range(1, 9):
+        if _same(expected, found[distance:]):
+            return f"the right bytes, {distance} too far up: an address or a count is off"
+        if _same(expected[distance:], found):
+            return f"the right bytes, {distance} too far down: an address or a count is off"
+    for width, words in ((2, "each pair of bytes"), (4, "each word of four bytes")):
+        if _same(_reversed(expected, width), found):
+            return f"the right bytes, {words} reversed: an error in byte order"
+    stuck = any(a & ~b & 0xFF for a, b in zip(expected, found, strict=False))
+    missing = any(b & ~a & 0xFF for a, b in zip(expected, found, strict=False))
+    if stuck and not missing:
+        return "bits are 0 that shall be 1: it was not erased, or not erased whole, before"
+    if missing and not stuck:
+        return "bits are 1 that shall be 0: part of it was not programmed"
+    return None
+
+
+def _same(one: bytes, other: bytes) -> bool:
+    """Whether two pieces agree as far as both go; too little to tell is no agreement."""
+    length = min(len(one), len(other))
+    return length >= 8 and one[:length] == other[:length] and len(set(one[:length])) > 1
+
+
+def _reversed(data: bytes, width: int) -> bytes:
+    return b"".join(data[at : at + width][::-1] for at in range(0, len(data), width))

@@ -1,0 +1,184 @@
+"""How what is to be done is said to a loader: which of its routines, in which order.
+
+The two kinds of loader differ in all but the idea.
+
+ST's ``.stldr``
+    One `Init`, then anything.  `SectorErase(first, last)`: `last` is the *start* of the last
+    sector, which is erased too.  `Write` takes any size by its specification; but loaders in
+    the wild lose bytes at odd ends and page crossings, so it only ever gets whole pages.
+    `Verify` returns different things from file to file, and is not used.  1 is success.
+
+CMSIS ``.FLM``
+    `Init(address, clock, function)` before and `UnInit(function)` after each kind of work: 1
+    erasing, 2 programming, 3 looking.  `EraseSector` erases one sector, `ProgramPage` programs
+    no more than a page.  There is no routine that reads: the device is looked at where it is
+    mapped.  `Verify` and `BlankCheck` are optional, and digests make them unnecessary.  0 is
+    success.
+
+A dialect only says what to call; it never calls.  Time-outs come from what is asked for and
+from the slowest NOR in use, or from what the file says itself, if that is longer.
+
+UM2237, "Loader creation"; Open-CMSIS-Pack, "Flash Programming Algorithms"; W25Q256JV, "AC
+Electrical Characteristics".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from gdbserver.chip.memory import Span
+from gdbserver.chip.stm32h743 import MIB
+from gdbserver.flash.loader_file import LoaderFile
+
+_PAGE_SECONDS = 3e-3  # 256 bytes
+_SECTOR_SECONDS = {4096: 0.4, 32768: 1.6, 65536: 2.0}
+_CHIP_SECONDS = 400.0  # 32 MiB
+_INIT_SECONDS = 10.0
+_HSI_HZ = 64_000_000  # what the core runs at after a reset; few algorithms want to know
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One routine to be called."""
+
+    routine: str
+    arguments: tuple[int, ...]
+    timeout: float
+
+
+class Dialect(Protocol):
+    """What routines to call for what shall be done.  An empty list: nothing, it is so already."""
+
+    def start(self) -> list[Request]:
+        """Before anything else; afterwards the device may be read."""
+        ...
+
+    def erase(self, sectors: Sequence[Span]) -> list[Request]:
+        """Adjacent sectors."""
+        ...
+
+    def program(self, span: Span, buffer: int) -> list[Request]:
+        """Whole pages, whose contents are at `buffer`."""
+        ...
+
+    def erase_all(self) -> list[Request] | None:
+        """The whole device at once; None where the loader cannot."""
+        ...
+
+    def look(self) -> list[Request]:
+        """Before the device is read, after it was changed."""
+        ...
+
+    def finish(self) -> list[Request]:
+        """When all is done."""
+        ...
+
+
+def dialect(loader: LoaderFile) -> Dialect:
+    return Cmsis(loader) if loader.kind == "flm" else St(loader)
+
+
+class St:
+    """What ST's tools say."""
+
+    def __init__(self, loader: LoaderFile) -> None:
+        self._loader = loader
+
+    def start(self) -> list[Request]:
+        return [Request("Init", (), _INIT_SECONDS)]
+
+    def erase(self, sectors: Sequence[Span]) -> list[Request]:
+        seconds = sum(erase_seconds(len(sector)) for sector in sectors)
+        return [Request("SectorErase", (sectors[0].start, sectors[-1].start), seconds)]
+
+    def program(self, span: Span, buffer: int) -> list[Request]:
+        seconds = program_seconds(len(span))
+        return [Request("Write", (span.start, len(span), buffer), seconds)]
+
+    def erase_all(self) -> list[Request] | None:
+        if "MassErase" not in self._loader.image.entries:
+            return None
+        return [Request("MassErase", (), _chip_seconds(self._loader))]
+
+    def look(self) -> list[Request]:
+        return []
+
+    def finish(self) -> list[Request]:
+        return []
+
+
+_ERASE, _PROGRAM, _LOOK = 1, 2, 3
+
+
+class Cmsis:
+    """What tools say that know flash algorithms.  It remembers what Init was told last."""
+
+    def __init__(self, loader: LoaderFile) -> None:
+        self._loader = loader
+        self._function = 0
+
+    def _switch(self, function: int) -> Iterator[Request]:
+        if self._function == function:
+            return
+        if self._function:
+            yield Request("UnInit", (self._function,), _INIT_SECONDS)
+        if function:
+            start = self._loader.region.span.start
+            yield Request("Init", (start, _HSI_HZ, function), _INIT_SECONDS)
+        self._function = function
+
+    def start(self) -> list[Request]:
+        return list(self._switch(_LOOK))
+
+    def erase(self, sectors: Sequence[Span]) -> list[Request]:
+        slowest = self._loader.erase_seconds
+        return [
+            *self._switch(_ERASE),
+            *(
+                Request("EraseSector", (s.start,), max(slowest, erase_seconds(len(s))))
+                for s in sectors
+            ),
+        ]
+
+    def program(self, span: Span, buffer: int) -> list[Request]:
+        page = self._loader.region.page_size
+        seconds = max(self._loader.program_seconds, program_seconds(page))
+        return [
+            *self._switch(_PROGRAM),
+            *(
+                Request("ProgramPage", (start, page, buffer + start - span.start), seconds)
+                for start in range(span.start, span.end, page)
+            ),
+        ]
+
+    def erase_all(self) -> list[Request] | None:
+        if "EraseChip" not in self._loader.image.entries:
+            return None
+        return [*self._switch(_ERASE), Request("EraseChip", (), _chip_seconds(self._loader))]
+
+    def look(self) -> list[Request]:
+        return list(self._switch(_LOOK))
+
+    def finish(self) -> list[Request]:
+        return list(self._switch(0))
+
+
+def erase_seconds(size: int) -> float:
+    """The longest that erasing a sector may take, and then some: a loader may notice itself."""
+    longest = next((s for limit, s in _SECTOR_SECONDS.items() if size <= limit), size / 65536 * 2.0)
+    return 4 * longest + 2
+
+
+def program_seconds(size: int) -> float:
+    return 2 * _PAGE_SECONDS * -(-size // 256) + 1
+
+
+def read_seconds(size: int) -> float:
+    """A slow bus, a slow core: 50 KiB/s, and a second to spare."""
+    return size / 50_000 + 1
+
+
+def _chip_seconds(loader: LoaderFile) -> float:
+    return _CHIP_SECONDS * max(1.0, len(loader.region.span) / (32 * MIB))

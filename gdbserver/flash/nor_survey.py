@@ -1,0 +1,241 @@
+"""What is on the QUADSPI's pins, found out from outside: for when a loader cannot say.
+
+A loader whose Init returns 0 has seen an identity that it does not know, or none.  It has set up
+the pins before that, and left them so.  So the debugger can look which pins they are, and
+ask the NOR for its JEDEC id through the same QUADSPI, at a clock that no board is too slow for.
+
+RM0433, "Quad-SPI interface (QUADSPI)", "General-purpose I/Os (GPIO)", "Reset and clock control
+(RCC)"; JEDEC JEP106 for manufacturers; SFDP-era NORs agree on 9Fh, "Read JEDEC ID".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gdbserver.chip import stm32h743 as chip
+from gdbserver.errors import TargetError
+from gdbserver.target.link import Read, Write
+from gdbserver.target.target import Target
+
+_SIGNALS = tuple(chip.QUADSPI_PINS)
+_MANUFACTURERS = {
+    0x01: "Infineon (Spansion)",
+    0x1F: "Renesas (Adesto)",
+    0x20: "Micron",
+    0x9D: "ISSI",
+    0xBF: "Microchip (SST)",
+    0xC2: "Macronix",
+    0xC8: "GigaDevice",
+    0xEF: "Winbond",
+}
+_FAMILIES = {
+    "W25Q": 0xEF,
+    "W25M": 0xEF,
+    "MX25": 0xC2,
+    "MX66": 0xC2,
+    "IS25": 0x9D,
+    "MT25": 0x20,
+    "N25Q": 0x20,
+    "S25F": 0x01,
+    "GD25": 0xC8,
+}
+_PART = re.compile(rf"({'|'.join(_FAMILIES)})[A-Z]*0*(\d+)(G?)", re.IGNORECASE)
+_MEGABITS = (2048, 1024, 512, 256, 128, 64, 32, 16, 8)
+
+# RCC: the registers and bits that QUADSPI and its pins depend on.
+_AHB3RSTR, _AHB3ENR, _AHB4ENR = chip.RCC + 0x7C, chip.RCC + 0xD4, chip.RCC + 0xE0
+_QSPI = 1 << 14
+
+# QUADSPI: offsets, and the bits that are used here.
+_CR, _DCR, _SR, _FCR, _DLR, _CCR, _AR, _DR = 0x00, 0x04, 0x08, 0x0C, 0x10, 0x14, 0x18, 0x20
+_CR_EN, _CR_DFM, _CR_FSEL, _CR_SLOWEST = 1 << 0, 1 << 6, 1 << 7, 0xFF << 24
+_SR_TEF, _SR_TCF, _SR_BUSY = 1 << 0, 1 << 1, 1 << 5
+_ALL_FLAGS = 0x1B
+_DCR_LARGEST = 31 << 16 | 7 << 8  # any address; chip select high for eight cycles
+_READ_ID = 1 << 26 | 1 << 24 | 1 << 8 | 0x9F  # indirect read, instruction and data on one line
+_ON_ONE_LINE, _ON_FOUR_LINES = 1 << 8, 3 << 8
+_WAKE_UP, _LEAVE_QPI, _LEAVE_QPI_MICRON = 0xAB, 0xFF, 0xF5
+_FUNCTIONAL_MODES = ("indirect write", "indirect read", "automatic polling", "memory-mapped")
+_TRANSFER_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What was found."""
+
+    pins: Mapping[str, str]
+    """The QUADSPI's signals that pins are set up for: {"CLK": "PB2", ...}."""
+    jedec: int | None
+    """Three bytes, manufacturer first; None where the QUADSPI did not finish the transfer."""
+
+    @property
+    def answers(self) -> bool:
+        return self.jedec not in (None, 0, 0xFFFFFF)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A NOR by what its name, or a loader's, says of it."""
+
+    name: str
+    manufacturer: int
+    size: int  # bytes
+
+
+def promised(name: str) -> Part | None:
+    """The part that a file or device name speaks of: "W25Q256_board" -> W25Q256, 32 MiB."""
+    match = _PART.search(name)
+    if match is None:
+        return None
+    family, digits, giga = match.groups()
+    megabits = int(digits) * 1024 if giga and len(digits) < 3 else None
+    if megabits is None:
+        # MX25L25645 and W25Q256 say the same: density first, other digits behind it.
+        megabits = next((m for m in _MEGABITS if digits.startswith(str(m))), None)
+    if megabits is None:
+        return None
+    return Part(match[0], _FAMILIES[family.upper()], megabits * chip.MIB // 8)
+
+
+def jedec_size(jedec: int) -> int | None:
+    """Bytes, from the third byte of the id; vendors went on counting at 20h after 19h."""
+    code = jedec & 0xFF
+    if 0x10 <= code <= 0x19:
+        return 1 << code
+    return 1 << code - 6 if 0x20 <= code <= 0x22 else None
+
+
+def describe(survey: Survey, name: str) -> str:
+    """Identity, pins and what the loader's name leads to expect, in one sentence."""
+    pins = ", ".join(f"{signal}={pin}" for signal, pin in survey.pins.items()) or "no pins"
+    missing = [signal for signal in _SIGNALS if signal not in survey.pins]
+    if missing:
+        lacking = f"no pin is set up as {', '.join(missing)}"
+        have = f" (there are {pins})" if survey.pins else ""
+        return f"the loader has not connected the NOR: {lacking}{have}"
+    if survey.jedec is None:
+        return f"the QUADSPI did not finish reading the NOR's id at {pins}: has it a clock?"
+    identity = f"{survey.jedec:06X}"
+    identity = " ".join(identity[at : at + 2] for at in (0, 2, 4))
+    if not survey.answers:
+        return (
+            f"no NOR answers at {pins}: its JEDEC id reads as {identity}; "
+            "are these the board's pins, and has the NOR power?"
+        )
+    manufacturer = _MANUFACTURERS.get(survey.jedec >> 16, "an unknown manufacturer")
+    size = jedec_size(survey.jedec)
+    described = f"{manufacturer}, {size // chip.MIB} MiB" if size else manufacturer
+    found = f"the NOR at {pins} answers: its JEDEC id is {identity} ({described})"
+    part = promised(name)
+    if part is None:
+        return found + "; is that the one that the loader is for?"
+    expected = f"{part.name} of {part.size // chip.MIB} MiB"
+    if part.manufacturer != survey.jedec >> 16 or part.size != size:
+        return f"{found}, and the loader's name promises {expected}: it is for another NOR"
+    variants = (
+        " (Winbond sells EF 40 and EF 70 under one name)" if part.manufacturer == 0xEF else ""
+    )
+    return f"{found}, as the loader's name promises; it may insist on another id{variants}"
+
+
+def survey(target: Target) -> Survey:
+    """Look at the pins, and read the JEDEC id.  The QUADSPI is in reset state afterwards."""
+    pins, bank = _pins(target)
+    with_clock = target.read_word(_AHB3ENR)
+    try:
+        target.write_word(_AHB3ENR, with_clock | _QSPI)
+        jedec = _read_id(target, bank)
+        if jedec in (0, 0xFFFFFF):
+            # It may be in QPI, in continuous read, or powered down.
+            _command(target, bank, _ON_FOUR_LINES | _LEAVE_QPI)
+            _command(target, bank, _ON_FOUR_LINES | _LEAVE_QPI_MICRON)
+            _command(target, bank, _ON_ONE_LINE | _WAKE_UP)
+            jedec = _read_id(target, bank)
+        _reset(target)
+    except TargetError:
+        jedec = None
+    finally:
+        target.write_word(_AHB3ENR, with_clock)
+    return Survey(pins, jedec)
+
+
+def _pins(target: Target) -> tuple[dict[str, str], int]:
+    """Which pins are the QUADSPI's now, and of which of its two banks most of them are."""
+    clocks = target.read_word(_AHB4ENR)
+    found: list[dict[str, str]] = []
+    for table in (chip.QUADSPI_PINS, chip.QUADSPI_BANK2_PINS):
+        pins = {}
+        for signal, choice in table.items():
+            for pin, function in choice.items():
+                port, number = ord(pin[1]) - ord("A"), int(pin[2:])
+                if not clocks >> port & 1:
+                    continue
+                base = chip.GPIOA + chip.GPIO_STRIDE * port
+                half, shift = divmod(number, 8)
+                (mode,), (alternate,) = target.run([Read(base), Read(base + 0x20 + 4 * half)])
+                if mode >> 2 * number & 3 == 2 and alternate >> 4 * shift & 15 == function:
+                    pins[signal] = pin
+        found.append(pins)
+    bank = 2 if len(found[1]) > len(found[0]) else 1
+    return found[bank - 1], bank
+
+
+def _reset(target: Target) -> None:
+    held = target.read_word(_AHB3RSTR)
+    target.run([Write(_AHB3RSTR, [held | _QSPI]), Write(_AHB3RSTR, [held & ~_QSPI])])
+
+
+def _start(target: Target, bank: int, length: int, ccr: int) -> bool:
+    """One chip-select cycle without an address; whether it came to its end."""
+    _reset(target)
+    base = chip.QUADSPI
+    enable = _CR_EN | _CR_SLOWEST | (_CR_FSEL if bank == 2 else 0)
+    target.run(
+        [
+            Write(base + _DCR, [_DCR_LARGEST]),
+            Write(base + _CR, [enable]),
+            Write(base + _FCR, [_ALL_FLAGS]),
+            Write(base + _DLR, [length - 1]),
+            Write(base + _CCR, [ccr]),
+        ]
+    )
+    deadline = target.deadline(_TRANSFER_SECONDS)
+    while not (status := target.read_word(base + _SR)) & (_SR_TCF | _SR_TEF):
+        if deadline.expired():
+            return False
+    return not status & _SR_TEF
+
+
+def _command(target: Target, bank: int, ccr: int) -> None:
+    _start(target, bank, 1, ccr)
+
+
+def _read_id(target: Target, bank: int) -> int | None:
+    if not _start(target, bank, 3, _READ_ID):
+        return None
+    first, second, third = target.run([Read(chip.QUADSPI + _DR, 1, 1)] * 3)
+    return first[0] << 16 | second[0] << 8 | third[0]
+
+
+def describe_quadspi(target: Target) -> str:
+    """The QUADSPI's registers in one line, as they are now."""
+    if not target.read_word(_AHB3ENR) & _QSPI:
+        return "QUADSPI: its clock is off (RCC_AHB3ENR.QSPIEN)"
+    cr, dcr, sr = target.read_words(chip.QUADSPI + _CR, 3)
+    (ccr,), (ar,) = target.run([Read(chip.QUADSPI + _CCR), Read(chip.QUADSPI + _AR)])
+    mode = _FUNCTIONAL_MODES[ccr >> 26 & 3]
+    state = [f"{mode}, instruction {ccr & 0xFF:#04x}"]
+    if not cr & _CR_EN:
+        state.insert(0, "disabled")
+    if sr & _SR_BUSY:
+        state.append("busy")
+    if sr & _SR_TEF:
+        state.append("transfer error")
+    if fifo := sr >> 8 & 0x3F:
+        state.append(f"{fifo} bytes in the FIFO")
+    return (
+        f"QUADSPI: {', '.join(state)} (SR {sr:#010x}, CR {cr:#010x}, DCR {dcr:#010x}, "
+        f"CCR {ccr:#010x}, AR {ar:#010x})"
+    )
