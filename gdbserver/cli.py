@@ -17,14 +17,16 @@ import click
 from click.core import ParameterSource
 
 from gdbserver.cli_options import (
-    DEFAULT_PINS,
-    Pins,
+    chosen_wiring,
     names_the_simulator,
     probe_options,
+    wiring_options,
 )
 from gdbserver.errors import GdbServerError, UsageError, explain
-from gdbserver.flash.board_file import wired
-from gdbserver.flash.programmer import LoaderSource, Programmer, builtin
+from gdbserver.flash.board_file import Wiring
+from gdbserver.flash.loader_file import LoaderFile
+from gdbserver.flash.own_loader import builtin_for
+from gdbserver.flash.programmer import Programmer
 from gdbserver.loader_cli import loader as loader_command
 from gdbserver.server.monitor import describe_chip
 from gdbserver.server.serve import Machine, serve
@@ -55,13 +57,7 @@ DEFAULT_PORT = 61234  # ST-LINK_gdbserver's, which launch configurations already
     help="External loader for flash on the QSPI; repeatable. `builtin` is our own, which is "
     "the default for the simulated board.",
 )
-@click.option(
-    "--qspi-pins",
-    type=Pins(),
-    default=DEFAULT_PINS,
-    show_default=True,
-    help="Where the NOR is connected; for the built-in loader.",
-)
+@wiring_options
 @click.option("--persistent", is_flag=True, help="Go on serving when the last client has left.")
 @click.option("-v", "--verbose", is_flag=True, help="Log every packet.")
 @click.version_option(package_name="stm32-gdbserver")
@@ -74,7 +70,8 @@ def command(
     listen: str,
     port_file: Path | None,
     loaders: Sequence[str],
-    qspi_pins: dict[str, str],
+    qspi_pins: dict[str, str] | None,
+    board: str | None,
     connect: str,
     frequency: int | None,
     persistent: bool,
@@ -90,13 +87,13 @@ def command(
         return
     if not loaders and names_the_simulator(probe):
         loaders = ["builtin"]
-    wired(qspi_pins)
-    sources = [_loader(name, qspi_pins) for name in loaders]
+    wiring = chosen_wiring(qspi_pins, board)
+    loaded = [_loader(name, wiring) for name in loaders]
 
     def open_machine() -> Machine:
         target = Target.open(probe, connect=Connect(connect), frequency=frequency)
         try:
-            programmer = Programmer(target, sources)
+            programmer = Programmer(target, loaded)
             for line in _describe(target, programmer, Connect(connect)):
                 click.echo(line)
         except BaseException:
@@ -133,15 +130,15 @@ def _check_nothing_to_serve(context: click.Context) -> None:
             raise error
 
 
-def _loader(name: str, pins: dict[str, str]) -> LoaderSource:
+def _loader(name: str, wiring: Wiring) -> LoaderFile:
     if name == "builtin":
-        return builtin(pins)
+        return builtin_for(wiring)
     path = Path(name)
     if not path.is_file():
         error = UsageError(f"no external loader {name}")
         error.hint = "give the path of a .stldr file, or `builtin` for our own loader"
         raise error
-    return path
+    return LoaderFile.load(path)
 
 
 def _describe(target: Target, programmer: Programmer, connect: Connect) -> list[str]:

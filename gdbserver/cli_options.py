@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from gdbserver.errors import UsageError
+from gdbserver.flash.board_file import Wiring, load_board, shipped, wired
 from gdbserver.target.target import Connect
 
 DEFAULT_PINS = "CLK=PB2,NCS=PB6,IO0=PF8,IO1=PF9,IO2=PF7,IO3=PF6"
@@ -78,3 +80,33 @@ def probe_options(command: F) -> F:
     ):
         command = option(command)
     return command
+
+
+def wiring_options(command: F) -> F:
+    """--qspi-pins and --board: how the NOR is connected."""
+    for option in (
+        click.option(
+            "--board",
+            metavar="NAME|FILE",
+            help="The same for a known board, or from a TOML file: " + ", ".join(shipped()) + ".",
+        ),
+        click.option(
+            "--qspi-pins",
+            type=Pins(),
+            help=f"Where the NOR is connected, for the built-in loader.  [default: {DEFAULT_PINS}]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def chosen_wiring(pins: dict[str, str] | None, board: str | None) -> Wiring:
+    """What `wiring_options` say.
+
+    Raises: UsageError.
+    """
+    if pins is not None and board is not None:
+        raise UsageError("--board says where the pins are, and so does --qspi-pins: give one")
+    if board is not None:
+        return load_board(board)
+    return wired(pins or Pins().convert(DEFAULT_PINS, None, None))

@@ -9,11 +9,15 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from gdbserver.flash import loader_check
+from gdbserver.chip.stm32h743 import MIB
+from gdbserver.cli_options import chosen_wiring, wiring_options
+from gdbserver.flash import board_file, loader_check
+from gdbserver.flash.own_loader import export as export_loader
 
 _FILES = click.Path(dir_okay=False, path_type=Path)
 _as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document, for programs.")
@@ -66,3 +70,35 @@ def info(files: Sequence[Path], *, as_json: bool) -> None:
             click.echo()
         for line in one.lines():
             click.echo(line)
+
+
+@loader.command()
+@wiring_options
+@click.option(
+    "--size",
+    metavar="MIB",
+    type=int,
+    help="Size of the NOR, in MiB; 32 when neither this nor the board says it.",
+)
+@click.argument("file", metavar="NAME.stldr", type=_FILES)
+def export(
+    file: Path, *, qspi_pins: dict[str, str] | None, board: str | None, size: int | None
+) -> None:
+    """Write the built-in loader as a file for STM32CubeProgrammer.
+
+    The name of the file is also the name of the device, as STM32CubeProgrammer wants it.
+    """
+    wiring = chosen_wiring(qspi_pins, board)
+    if size is not None:
+        wiring = replace(wiring, size=board_file.checked_size(size * MIB))
+    written = export_loader(wiring, file)
+    click.echo(f"{file}: {written.region}, bank {wiring.bank} of the QUADSPI")
+
+
+@loader.command()
+def boards() -> None:
+    """List the boards whose wiring is known, and where it is taken from."""
+    for name in board_file.shipped():
+        wiring = board_file.load_board(name)
+        click.echo(f"{name:20} {wiring.nor:10} {wiring.name}")
+        click.echo(f"{'':31} {wiring.source}")

@@ -22,17 +22,16 @@ from __future__ import annotations
 import logging
 import zlib
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
 from types import TracebackType
 from typing import Self, TypeVar, cast
 
 from gdbserver.chip import stm32h743 as chip
 from gdbserver.chip.memory import Span
-from gdbserver.errors import LoaderRefused, LoaderRejected, UsageError
+from gdbserver.errors import LoaderRefused, LoaderRejected
 from gdbserver.flash.call_queue import CallQueue
 from gdbserver.flash.driver import Busy, Did, Event
-from gdbserver.flash.loader_file import CONFIG, FOUND, LoaderFile, built
+from gdbserver.flash.loader_file import FOUND, LoaderFile
 from gdbserver.flash.plan import RegionPlan, SectorPlan
 from gdbserver.target.target import Target
 
@@ -53,7 +52,6 @@ _TYPICAL_ERASE = 0.15 / 65536  # seconds per byte
 _TYPICAL_PROGRAM = 0.7e-3 / 256
 _INIT_SECONDS = 10.0
 
-_SIGNALS = ("CLK", "NCS", "IO0", "IO1", "IO2", "IO3")
 _WHY = {
     2: "the NOR does not answer: its JEDEC id reads as all ones or all zeros",
     3: "the NOR says that it is busy for longer than it may",
@@ -65,59 +63,6 @@ _WHY = {
     9: "it is not blank after the erase: protected, or worn out",
     10: "the NOR reports that programming failed",
 }
-
-
-@dataclass(frozen=True)
-class Builtin:
-    """Our own loader, for a NOR at these pins: {"CLK": "PB2", "NCS": "PB6", "IO0": ...}."""
-
-    pins: Mapping[str, str]
-
-
-def builtin(pins: Mapping[str, str]) -> Builtin:
-    """Our own loader, told how the NOR is wired.
-
-    Raises:
-        UsageError: a signal is missing, or a pin that cannot carry it.
-    """
-    wiring(pins)
-    return Builtin(dict(pins))
-
-
-def wiring(pins: Mapping[str, str]) -> dict[str, object]:
-    """The fields of `CONFIG` for these pins: bank, ports, numbers, alternate functions."""
-    for signal in _SIGNALS:
-        if signal not in pins:
-            raise UsageError(f"QSPI pins lack {signal}")
-    if unknown := set(pins) - set(_SIGNALS):
-        raise UsageError(f"the QSPI has no signal {', '.join(sorted(unknown))}")
-    for bank, table in ((1, chip.QUADSPI_PINS), (2, chip.QUADSPI_BANK2_PINS)):
-        if all(pins[signal] in table[signal] for signal in _SIGNALS):
-            return {
-                "bank": bank,
-                "clock_hz": 0,
-                "pins": [
-                    {
-                        "port": ord(pins[signal][1]) - ord("A"),
-                        "pin": int(pins[signal][2:]),
-                        "function": table[signal][pins[signal]],
-                    }
-                    for signal in _SIGNALS
-                ],
-            }
-    for signal in _SIGNALS:
-        possible = {**chip.QUADSPI_PINS[signal], **chip.QUADSPI_BANK2_PINS[signal]}
-        if pins[signal] not in possible:
-            error = UsageError(f"{pins[signal]} cannot be the QUADSPI's {signal}")
-            error.hint = f"{signal} can be on " + ", ".join(possible)
-            raise error
-    raise UsageError("the QSPI pins are mixed from bank 1 and bank 2 of the QUADSPI")
-
-
-def load_builtin(loader: Builtin) -> LoaderFile:
-    """Our own loader with the board's pins patched in."""
-    file = LoaderFile.load(built("qspi.stldr"))
-    return file.patched("config", CONFIG.build(wiring(loader.pins)))
 
 
 def _fold(crcs: Sequence[int]) -> int:

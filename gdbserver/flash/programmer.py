@@ -17,7 +17,6 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal, TypeVar, cast
 
 from gdbserver.chip.memory import FlashRegion, Span, merge
@@ -25,17 +24,13 @@ from gdbserver.chip.stm32h743 import KIB, bank
 from gdbserver.errors import ChipLocked, FlashError, VerifyError
 from gdbserver.flash.diff import diff
 from gdbserver.flash.driver import Busy, Did, Event, FlashDriver
-from gdbserver.flash.external import Builtin, ExternalFlash, builtin, load_builtin
+from gdbserver.flash.external import ExternalFlash
 from gdbserver.flash.internal import InternalBank, Pace
 from gdbserver.flash.loader_file import LoaderFile
 from gdbserver.flash.plan import Download, RegionPlan, SectorPlan, plan
 from gdbserver.target.target import Target
 
-__all__ = ["Builtin", "LoaderSource", "Programmer", "Step", "builtin"]
-
 log = logging.getLogger(__name__)
-
-LoaderSource = Path | Builtin
 
 T = TypeVar("T")
 
@@ -61,16 +56,13 @@ class Step:
 class Programmer:
     """Changes flash, internal and external, as downloads ask.
 
-    Raises (from the constructor): LoaderRejected; UsageError for pins that cannot be;
-    FlashError when the devices of two loaders overlap, or the chip's flash size is absurd.
+    Raises (from the constructor): FlashError when the devices of two loaders overlap, or the
+    chip's flash size is absurd.
     """
 
-    def __init__(self, target: Target, loaders: Sequence[LoaderSource]) -> None:
+    def __init__(self, target: Target, loaders: Sequence[LoaderFile]) -> None:
         self._target = target
-        self._loaders = [
-            load_builtin(loader) if isinstance(loader, Builtin) else LoaderFile.load(loader)
-            for loader in loaders
-        ]
+        self._loaders = list(loaders)
         self._banks = _internal_banks(target.chip.flash_kib)
         self._pace = Pace()
         self._check_disjoint()

@@ -14,11 +14,10 @@ from gdbserver.errors import (
     LoaderRefused,
     LoaderTimeout,
     ProbeError,
-    UsageError,
 )
-from gdbserver.flash.external import ExternalFlash, load_builtin
+from gdbserver.flash.external import ExternalFlash
+from gdbserver.flash.own_loader import builtin
 from gdbserver.flash.plan import plan
-from gdbserver.flash.programmer import builtin
 from gdbserver.target.breakpoints import BreakKind
 
 NOR = 0x90000000
@@ -167,7 +166,7 @@ def test_after_a_reset_the_nor_can_be_made_readable(quick: Bench) -> None:
 
 
 def test_one_call_at_a_time_works_just_as_well(quick: Bench) -> None:
-    loader = load_builtin(builtin(PINS))
+    loader = builtin(PINS)
     image = noise(5000)
     with ExternalFlash(quick.target, loader, queued=False) as flash:
         (region_plan,) = plan(download((NOR, image)), [loader.region])
@@ -181,24 +180,6 @@ def test_mass_erase_blanks_the_nor(quick: Bench) -> None:
     actions = [step.action for step in quick.programmer.mass_erase("external")]
     assert actions[-1] == "erased"
     assert quick.contents(Span.of(NOR + 0x1000000, 1000)) == b"\xff" * 1000
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"CLK": "PA0"}, "PA0 cannot be the QUADSPI's CLK"),
-        ({"NCS": "PC11"}, "mixed from bank 1 and bank 2"),
-        ({"DQS": "PA0"}, "the QSPI has no signal DQS"),
-    ],
-)
-def test_pins_that_cannot_be_are_refused(change: dict[str, str], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        builtin({**PINS, **change})
-
-
-def test_a_missing_pin_is_named() -> None:
-    with pytest.raises(UsageError, match="QSPI pins lack IO3"):
-        builtin({signal: pin for signal, pin in PINS.items() if signal != "IO3"})
 
 
 def test_pulling_the_probe_out_is_reported_as_such(quick: Bench) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from flash_bench import Bench, download, noise
 
 from gdbserver.chip.memory import Span
 from gdbserver.chip.stm32h743 import FLASH, FLASH_WPSN_CUR
-from gdbserver.errors import FlashError, LoaderRejected, OutsideFlash
-from gdbserver.flash.programmer import Programmer, builtin
+from gdbserver.errors import FlashError, OutsideFlash
+from gdbserver.flash.own_loader import builtin
+from gdbserver.flash.programmer import Programmer
 from gdbserver.target.target import Target
 
 NOR = 0x90000000
@@ -100,11 +100,6 @@ def test_two_loaders_for_one_range_are_refused(quick: Bench) -> None:
     pins = {"CLK": "PB2", "NCS": "PB6", "IO0": "PF8", "IO1": "PF9", "IO2": "PF7", "IO3": "PF6"}
     with pytest.raises(FlashError, match="two loaders are for the same addresses"):
         Programmer(quick.target, [builtin(pins), builtin(pins)])
-
-
-def test_a_loader_that_is_not_there_is_refused_at_once(quick: Bench, tmp_path: Path) -> None:
-    with pytest.raises(LoaderRejected, match=r"loader none.stldr cannot be read"):
-        Programmer(quick.target, [tmp_path / "none.stldr"])
 
 
 def test_a_running_core_is_halted_first(quick: Bench) -> None:

@@ -13,7 +13,9 @@ from typing import Any
 import trio
 from elftools.elf.elffile import ELFFile
 
-from gdbserver.flash.programmer import LoaderSource, Programmer, builtin
+from gdbserver.flash.loader_file import LoaderFile
+from gdbserver.flash.own_loader import builtin
+from gdbserver.flash.programmer import Programmer
 from gdbserver.server.serve import Options, serve_clients
 from gdbserver.server.worker import Machine
 from gdbserver.sim.board import DEFAULT_PINS, Board
@@ -108,7 +110,7 @@ async def session(
     elf: Path,
     uid: str = "sim:stlink-v3",
     *,
-    loaders: Sequence[LoaderSource] | None = None,
+    loaders: Sequence[LoaderFile] | None = None,
     prepare: Callable[[Board], None] = lambda board: None,
 ) -> AsyncIterator[Session]:
     """A persistent server on a fresh board, and a GDB that is connected to it."""

@@ -30,7 +30,9 @@ import trio
 import trio.testing
 from elftools.elf.elffile import ELFFile
 
-from gdbserver.flash.programmer import LoaderSource, Programmer, builtin
+from gdbserver.flash.loader_file import LoaderFile
+from gdbserver.flash.own_loader import builtin
+from gdbserver.flash.programmer import Programmer
 from gdbserver.rsp.packets import Connection, Packet, frame
 from gdbserver.server.control import Control
 from gdbserver.server.session import Session
@@ -46,7 +48,7 @@ def board_of(machine: Machine) -> Any:
 
 
 def open_machine(
-    uid: str = BOARD, elf: Path | None = None, loaders: Sequence[LoaderSource] = ()
+    uid: str = BOARD, elf: Path | None = None, loaders: Sequence[LoaderFile] = ()
 ) -> Machine:
     target = Target.open(uid)
     machine = Machine(target, Programmer(target, loaders))
