@@ -66,7 +66,7 @@ def test_it_says_what_it_found_and_then_that_it_waits() -> None:
             "external flash  qspi 0x90000000-0x91ffffff: JEDEC id EF4019, 32768 KiB, 64 MHz",
         ]
         assert lines[5:] == [f"Listening on port {port}", "Waiting for debugger connection..."]
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)  # the chip is blank: its core is left at 0xFFFFFFFE
         assert process.wait(30) == 0
 
 
@@ -118,6 +118,24 @@ def test_the_simulated_board_without_its_extra_says_what_to_install() -> None:
         1,
         "error: the simulated board needs Unicorn\n  hint: pip install 'stm32-gdbserver[sim]'\n",
     )
+
+
+def test_a_simulated_board_that_cannot_be_is_explained() -> None:
+    said = refuse("--probe", "sim:stlink-v4")
+    assert said.splitlines()[1] == (
+        "  because: no such board as 'sim:stlink-v4': no link is called 'stlink-v4'; "
+        "there are cmsis-dap-v1, cmsis-dap-v2, stlink-v2, stlink-v3, ideal"
+    )
+
+
+def test_a_nor_that_does_not_answer_is_told_with_its_pins() -> None:
+    said = refuse(
+        *("--probe", "sim", "--port", "0"),
+        *("--qspi-pins", "CLK=PF10,NCS=PB6,IO0=PF8,IO1=PF9,IO2=PF7,IO3=PF6"),
+    )
+    assert "Init() returned 0x0 (expected 1)" in said
+    assert "check --qspi-pins, and that the NOR has power" in said
+    assert "could not be left in order" not in said
 
 
 @pytest.mark.parametrize(

@@ -502,7 +502,8 @@ class Core:
             finally:
                 self.halt()
                 self._store(self._need_halt(), saved)
-                self._port.write(DEMCR, demcr)
+                # What DFSR knows now are the stops of what ran here, not the client's.
+                self._port.run([Write(DEMCR, [demcr]), Write(DFSR, [_ALL_DFSR])])
         # For the client, the core has not moved: it is stopped for the same reason.
         self._asked = asked
         self._halt = _Halt(dict(saved), before.status, before.reason, before.bkpt)
