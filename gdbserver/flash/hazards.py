@@ -53,6 +53,7 @@ _STORES: tuple[tuple[Span, str, str], ...] = (
     (_RCC_AHB, "clock", "changes the clocks (RCC)"),
 )
 _SYSRESETREQ = 1 << 2
+_IWDG_RELOAD = 0xAAAA  # to IWDG_KR
 
 _PLAIN = {
     "wfi": ("sleep", "sleeps (WFI), and wakes only if an interrupt comes"),
@@ -266,6 +267,8 @@ class _Walk:
                 return
             if value is not None and value & 2:
                 does += " with its interrupt"
+        elif kind == "watchdog" and value == _IWDG_RELOAD:
+            return  # feeding a watchdog that runs helps, and one that does not is not started
         elif kind == "reset" and not ones & _SYSRESETREQ:
             return
         elif kind in ("dhcsr", "vtor") and value is not None:

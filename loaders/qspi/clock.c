@@ -58,6 +58,9 @@ struct deadline deadline_in(uint32_t milliseconds)
 
 bool deadline_expired(struct deadline *deadline)
 {
+    /* An application's watchdog cannot be stopped; one that was never started does not care. */
+    IWDG1_KR = IWDG_KR_RELOAD;
+
     uint32_t now = DWT_CYCCNT;
     uint32_t passed = now - deadline->last;
     if (passed < LEAST_CYCLES)

@@ -2,8 +2,8 @@
  * The few peripherals that the loader drives; names as in RM0433.
  *
  * RM0433: "Memory map", "Reset and clock control (RCC)", "General-purpose I/Os (GPIO)",
- * "Quad-SPI interface (QUADSPI)".  DDI0403E: "Debug Exception and Monitor Control Register",
- * "The Data Watchpoint and Trace Unit".
+ * "Quad-SPI interface (QUADSPI)", "Independent watchdog (IWDG)".  DDI0403E: "Debug Exception and
+ * Monitor Control Register", "The Data Watchpoint and Trace Unit".
  */
 #pragma once
 
@@ -88,6 +88,10 @@
 #define CCR_FRCM (1u << 29)
 #define ONE 1u
 #define FOUR 3u
+
+/* --- IWDG1 ---------------------------------------------------------------------------- */
+#define IWDG1_KR REG32(0x58004800u)
+#define IWDG_KR_RELOAD 0xAAAAu
 
 /* --- Core: the cycle counter ---------------------------------------------------------- */
 #define DEMCR REG32(0xE000EDFCu)

@@ -37,17 +37,35 @@
 
     .text
 
-/* run(r0 = ring): never returns.  r4 ring, r5 record, r6 records done, r7 function. */
+/*
+ * An application's independent watchdog cannot be stopped, and counts while the core runs; feeding
+ * one that was never started does nothing.  RM0433, "Independent watchdog (IWDG)".
+ */
+    .macro  feed_watchdog with, and
+    movw    \with, #0x4800           @ IWDG1_KR
+    movt    \with, #0x5800
+    movw    \and, #0xAAAA
+    str     \and, [\with]
+    .endm
+
+/* run(r0 = ring): never returns.  r4 ring, r5 record, r6 records done, r7 function, r8 turns. */
 routine run
     mov     r4, r0
 .Lnext:
     movs    r0, #WAITING
     str     r0, [r4, #STATE]
     ldr     r6, [r4, #DONE]
+.Lfeed:
+    feed_watchdog r0, r1
+    mov     r8, #0x10000            @ a few milliseconds, whatever the clock
 .Lwait:
     ldr     r0, [r4, #PUT]
     cmp     r0, r6
-    beq     .Lwait
+    bne     .Lcall
+    subs    r8, #1
+    bne     .Lwait
+    b       .Lfeed
+.Lcall:
     dmb                             @ the record was written before `put` was
     ldr     r0, [r4, #CAPACITY]
     subs    r0, #1
@@ -190,6 +208,7 @@ routine crc32_each
     mov     r7, r3
 .Leach:
     cbz     r6, .Lall
+    feed_watchdog r0, r1
     mov     r0, r4
     mov     r1, r5
     bl      crc32

@@ -52,6 +52,7 @@ class Machine:
         self.uc = Uc(UC_ARCH_ARM, UC_MODE_THUMB)
         self.uc.ctl_set_cpu_model(UC_CPU_ARM_CORTEX_M7)
         self.uc.mem_map(RAM, 0x20000)
+        self.uc.mem_map(0x58004000, 0x1000)  # IWDG1, which is fed while the queue waits
         self.uc.mem_write(RAM, b"\xa5" * 0x20000)  # nothing relies on zeroed memory
         self.uc.hook_add(UC_HOOK_INTR, lambda uc, *_: uc.emu_stop())
         with ELF.open("rb") as file:
@@ -155,6 +156,15 @@ def test_the_first_bad_result_stops_the_queue_after_it_was_counted() -> None:
     assert machine.record(1).result == 0
     halted = machine.uc.reg_read(UC_ARM_REG_PC)
     assert bytes(machine.uc.mem_read(halted, 2)) == b"\x00\xbe"
+
+
+def test_a_queue_that_waits_feeds_the_watchdog() -> None:
+    machine = Machine()
+    machine.write_ring([])
+    for _ in range(2):
+        machine.uc.mem_write(0x58004800, bytes(4))
+        machine.run(4 * 0x10000 + 100)
+        assert bytes(machine.uc.mem_read(0x58004800, 4)) == b"\xaa\xaa\0\0"
 
 
 def test_function_zero_ends_the_queue() -> None:
