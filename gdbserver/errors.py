@@ -219,6 +219,7 @@ class LoaderRefused(FlashError):
 
     def __init__(self, path: Path, call: str, result: int, good: int) -> None:
         super().__init__(f"loader {path.name}: {call} returned {result:#x} (expected {good})")
+        self.routine = call.partition("(")[0]
 
 
 class LoaderFault(FlashError):
@@ -259,12 +260,18 @@ class LoaderBroken(FlashError):
 
 
 class VerifyError(FlashError):
-    """Flash does not hold what was programmed."""
+    """Flash does not hold what was programmed.  `looks` is what the difference looks like."""
 
-    def __init__(self, region: FlashRegion, address: int, expected: bytes, found: bytes) -> None:
+    def __init__(
+        self,
+        region: FlashRegion,
+        address: int,
+        expected: bytes,
+        found: bytes,
+        looks: str | None = None,
+    ) -> None:
         super().__init__(
             f"{region.name} does not hold what was programmed: at {address:#010x} "
             f"{expected.hex(' ')} was expected, and {found.hex(' ')} found"
         )
-        if not found.strip(b"\xff"):
-            self.hint = "it is still erased: the device did not program it"
+        self.hint = looks

@@ -547,10 +547,17 @@ class CallQueue:
             # In a handler, or caught before its first instruction: what failed is on the stack.
             with suppress(MemoryFault):
                 *_, lr, pc, _ = self._target.read_words(registers["sp"] & ~3, 8)
+        call = self._calls[0]
+        if call.routine in HELPERS:
+            return LoaderBroken(
+                self._image.path,
+                f"has left nothing to read at {call.arguments[0]:#010x}: {fault}",
+                hint="it neither maps the device in Init nor has a routine Read",
+            )
         where = f"{self._place(pc)} ({pc:#010x}), called from {self._place(lr)}"
         if pc & ~1 == cm.LOCKUP_PC & ~1:
             where = f"a place that was not kept, called from {self._place(lr)}"
-        error = LoaderFault(self._image.path, str(self._calls[0]), where, fault)
+        error = LoaderFault(self._image.path, str(call), where, fault)
         error.details = (
             *self._stacked(registers["sp"], registers["lr"]),
             *inherited(self._target, primask=registers["primask"]),
@@ -661,7 +668,9 @@ class _Layout:
         self.scratch = block.start + parts["scratch"] if sizes["scratch"] else 0
         self.stack = Span.of(block.start + parts["stack"], _STACK)
         self.static_base = image.static_base or self.scratch
-        self.free = max(_gaps(AXI_SRAM, [*image.memory, block]), key=len)
+        taken = [*image.memory, block]
+        gaps = [gap for ram in (AXI_SRAM, DTCM) for gap in _gaps(ram, taken)]
+        self.free = max(gaps, key=len)
 
 
 def _gaps(area: Span, taken: Sequence[Span]) -> Iterator[Span]:

@@ -69,6 +69,10 @@ class FlashDriver(Protocol):
         """Erase the whole device."""
         ...
 
+    def refresh(self) -> None:
+        """Make sure that what is read from now on is what the device holds now."""
+        ...
+
     def read(self, span: Span) -> bytes:
         """What the device holds: read back, not computed."""
         ...

@@ -5,13 +5,7 @@ buffers in SRAM, and posts the call that programs them, while the core is still 
 before.  So the device never waits for the link, and the link is free for other lanes while
 the device works.
 
-Ways of calling a ``.stldr`` that differ from what one would guess:
-
-- `SectorErase(first, last)`: `last` is the *start* of the last sector, which is erased too.
-- `Write` takes any size by its specification, but loaders in the wild lose bytes at odd ends
-  and page crossings, so it only ever gets whole pages.
-- `Init` is called once, and nothing is reset between it and the calls that follow.
-- `Verify` returns different things from file to file, and is not used: digests are.
+What is said to which kind of loader is `dialect`'s business.
 
 Digests are CRC-32s of blocks, computed by the resident helpers where the device is mapped; a
 block that must be read through the loader's `Read` is read into a buffer first.
@@ -26,12 +20,13 @@ from collections.abc import Generator, Iterator, Sequence
 from types import TracebackType
 from typing import Self, TypeVar, cast
 
-from gdbserver.chip import stm32h743 as chip
 from gdbserver.chip.memory import Span
 from gdbserver.errors import LoaderRefused, LoaderRejected
 from gdbserver.flash.call_queue import CallQueue
+from gdbserver.flash.dialect import Request, dialect, read_seconds
 from gdbserver.flash.driver import Busy, Did, Event
 from gdbserver.flash.loader_file import FOUND, LoaderFile
+from gdbserver.flash.nor_survey import describe, describe_quadspi, survey
 from gdbserver.flash.plan import RegionPlan, SectorPlan
 from gdbserver.target.target import Target
 
@@ -44,13 +39,9 @@ _BUFFERS = 6  # a quarter of a second, for as long as other lanes keep the link
 _BLOCK = 16 * 1024  # what one CRC-32 covers
 _BLOCKS = 64  # digests per call: a megabyte
 
-# W25Q256JV, "AC Electrical Characteristics": the slowest NOR page and sectors in use.
-_PAGE_SECONDS = 3e-3  # 256 bytes
-_SECTOR_SECONDS = {4096: 0.4, 32768: 1.6, 65536: 2.0}
-_CHIP_SECONDS = 400.0  # 32 MiB
+# W25Q256JV, "AC Electrical Characteristics".
 _TYPICAL_ERASE = 0.15 / 65536  # seconds per byte
 _TYPICAL_PROGRAM = 0.7e-3 / 256
-_INIT_SECONDS = 10.0
 
 _WHY = {
     2: "the NOR does not answer: its JEDEC id reads as all ones or all zeros",
@@ -77,22 +68,28 @@ class ExternalFlash:
         self.region = loader.region
         self._target = target
         self._loader = loader
+        self._dialect = dialect(loader)
         self._queue = CallQueue(target, loader.image, good=loader.good, queued=queued)
-        self._under_way: deque[tuple[int, Did]] = deque()
+        self._under_way: deque[tuple[int, Did | None]] = deque()
         self._used: deque[tuple[int, int]] = deque()  # buffers: (address, call that reads it)
         self._free: deque[int] = deque()
         free = self._queue.free
+        self._buffer_size = min(_BUFFER, len(free) // self.region.page_size * self.region.page_size)
+        if not self._buffer_size:
+            raise LoaderRejected(loader.path, "leaves no RAM for a buffer")
         self._next_buffer = free.start
         self._buffers_end = min(free.end, free.start + _BUFFERS * _BUFFER)
-        # Our own loader leaves the NOR mapped after every routine.
-        self._mapped = "Read" not in loader.image.entries or "found" in loader.image.symbols
+        # Where there is a routine that reads, mapped reads need not work, whatever the device's
+        # type says; but our own loader leaves the NOR mapped after every routine.
+        by_routine = "Read" in loader.image.entries and loader.kind == "stldr"
+        self._mapped = "found" in loader.image.symbols or not by_routine
 
     # --- Opening and closing --------------------------------------------------------------
 
     def __enter__(self) -> Self:
         self._queue.__enter__()
         try:
-            _finish(self._queue.call("Init", timeout=_INIT_SECONDS))
+            _finish(self._say(self._dialect.start()))
             self._queue.check_stack()
         except LoaderRefused as error:
             self._explain(error)
@@ -109,14 +106,37 @@ class ExternalFlash:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if isinstance(error, LoaderRefused):
-            self._explain(error)
-        self._queue.__exit__(kind, error, traceback)
+        try:
+            if isinstance(error, LoaderRefused):
+                self._explain(error)
+            if error is None:
+                _finish(self._say(self._dialect.finish()))
+                self._queue.check_stack()
+                log.info("%s used %d bytes of stack", self._loader.path.name, self.stack_used())
+        finally:
+            self._queue.__exit__(kind, error, traceback)
+
+    def stack_used(self) -> int:
+        """Bytes, at most, of all routines so far."""
+        return self._queue.stack_used()
+
+    def refresh(self) -> None:
+        """Start anew, so that nothing read from now on was read before."""
+        self._dialect = dialect(self._loader)
+        _finish(self._say(self._dialect.start()))
 
     def _explain(self, error: LoaderRefused) -> None:
-        """Say what our own loader knows about its failure; guess for others."""
+        """Say why: our own loader knows, and for others we look ourselves."""
         if (found := self.found()) is None:
-            error.hint = "is the NOR powered, is it the one that the loader is for, at these pins?"
+            error.details = (describe_quadspi(self._target),)
+            if error.routine == "Init":
+                name = f"{self._loader.path.stem} {self._loader.name}"
+                error.hint = describe(survey(self._target), name)
+            else:
+                error.hint = (
+                    "the loader does not say why; the NOR may be protected against writing, "
+                    "or smaller than the loader believes"
+                )
             return
         why = _WHY.get(found["status"], f"status {found['status']}")
         identity = f"JEDEC id {found['jedec']:06X}"
@@ -143,47 +163,58 @@ class ExternalFlash:
         if not sectors:
             return
         for sectors_together in _erased_together(sectors):
-            first, last = sectors_together[0].sector, sectors_together[-1].sector
+            spans = [s.sector for s in sectors_together]
             if sectors_together[0].erase:
-                yield from self._room()
-                did = Did("erased", Span(first.start, last.end))
-                seconds = sum(_erase_seconds(len(s.sector)) for s in sectors_together)
-                self._post(did, seconds, "SectorErase", first.start, last.start)
+                did = Did("erased", Span(spans[0].start, spans[-1].end))
+                yield from self._post(self._dialect.erase(spans), did)
             for sector in sectors_together:
                 for run in sector.runs:
-                    for start in range(0, len(run.data), _BUFFER):
-                        part = run.part(start, start + _BUFFER)
+                    for start in range(0, len(run.data), self._buffer_size):
+                        part = run.part(start, start + self._buffer_size)
                         buffer = yield from self._buffer()
                         self._target.write_memory(buffer, part.data)
-                        yield from self._room()
-                        size = len(part.data)
                         did = Did("programmed", part.span)
-                        seconds = _program_seconds(size)
-                        number = self._post(did, seconds, "Write", part.span.start, size, buffer)
+                        requests = self._dialect.program(part.span, buffer)
+                        number = yield from self._post(requests, did)
                         self._used.append((buffer, number))
                         yield Busy(0)
+        yield from self._post(self._dialect.look())
         yield from self._give_back_buffers()
         while self._under_way:
             yield from self._collect()
         self._queue.check_stack()
 
     def erase_all(self) -> Generator[Event, None, None]:
-        seconds = _CHIP_SECONDS * max(1.0, len(self.region.span) / (32 * chip.MIB))
-        if "MassErase" in self._loader.image.entries:
-            self._post(Did("erased", self.region.span), seconds, "MassErase")
-            while self._under_way:
-                yield from self._collect(2.0)
-        else:
+        requests = self._dialect.erase_all()
+        if requests is None:
             all_of_it = [
                 SectorPlan(sector, self.region.erased, ())
                 for sector in self.region.sectors(self.region.span)
             ]
             yield from self.change(all_of_it)
+            return
+        yield from self._post([*requests, *self._dialect.look()], Did("erased", self.region.span))
+        while self._under_way:
+            yield from self._collect(2.0)
 
-    def _post(self, did: Did, timeout: float, routine: str, *arguments: int) -> int:
-        number = self._queue.post(routine, *arguments, timeout=timeout)
-        self._under_way.append((number, did))
+    def _post(
+        self, requests: Sequence[Request], did: Did | None = None
+    ) -> Generator[Event, None, int]:
+        """Put calls into the queue; `did` is told of when the last has returned, whose number
+        is the result."""
+        number = -1
+        for request in requests:
+            yield from self._room()
+            number = self._queue.post(request.routine, *request.arguments, timeout=request.timeout)
+            self._under_way.append((number, did if request is requests[-1] else None))
         return number
+
+    def _say(self, requests: Sequence[Request]) -> Generator[Event, None, None]:
+        """Have routines called, and wait until they have returned."""
+        for request in requests:
+            yield from self._queue.call(
+                request.routine, *request.arguments, timeout=request.timeout
+            )
 
     def _room(self) -> Generator[Event, None, None]:
         while not self._queue.has_room():
@@ -197,19 +228,19 @@ class ExternalFlash:
         while self._used and self._used[0][1] < finished:
             self._free.append(self._used.popleft()[0])
         while self._under_way and self._under_way[0][0] < finished:
-            yield self._under_way.popleft()[1]
+            _, did = self._under_way.popleft()
+            if did is not None:
+                yield did
 
     def _buffer(self) -> Generator[Event, None, int]:
         """A buffer that no call uses: an old one, a new one, or one that has to be waited for."""
         if self._used:
             yield from self._collect(0)
         while not self._free:
-            if self._next_buffer + _BUFFER <= self._buffers_end:
-                self._queue.borrow(Span.of(self._next_buffer, _BUFFER))
+            if self._next_buffer + self._buffer_size <= self._buffers_end:
+                self._queue.borrow(Span.of(self._next_buffer, self._buffer_size))
                 self._free.append(self._next_buffer)
-                self._next_buffer += _BUFFER
-            elif not self._used:
-                raise LoaderRejected(self._loader.path, "leaves no RAM for a buffer")
+                self._next_buffer += self._buffer_size
             else:
                 yield from self._collect()
         return self._free.popleft()
@@ -270,7 +301,7 @@ class ExternalFlash:
                 size,
                 count,
                 results + 4 * done,
-                timeout=_read_seconds(size * count),
+                timeout=read_seconds(size * count),
                 checked=False,
             )
             done += count
@@ -278,9 +309,13 @@ class ExternalFlash:
     def _crc_through_read(
         self, blocks: Sequence[Span], results: int
     ) -> Generator[Event, None, None]:
+        if self._buffer_size < _BLOCK:
+            crcs = [zlib.crc32(self.read(block)) for block in blocks]
+            self._target.write_words(results, crcs)
+            return
         buffer = yield from self._buffer()
         for number, block in enumerate(blocks):
-            seconds = _read_seconds(len(block))
+            seconds = read_seconds(len(block))
             where = results + 4 * number
             yield from self._queue.call("Read", block.start, len(block), buffer, timeout=seconds)
             yield from self._queue.call(
@@ -293,9 +328,9 @@ class ExternalFlash:
             return self._target.read_memory(span.start, len(span))
         buffer = _finish(self._buffer())
         data = bytearray()
-        for start in range(span.start, span.end, _BUFFER):
-            length = min(_BUFFER, span.end - start)
-            seconds = _read_seconds(length)
+        for start in range(span.start, span.end, self._buffer_size):
+            length = min(self._buffer_size, span.end - start)
+            seconds = read_seconds(length)
             _finish(self._queue.call("Read", start, length, buffer, timeout=seconds))
             data += self._target.read_memory(buffer, length)
         self._free.append(buffer)
@@ -349,18 +384,3 @@ def _blocks(sector: Span) -> list[Span]:
         Span(start, min(start + _BLOCK, sector.end))
         for start in range(sector.start, sector.end, _BLOCK)
     ]
-
-
-def _erase_seconds(size: int) -> float:
-    """The longest that erasing a sector may take, and then some: a loader may notice itself."""
-    longest = next((s for limit, s in _SECTOR_SECONDS.items() if size <= limit), size / 65536 * 2.0)
-    return 4 * longest + 2
-
-
-def _program_seconds(size: int) -> float:
-    return 2 * _PAGE_SECONDS * -(-size // 256) + 1
-
-
-def _read_seconds(size: int) -> float:
-    """A slow bus, a slow core: 50 KiB/s, and a second to spare."""
-    return size / 50_000 + 1

@@ -324,6 +324,9 @@ class InternalBank:
         self._control(0)
         return digest
 
+    def refresh(self) -> None:
+        self._target.forget_caches()
+
     def read(self, span: Span) -> bytes:
         """Raises: FlashError where ECC cannot repair a flash word."""
         try:

@@ -252,6 +252,11 @@ class LoaderFile:
         """Whether the chip has an address space for the device, so that it may be read there."""
         return any(self.region.span in area for area in EXTERNAL.values())
 
+    @property
+    def finds_out(self) -> bool:
+        """Whether it is our own, which learns the size and more from the NOR itself."""
+        return "found" in self.image.symbols
+
     def patched(self, name: str, data: bytes) -> LoaderFile:
         """The same loader with other contents for a variable."""
         return replace(self, image=self.image.patched(name, data))

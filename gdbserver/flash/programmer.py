@@ -21,12 +21,14 @@ from typing import Literal, TypeVar, cast
 
 from gdbserver.chip.memory import FlashRegion, Span, merge
 from gdbserver.chip.stm32h743 import KIB, bank
-from gdbserver.errors import ChipLocked, FlashError, VerifyError
+from gdbserver.errors import ChipLocked, FlashError, GdbServerError, VerifyError
+from gdbserver.flash.diagnosis import pattern
 from gdbserver.flash.diff import diff
 from gdbserver.flash.driver import Busy, Did, Event, FlashDriver
 from gdbserver.flash.external import ExternalFlash
 from gdbserver.flash.internal import InternalBank, Pace
 from gdbserver.flash.loader_file import LoaderFile
+from gdbserver.flash.own_loader import resized
 from gdbserver.flash.plan import Download, RegionPlan, SectorPlan, plan
 from gdbserver.target.target import Target
 
@@ -34,6 +36,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_CLOSE_LOOK = 64  # bytes from the first wrong one on: enough to see what is wrong with them
 _HEARTBEAT = 0.25  # seconds of the target's time without a step
 
 Action = Literal["compared", "erased", "programmed", "verified", "waiting"]
@@ -65,12 +68,18 @@ class Programmer:
         self._loaders = list(loaders)
         self._banks = _internal_banks(target.chip.flash_kib)
         self._pace = Pace()
+        self._met: set[int] = set()
+        """Which of the loaders have said how large their device really is."""
         self._check_disjoint()
 
     def _check_disjoint(self) -> None:
         for one, other in itertools.pairwise(self.regions()):
             if len(one.span & other.span):
-                raise FlashError(f"two loaders are for the same addresses: {one} and {other}")
+                raise FlashError(
+                    f"two loaders are for the same addresses, {one.span & other.span}: "
+                    f"{one} and {other}",
+                    hint="give one --extload for each device; the same one need not be given twice",
+                )
 
     def regions(self) -> tuple[FlashRegion, ...]:
         """All flash that can be programmed, in address order."""
@@ -95,6 +104,8 @@ class Programmer:
         for region_plan in plans:
             self._check_allowed([s.sector for s in region_plan.sectors], region_plan.region)
         self._target.halt()
+        if self._meet([p.region for p in plans]):
+            plans = plan(download, self.regions())
         lanes = [_Lane(self._driver(p.region), p) for p in plans]
         lanes.sort(key=lambda lane: lane.seconds, reverse=True)
         yield from self._run(lanes)
@@ -143,10 +154,10 @@ class Programmer:
         themselves.
         """
         with ExitStack() as stack:
-            running = {lane: lane.run() for lane in lanes}
+            running = {lane: lane.run() for lane in _one_loader_at_a_time(lanes)}
             for steps in running.values():
                 stack.callback(steps.close)
-            pauses: dict[_Lane, float] = {}  # when there will be something to do again
+            pauses: dict[_Lane | _Turns, float] = {}  # when there will be something to do again
             now = self._target.link.monotonic or time.monotonic
             heartbeat = now() + _HEARTBEAT
             while running:
@@ -178,17 +189,39 @@ class Programmer:
     def describe_external(self) -> str:
         """One line about the external flash: JEDEC id and size, as far as a loader tells."""
         lines = []
-        for loader in self._loaders:
-            with ExternalFlash(self._target, loader, queued=False) as flash:
-                found = flash.found()
+        for number, loader in enumerate(self._loaders):
+            found = self._ask(number)
             if found is None:
                 lines.append(f"{loader.region} by loader {loader.path.name}")
             else:
                 lines.append(
-                    f"{loader.region}: JEDEC id {found['jedec']:06X}, "
+                    f"{self._loaders[number].region}: JEDEC id {found['jedec']:06X}, "
                     f"{found['size'] // KIB} KiB, {found['clock_hz'] / 1e6:g} MHz"
                 )
         return "; ".join(lines) or "no external flash"
+
+    def _meet(self, regions: Sequence[FlashRegion]) -> bool:
+        """Ask our own loaders for these regions, once; whether one has another size than thought.
+
+        Raises: FlashError, when a NOR that is larger than thought reaches into another device.
+        """
+        before = self.regions()
+        for number, loader in enumerate(self._loaders):
+            if number not in self._met and loader.finds_out and loader.region in regions:
+                self._ask(number)
+        return self.regions() != before
+
+    def _ask(self, number: int) -> dict[str, int] | None:
+        """What a loader of ours finds; its region has the size of the NOR from now on."""
+        loader = self._loaders[number]
+        with ExternalFlash(self._target, loader, queued=False) as flash:
+            found = flash.found()
+        self._met.add(number)
+        if found is not None and found["size"] != len(loader.region.span):
+            self._loaders[number] = resized(loader, found["size"])
+            log.info("%s: the NOR is %d KiB large", loader.region, found["size"] // KIB)
+            self._check_disjoint()
+        return found
 
 
 class _Lane:
@@ -200,14 +233,17 @@ class _Lane:
         self._plan = region_plan
         self._done: dict[str, int] = {}
         self._total: dict[str, int] = {}
+        self._found: dict[Span, int] = {}
         self.seconds = driver.seconds(region_plan)
         self._last = Step("waiting", self._region, self._region.span, 0, 0)
+        self.external = isinstance(driver, ExternalFlash)
 
     def run(self) -> Generator[Busy | Step, None, None]:
         with self._driver as driver:
             everything = self._plan.sectors
             self._expect(compared=sum(len(s.sector) for s in everything))
             found = yield from self._tell(driver.digest([s.sector for s in everything]))
+            before = dict(zip((s.sector for s in everything), found, strict=True))
             left = diff(self._plan, found, driver.digest_of)
             log.info(
                 "%s: %d of %d sectors change", self._region, len(left.sectors), len(everything)
@@ -226,17 +262,18 @@ class _Lane:
                 wrong = [s for s in wrong if s.erase]
                 wrong += yield from self._verify(driver, again)
             if wrong:
-                raise _mismatch(driver, wrong[0])
+                unchanged = self._found[wrong[0].sector] == before[wrong[0].sector]
+                raise _mismatch(driver, wrong[0], unchanged=unchanged)
 
     def _verify(
         self, driver: FlashDriver, region_plan: RegionPlan
     ) -> Generator[Busy | Step, None, list[SectorPlan]]:
-        """The sectors that do not hold what they shall."""
+        """The sectors that do not hold what they shall; what they hold goes into `_found`."""
         sectors = region_plan.sectors
         self._expect(verified=sum(len(s.sector) for s in sectors))
         found = yield from self._tell(driver.digest([s.sector for s in sectors]), "verified")
-        pairs = zip(sectors, found, strict=True)
-        return [s for s, digest in pairs if digest != driver.digest_of(s.contents())]
+        self._found.update(zip((s.sector for s in sectors), found, strict=True))
+        return [s for s in sectors if self._found[s.sector] != driver.digest_of(s.contents())]
 
     def _expect(self, **totals: int) -> None:
         self._total.update(totals)
@@ -271,6 +308,32 @@ class _Lane:
         return replace(self._last, action="waiting")
 
 
+class _Turns:
+    """Lanes of several loaders: one core runs one loader at a time."""
+
+    def __init__(self, lanes: Sequence[_Lane]) -> None:
+        self._lanes = lanes
+        self._current = lanes[0]
+
+    def run(self) -> Generator[Busy | Step, None, None]:
+        for lane in self._lanes:
+            self._current = lane
+            yield from lane.run()
+
+    def waiting(self) -> Step:
+        return self._current.waiting()
+
+
+def _one_loader_at_a_time(lanes: Sequence[_Lane]) -> list[_Lane | _Turns]:
+    """The same lanes, with all that need the core one after the other in the first one's place."""
+    external = [lane for lane in lanes if lane.external]
+    if len(external) < 2:
+        return list(lanes)
+    turns = _Turns(external)
+    merged = [turns if lane is external[0] else lane for lane in lanes]
+    return [lane for lane in merged if lane not in external]
+
+
 class _EraseLane(_Lane):
     """One device, erased whole."""
 
@@ -283,16 +346,43 @@ class _EraseLane(_Lane):
             yield from self._tell(driver.erase_all())
 
 
-def _mismatch(driver: FlashDriver, sector: SectorPlan) -> VerifyError:
-    """Read back a sector whose digest is wrong, to say where it differs."""
+def _mismatch(driver: FlashDriver, sector: SectorPlan, *, unchanged: bool) -> VerifyError:
+    """Read back a sector whose digest is wrong, to say where and how it differs.
+
+    `unchanged`: its digest is what it was before anything was done.
+    """
     expected, found = sector.contents(), driver.read(sector.sector)
     first = next((n for n, (a, b) in enumerate(zip(expected, found, strict=True)) if a != b), 0)
+    end = first + _CLOSE_LOOK
+    looks: str | None
+    if found == expected:
+        looks = "read again it is right: reading is not reliable, at this clock or on these wires"
+    elif _read_afresh(driver, sector) == expected:
+        looks = (
+            "it is a stale read, and right after another Init: the loader maps, or remembers, what "
+            "was there before it wrote"
+        )
+    elif unchanged and found.strip(bytes([sector.erased])):
+        looks = "it still holds what it held before: it was neither erased nor programmed"
+    else:
+        looks = pattern(expected[first:end], found[first:end])
     return VerifyError(
         driver.region,
         sector.sector.start + first,
         expected[first : first + 16],
         found[first : first + 16],
+        looks,
     )
+
+
+def _read_afresh(driver: FlashDriver, sector: SectorPlan) -> bytes | None:
+    """What a sector holds, after everything that may have kept an earlier reading was told."""
+    try:
+        driver.refresh()
+        return driver.read(sector.sector)
+    except GdbServerError as error:
+        log.debug("no second look: %s", error)
+        return None
 
 
 def _internal_banks(flash_kib: int) -> tuple[FlashRegion, ...]:

@@ -251,9 +251,7 @@ def test_what_cannot_work_is_refused_by_name(load) -> None:
     descriptor = {"StorageInfo": (end, 200, OBJECT)}
     good = [Segment(BASE, CODE), Segment(end, info())]
 
-    assert rejected(load, b"S0030000FC") == (
-        "loader loader.stldr is not an ELF file: Magic number does not match"
-    )
+    assert rejected(load, b"S0030000FC") == "loader loader.stldr is not an ELF file"
     assert "is ET_REL for EM_ARM" in rejected(load, elf(good, {}, kind=1))
     assert "EM_XTENSA" in rejected(load, elf(good, {}, machine=94))
     assert "has no symbol StorageInfo" in rejected(load, elf(good, routines()))

@@ -61,7 +61,7 @@ _INFO: Mapping[str, object] = {
     "CLAIMED": 200,
 }
 _PLAIN = {"BASE": 0x24000004, "INFO_AT": 0}
-_PIC = ("-mfloat-abi=soft", "-fpie", "-fvisibility=hidden", "-ffixed-r9")
+_PIC = ("-mfloat-abi=soft", "-fpie", "-ffixed-r9", "-include", str(FIXTURES / "hidden.h"))
 _RWPI = ("-mfloat-abi=soft", "-ffixed-r9")
 _F9 = (
     *("INIT_FAILS", "INIT_ODD", "WRITE_UDF", "WRITE_BUS", "WRITE_IMPRECISE", "ERASE_SPINS"),
@@ -105,8 +105,10 @@ RECIPES: Mapping[str, Recipe] = {
         f"W25Q256_F9_{fault}": Recipe("faulty.c", numbers=_PLAIN, macros={"FAULT": fault})
         for fault in _F9
     },
-    # Says NOR_FLASH, maps nothing, exports Read.
-    "W25Q256_F10": Recipe("reader.c", numbers=_PLAIN),
+    "W25Q256_F9_STALE": Recipe("faulty.c", numbers=_PLAIN, macros={"FAULT": "STALE", "READ": 1}),
+    # Says NOR_FLASH, maps nothing, exports Read; and one that does not.
+    "W25Q256_F10": Recipe("reader.c", macros={"READ": 1}, numbers=_PLAIN),
+    "W25Q256_UNMAPPED": Recipe("reader.c", numbers=_PLAIN),
     "W25Q256_HARD_FLOAT": Recipe(
         "plain.c",
         macros={"HARD_FLOAT": 1},
