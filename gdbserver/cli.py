@@ -55,7 +55,7 @@ DEFAULT_PORT = 61234  # ST-LINK_gdbserver's, which launch configurations already
     metavar="FILE|builtin",
     multiple=True,
     help="External loader for flash on the QSPI; repeatable. `builtin` is our own, which is "
-    "the default for the simulated board.",
+    "the default when its pins are given, and for the simulated board.",
 )
 @wiring_options
 @click.option("--persistent", is_flag=True, help="Go on serving when the last client has left.")
@@ -85,7 +85,7 @@ def command(
     if context.invoked_subcommand is not None:
         _check_nothing_to_serve(context)
         return
-    if not loaders and names_the_simulator(probe):
+    if not loaders and (names_the_simulator(probe) or qspi_pins or board):
         loaders = ["builtin"]
     wiring = chosen_wiring(qspi_pins, board)
     loaded = [_loader(name, wiring) for name in loaders]

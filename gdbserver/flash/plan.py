@@ -27,6 +27,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from gdbserver.chip.memory import FlashRegion, Span, merge
+from gdbserver.chip.stm32h743 import QSPI_WINDOW
 from gdbserver.errors import FlashError, OutsideFlash
 
 
@@ -125,6 +126,9 @@ def _check_inside(span: Span, regions: Sequence[FlashRegion]) -> None:
         elif len(here):
             raise OutsideFlash(Span(address, here.start), regions, past=before)
     if address < span.end:
+        if before is None and address in QSPI_WINDOW:
+            below = [r for r in regions if r.span in QSPI_WINDOW and r.span.end <= address]
+            before = max(below, key=lambda r: r.span, default=None)
         raise OutsideFlash(Span(address, span.end), regions, past=before)
 
 
