@@ -14,10 +14,11 @@ from gdbserver.sim.bus import Bus, BusError, Master
 
 PAGE = 0x1000
 _DEVARCH, _DEVTYPE = 0xFBC, 0xFCC
-_PIDR4, _PIDR0, _CIDR0 = 0xFD0, 0xFE0, 0xFF0
+FIRST_ID = _PIDR4 = 0xFD0
+_PIDR0, _CIDR0 = 0xFE0, 0xFF0
 
 _ARM, _ST = (4, 0x3B), (0, 0x20)  # JEP106: continuation, identity
-_ROM_TABLE, _CORESIGHT = 0x1, 0x9  # component classes
+_ROM_TABLE, _CORESIGHT, GENERIC_IP = 0x1, 0x9, 0xE  # component classes
 _JEDEC = 1 << 19
 
 

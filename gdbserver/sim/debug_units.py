@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from gdbserver.chip import cortex_m
 from gdbserver.chip.memory import Span
 from gdbserver.sim.bus import Master
+from gdbserver.sim.components import GENERIC_IP, Identity
 from gdbserver.sim.cpu import Watchpoint
 from gdbserver.sim.registers import (
     BitsInteger,
@@ -44,7 +45,7 @@ LAR_KEY = 0xC5ACCE55
 class Fpb(CoreSightComponent):
     """Flash Patch and Breakpoint unit, revision 2: eight breakpoints, at any address."""
 
-    part = 0x00E
+    identity = Identity(0x00E, GENERIC_IP)
 
     CTRL = Word(0x000, reset=0x10000080)
     REMAP = Constant(0x004, 0)  # bit 29 clear: no remapping on this core
@@ -127,7 +128,7 @@ class Dwt(_TraceUnit):
     Of the comparators' functions those are modelled that halt the core.
     """
 
-    part = 0x002
+    identity = Identity(0x002, GENERIC_IP)
 
     CTRL = Register(
         0x000,
@@ -249,7 +250,7 @@ class Itm(_TraceUnit):
     A stimulus port reads as one: there is always room for more.
     """
 
-    part = 0x001
+    identity = Identity(0x001, GENERIC_IP)
 
     TER = Word(0xE00)
     TPR = Word(0xE40, writable=0xF)

@@ -28,6 +28,7 @@ from gdbserver.chip.cortex_m import (
     Icsr,
 )
 from gdbserver.sim.bus import Master
+from gdbserver.sim.components import FIRST_ID, GENERIC_IP, Identity
 from gdbserver.sim.nvic import EXTERNAL, INTERRUPTS, MASKED_BY_DEBUGGER, Nvic, bits
 from gdbserver.sim.registers import (
     BitsInteger,
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MPU_REGIONS = 16
-JEP106_ARM = 0x23B  # Arm's designer code, continuation 4: what identification registers spell
 
 
 def Word(offset: int, *, reset: int = 0, writable: int = 0xFFFFFFFF) -> Register:
@@ -67,29 +67,18 @@ class CoreSightComponent(Peripheral):
     """
 
     size = 0x1000
-    part: ClassVar[int]
-    component_class: ClassVar[int] = 0xE  # generic IP component
+    identity: ClassVar[Identity]
 
     def read(self, offset: int, size: int, master: Master) -> int:
-        if offset >= 0xFD0:
-            return self._identification(offset & 0xFFC)
+        if offset >= FIRST_ID:
+            return self.identity.read(offset & 0xFFC)
         return super().read(offset, size, master)
-
-    def _identification(self, offset: int) -> int:
-        """One of PIDR4-7, PIDR0-3, CIDR0-3: a byte each, in this order of addresses."""
-        component_id = 0xB105000D | self.component_class << 12
-        peripheral_id = JEP106_ARM >> 7 << 32 | 1 << 19 | (JEP106_ARM & 0x7F) << 12 | self.part
-        if offset >= 0xFF0:
-            return component_id >> 2 * (offset - 0xFF0) & 0xFF
-        if offset >= 0xFE0:
-            return peripheral_id >> 2 * (offset - 0xFE0) & 0xFF
-        return peripheral_id >> 32 + 2 * (offset - 0xFD0) & 0xFF
 
 
 class SystemControl(CoreSightComponent):
     """The device at 0xE000E000, and what the core asks about its own configuration."""
 
-    part = 0x00C
+    identity = Identity(0x00C, GENERIC_IP)
 
     ICTR = Constant(0x004, (INTERRUPTS - 1) // 32)
     ACTLR = Register(0x008, BitStruct(Unmodelled("ACTLR", 32)))
