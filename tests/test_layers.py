@@ -22,6 +22,9 @@ LAYERS = {
     "cli": {"server", "target", "flash", "cli_options", "loader_cli"},
     "cli_options": {"target", "flash"},
     "loader_cli": {"target", "flash", "cli_options"},
+    "loader_names": {"flash", "cli_options"},
+    "stlink_options": set(),
+    "stlink_cli": {"server", "target", "flash", "cli_options", "loader_names", "stlink_options"},
     "__main__": {"cli"},
     "__init__": set(),
 }
@@ -30,7 +33,7 @@ GROUND = {"errors", "chip"}
 # Third-party package -> the only places that may import it.
 HOMES = {
     "trio": {"server", "cli"},
-    "click": {"cli", "cli_options", "loader_cli"},
+    "click": {"cli", "cli_options", "loader_cli", "stlink_cli"},
     "pyocd": {"target", "sim"},
     "unicorn": {"sim"},
     "capstone": {"flash/hazards"},

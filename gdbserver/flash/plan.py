@@ -49,6 +49,12 @@ class Download:
         if data:
             self.writes.append((Span.of(address, len(data)), data))
 
+    def erase_devices(self, regions: Sequence[FlashRegion]) -> None:
+        """Erase the whole of each device that something is written to."""
+        for region in regions:
+            if any(len(span & region.span) for span, _ in self.writes):
+                self.erase(region.span)
+
 
 @dataclass(frozen=True, slots=True)
 class Run:

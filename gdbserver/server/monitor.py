@@ -25,6 +25,8 @@ class Desk:
     control: Control
     say: Callable[[str], Awaitable[None]]
     look: Callable[[], None]
+    init_external: bool = False
+    """Whether every reset is one with `init`."""
 
 
 Handler = Callable[[Desk, str], Awaitable[None]]
@@ -49,10 +51,17 @@ async def _reset(desk: Desk, arguments: str) -> None:
         raise BadRequest(f"monitor reset knows halt and init, not {arguments!r}")
     await desk.bench.target.call(Target.reset, halt=True)
     await desk.say("reset; the core is halted at its first instruction\n")
+    if desk.init_external:
+        await _init(desk)
 
 
 async def _reset_init(desk: Desk, arguments: str) -> None:
     await _reset(desk, arguments)
+    if not desk.init_external:
+        await _init(desk)
+
+
+async def _init(desk: Desk) -> None:
     await desk.bench.programmer.call(Programmer.prepare_external_reads)
     await desk.say("the external flash can be read\n")
 
@@ -118,6 +127,57 @@ async def _mass_erase(desk: Desk, arguments: str) -> None:
     await desk.say("mass erase complete\n")
 
 
+def _numbers(usage: str, arguments: str) -> list[int]:
+    """As many as `usage` names.
+
+    Raises: BadRequest.
+    """
+    try:
+        numbers = [int(word, 0) for word in arguments.split()]
+    except ValueError:
+        numbers = []
+    if len(numbers) != len(usage.split()) or any(not 0 <= n <= 0xFFFFFFFF for n in numbers):
+        raise BadRequest(f"expected {usage}, as numbers, not {arguments!r}")
+    return numbers
+
+
+# How ST's servers answer these: "O.K." and, of a register that was read, a colon and its value.
+
+
+async def _read_dp(desk: Desk, arguments: str) -> None:
+    (number,) = _numbers("REGISTER", arguments)
+    value = await desk.bench.target.call(lambda target: target.raw.read_dp(number))
+    await desk.say(f"O.K.:{value:#010x}\n")
+
+
+async def _write_dp(desk: Desk, arguments: str) -> None:
+    number, value = _numbers("REGISTER VALUE", arguments)
+    await desk.bench.target.call(lambda target: target.raw.write_dp(number, value))
+    await desk.say("O.K.\n")
+
+
+async def _read_ap(desk: Desk, arguments: str) -> None:
+    (number,) = _numbers("REGISTER", arguments)
+    value = await desk.bench.target.call(lambda target: target.raw.read_ap(number))
+    await desk.say(f"O.K.:{value:#010x}\n")
+
+
+async def _read_ap_at(desk: Desk, arguments: str) -> None:
+    port, offset = _numbers("PORT OFFSET", arguments)
+    value = await desk.bench.target.call(lambda target: target.raw.read_ap_at(port, offset))
+    await desk.say(f"O.K.:{value:#010x}\n")
+
+
+async def _write_ap(desk: Desk, arguments: str) -> None:
+    number, value = _numbers("REGISTER VALUE", arguments)
+    await desk.bench.target.call(lambda target: target.raw.write_ap(number, value))
+    await desk.say("O.K.\n")
+
+
+async def _vendor(desk: Desk, _arguments: str) -> None:
+    await desk.say("stm32-gdbserver\n")
+
+
 COMMANDS = {
     "help": MonitorCommand("this list", _help, reads_only=True),
     "info": MonitorCommand("probe, chip, flash devices, clients", _info, reads_only=True),
@@ -129,7 +189,14 @@ COMMANDS = {
     "flash mass_erase": MonitorCommand(
         "[internal|external|all]: erase whole flash devices", _mass_erase
     ),
+    "ReadDP": MonitorCommand("REGISTER: of the debug port, by number", _read_dp),
+    "WriteDP": MonitorCommand("REGISTER VALUE: the same; 2 is SELECT, for ReadAP", _write_dp),
+    "ReadAP": MonitorCommand("REGISTER: of the access port, in the bank selected", _read_ap),
+    "ReadAPEx": MonitorCommand("PORT OFFSET: a register of any access port", _read_ap_at),
+    "WriteAP": MonitorCommand("REGISTER VALUE: of the access port, as for ReadAP", _write_ap),
+    "vendor": MonitorCommand("whose server this is", _vendor, reads_only=True),
 }
+_BY_NAME = {name.lower(): command for name, command in COMMANDS.items()}
 
 
 def find(line: str) -> tuple[MonitorCommand, str]:
@@ -140,6 +207,6 @@ def find(line: str) -> tuple[MonitorCommand, str]:
     """
     words = line.split()
     for count in range(len(words), 0, -1):
-        if command := COMMANDS.get(" ".join(words[:count])):
+        if command := _BY_NAME.get(" ".join(words[:count]).lower()):
             return command, " ".join(words[count:])
     raise BadRequest("unknown monitor command; try: monitor help")

@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 
 from gdbserver.errors import CannotListen, GdbServerError
 from gdbserver.server.control import Control
+from gdbserver.server.observer import Observer
 from gdbserver.server.session import Session
 from gdbserver.server.worker import Bench, Machine, owning
 
@@ -33,6 +34,11 @@ class Options:
     """Whether to go on when the last client has left."""
     leave_halted: bool = False
     """Whether the core stays halted when its client has left."""
+    erase_all: bool = False
+    """Whether a download erases the whole of each device that it goes to."""
+    init_external: bool = False
+    """Whether `monitor reset` makes the external flash readable, as `monitor reset init` does."""
+    observer: Observer = field(default_factory=Observer)
 
 
 def serve(
@@ -42,19 +48,24 @@ def serve(
     port: int = 61234,
     persistent: bool = False,
     leave_halted: bool = False,
+    erase_all: bool = False,
+    init_external: bool = False,
+    observer: Observer | None = None,
     on_listening: Callable[[int], None] = lambda port: None,
 ) -> None:
     """Serve until the last client has left, or for ever if `persistent`, or until a signal.
 
     `open_machine` runs in a thread.  The machine is closed on the way out, whatever the way.
     `on_listening` is told the port as soon as a client is welcome; 0 picks one.  With
-    `leave_halted` the core stays halted when its client has left.
+    `leave_halted` the core stays halted when its client has left.  For the others see `Options`.
 
     Raises:
         CannotListen: the port is in use, or the address is not ours.
         GdbServerError: the machine could not be opened.
     """
-    options = Options(host, port, persistent, leave_halted)
+    options = Options(
+        host, port, persistent, leave_halted, erase_all, init_external, observer or Observer()
+    )
     trio.run(serve_clients, open_machine, options, on_listening)
 
 
@@ -130,8 +141,16 @@ class _House:
             name = "{}:{}".format(*stream.socket.getpeername()[:2])
         except OSError:
             return  # it has gone already
-        halted = self._options.leave_halted
-        session = Session(stream, self._bench, self._control, name=name, leave_halted=halted)
+        session = Session(
+            stream,
+            self._bench,
+            self._control,
+            name=name,
+            leave_halted=self._options.leave_halted,
+            erase_all=self._options.erase_all,
+            init_external=self._options.init_external,
+            observer=self._options.observer,
+        )
         try:
             was_client = await session.run()
         except Exception:

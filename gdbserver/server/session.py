@@ -18,14 +18,15 @@ import itertools
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import assert_never
 
 import trio
 
+from gdbserver.chip import stm32h743
 from gdbserver.chip.cortex_m import Demcr
-from gdbserver.chip.memory import Span
+from gdbserver.chip.memory import FlashRegion, Kind, Span
 from gdbserver.errors import (
     BadRequest,
     ClientLeft,
@@ -47,6 +48,7 @@ from gdbserver.rsp.packets import (
 )
 from gdbserver.server import monitor
 from gdbserver.server.control import Control
+from gdbserver.server.observer import Observer
 from gdbserver.server.reading import MACHINE_NAME, Reader, known_registers, to_wire
 from gdbserver.server.worker import Bench
 from gdbserver.target.breakpoints import BreakKind
@@ -127,6 +129,9 @@ class Session:
         *,
         name: str = "client",
         leave_halted: bool = False,
+        erase_all: bool = False,
+        init_external: bool = False,
+        observer: Observer | None = None,
     ) -> None:
         self._stream = stream
         self._target = bench.target
@@ -134,8 +139,10 @@ class Session:
         self._control = control
         self._name = name
         self._leave_halted = leave_halted
+        self._erase_all = erase_all
+        self._observer = observer or Observer()
         self._reader = Reader(bench, control)
-        self._desk = monitor.Desk(bench, control, self._say, self._look_for_client)
+        self._desk = monitor.Desk(bench, control, self._say, self._look_for_client, init_external)
         self._connection = Connection()
         self._sending = trio.Lock()
         self._features: frozenset[str] = frozenset()
@@ -167,6 +174,7 @@ class Session:
         await self._control.enter(self._name)
         role = "" if self._control.holder == self._name else ", to read only"
         log.info("Debugger connected (%s%s)", self._name, role)
+        self._observer.connected(self._name)
         try:
             yield
         finally:
@@ -175,6 +183,7 @@ class Session:
                     await self._leave()
                 self._control.leave(self._name)
             log.info("Debugger connection lost. (%s)", self._name)
+            self._observer.disconnected(self._name)
 
     async def _leave(self) -> None:
         try:
@@ -489,9 +498,15 @@ class Session:
         if any(len(span & erase) for erase in self._download.erases):
             log.info("a download that was not finished is dropped")
             self._download = Download()
+        regions = await self._programmer.call(Programmer.regions)
+        place = stm32h743.memory_map(regions).region_at(span.start)
+        if place is not None and place.kind is Kind.FLASH and place.span == span:
+            # "flash-erase" goes through the map, and comes to the flash that nobody can program.
+            log.info("nothing to erase at %s: there is no loader for it", span)
+            return
         attempt = Download()
         attempt.erase(span)
-        plan(attempt, await self._programmer.call(Programmer.regions))  # refuses what no one has
+        plan(attempt, regions)  # refuses what no one has
         self._download.erase(span)
 
     async def _carry_out(self) -> None:
@@ -501,14 +516,29 @@ class Session:
         async def on_step(step: Step) -> None:
             self._look_for_client()
             log.debug("%s %s", step.action, step.span)
+            self._observer.download_step(step)
             done[step.region.name, step.action] += len(step.span)
 
         size = sum(len(span) for span, _ in download.writes)
         log.info("download: %d bytes", size)
-        with self._control.changing_flash("a download"):
+        regions = await self._programmer.call(Programmer.regions)
+        if self._erase_all:
+            download.erase_devices(regions)
+        with self._control.changing_flash("a download"), self._observed(download, regions):
             await self._programmer.run_steps(Programmer.carry_out, on_step, download)
         for region, parts in itertools.groupby(sorted(done.items()), lambda item: item[0][0]):
             log.info("%s: %s bytes", region, ", ".join(f"{a} {n}" for (_, a), n in parts))
+
+    @contextmanager
+    def _observed(self, download: Download, regions: Sequence[FlashRegion]) -> Iterator[None]:
+        self._observer.download_begins(download, regions)
+        try:
+            yield
+        except BaseException as error:
+            ours = error if isinstance(error, GdbServerError) else ClientLeft()
+            self._observer.download_ends(ours)
+            raise
+        self._observer.download_ends(None)
 
     # --- Running ---------------------------------------------------------------------------------
 

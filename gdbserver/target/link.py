@@ -218,6 +218,29 @@ class Link:
                 self._ports[number] = InterfacePort(self, self._dp, base, csw, interface)
         return self._ports[number]
 
+    def read_dp(self, address: int) -> int:
+        """A register of the debug port."""
+        with self._translated("read", address):
+            return int(self._dp.read_dp(address))
+
+    def write_dp(self, address: int, value: int) -> None:
+        with self._translated("write", address):
+            self._dp.write_dp(address, value)
+            self._dp.flush()
+
+    def read_ap(self, address: int) -> int:
+        """A register of the access port that is named in bits 24 and up."""
+        with self._translated("read", address):
+            return int(self._dp.read_ap(address))
+
+    def write_ap(self, address: int, value: int) -> None:
+        """The same; what its `Port` knew about it is forgotten."""
+        with self._translated("write", address):
+            self._dp.write_ap(address, value)
+            self._dp.flush()
+        for port in self._ports.values():
+            port.forget()
+
     def hold_reset(self, asserted: bool) -> None:
         """Pull NRST low, or let it go; with a probe that has no such pin, nothing happens."""
         with self._translated("write", 0):

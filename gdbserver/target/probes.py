@@ -57,6 +57,18 @@ def find_probe(uid: str | None) -> Any:
     raise ProbeError(f"there is no debug probe {uid!r}", hint=hint)
 
 
+def connected_probes() -> list[tuple[str, str]]:
+    """Unique id and description of each probe that is plugged in.
+
+    Raises:
+        ProbeError: one cannot look.
+    """
+    quiet()
+    with driver_errors("cannot look for debug probes", hint="is libusb installed?"):
+        probes = _real(ConnectHelper.get_all_connected_probes(blocking=False))
+    return [(probe.unique_id, probe.description) for probe in probes]
+
+
 def _real(probes: list[Any]) -> list[Any]:
     return [probe for probe in probes if not is_simulated(probe.unique_id)]
 

@@ -55,6 +55,7 @@ from gdbserver.target.core import Core
 from gdbserver.target.link import Access, Deadline, Link, Port, Read, Write
 from gdbserver.target.memory import STALL_TIMEOUT, Memory
 from gdbserver.target.probes import find_probe, is_simulated
+from gdbserver.target.raw_registers import RawRegisters
 from gdbserver.target.stop import StopReason
 
 log = logging.getLogger(__name__)
@@ -114,6 +115,7 @@ class Target:
         self.probe_uid = link.uid
         self.simulated = is_simulated(link.uid)
         self.chip: ChipInfo
+        self.raw = RawRegisters(link)
         self._port = link.port(0)
         self._memory = Memory(self._port, link.deadline)
         self._breakpoints = Breakpoints(self._port, self._memory)

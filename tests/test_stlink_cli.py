@@ -1,0 +1,308 @@
+"""ST-LINK_gdbserver, as IDEs meet it: launch lines, console, and the commands they send."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from gdbserver.errors import UsageError
+from gdbserver.stlink_options import OPTIONS, ParseError, parse
+
+SERVER = [sys.executable, "-c", "from gdbserver.stlink_cli import main; main()"]
+CP = ("-cp", "/opt/st/cubeprogrammer/bin")
+
+# What each of them starts (all ask for port 0, for tests run side by side).
+CUBE_IDE = ("-p", "0", "-l", "1", "-d", "-s", *CP, "-m", "0", "-k", "-i", "sim")
+CORTEX_DEBUG = (
+    *("-p", "0", *CP, "--swd", "--swo-port", "50001", "--cpu-clock", "64000000"),
+    *("--swo-clock-div", "32", "--serial-number", "sim", "--halt", "-m", "0"),
+)
+ZEPHYR = (
+    *("--stm32cubeprogrammer-path", CP[1], "--port-number", "0", "--apid", "0"),
+    *("--halt", "--swd", "--serial-number", "sim", "--external-init", "--extload", "builtin"),
+)
+
+# Something that has to go.
+DIRT = (
+    "maintenance packet vFlashErase:08000000,00020000",
+    "maintenance packet vFlashErase:90000000,00010000",
+    "maintenance packet vFlashWrite:8000000:old",
+    "maintenance packet vFlashWrite:90000000:old",
+    "maintenance packet vFlashDone",
+)
+
+
+class Server:
+    """A process that serves, and what it has said."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.lines: list[str] = []
+
+    def read_until(self, pattern: str) -> re.Match[str]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
+            if match := re.search(pattern, line, re.IGNORECASE):
+                return match
+        raise AssertionError("it ended; it said:\n" + "\n".join(self.lines))
+
+    def finish(self) -> int:
+        assert self.process.stdout is not None
+        self.lines += self.process.stdout.read().splitlines()
+        return self.process.wait(60)
+
+
+@contextmanager
+def starting(*arguments: str) -> Iterator[Server]:
+    with subprocess.Popen(
+        [*SERVER, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        try:
+            yield Server(process)
+        finally:
+            process.terminate()
+
+
+@contextmanager
+def serving(*arguments: str) -> Iterator[tuple[Server, int]]:
+    with starting(*arguments) as server:
+        port = int(server.read_until(r"GDB server listening on port (\d+) \(core 0\)")[1])
+        server.read_until("(Waiting for debugger connection|Listening at).*")
+        yield server, port
+
+
+def gdb(port: int, elf: Path, *commands: str) -> str:
+    script = [f"target extended-remote localhost:{port}", *commands]
+    result = subprocess.run(
+        ["gdb-multiarch", "-q", "-nx", "-batch", *(f"-ex={c}" for c in script), str(elf)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return result.stdout + result.stderr
+
+
+def refuse(*arguments: str) -> str:
+    result = subprocess.run(
+        [*SERVER, *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "Traceback" not in result.stderr
+    assert result.returncode == 1, result.stderr
+    return result.stderr
+
+
+def test_cortex_debug_starts_it_loads_both_flashes_and_is_told_of_each_step(
+    demo_elf: Path,
+) -> None:
+    with serving(*CORTEX_DEBUG) as (server, port):
+        socket.create_connection(("localhost", port), timeout=30).close()  # is it there yet?
+        said = gdb(
+            port,
+            demo_elf,
+            "monitor reset",
+            *DIRT,
+            *("load", "monitor reset", "monitor halt"),
+            *("tbreak main", "continue", "detach"),
+        )
+        assert "Temporary breakpoint 1, main ()" in said, said
+        assert server.finish() == 0
+    text = "\n".join(server.lines)
+    assert text.count("Debugger connected") == 1
+    for line in (
+        "Starting server with the following options:",
+        "        Persistent Mode            : Disabled",
+        "        Logging Level              : 1",
+        "        Listen Port Number         : 0",
+        "        SWD Debug                  : Enabled",
+        "Device ID   : 0x450",
+        "Revision ID : Rev V",
+        "Flash size  : 2 MBytes",
+        "Device CPU  : Cortex-M7",
+    ):
+        assert line in server.lines, text
+    milestones = (
+        "Debugger connected",
+        "Memory Programming ...",
+        "Opening and parsing file: ",
+        "File download complete",
+        "Debugger connection lost.",
+        "Shutting down...",
+    )
+    at = 0
+    for milestone in milestones:
+        assert milestone in text[at:], text
+        at = text.index(milestone, at)
+    for milestone in (  # in the order in which the devices get to it
+        "Erasing internal memory sectors [0 8]",
+        "Erasing external memory sectors [0 1]",
+        "Download in Progress:",
+    ):
+        assert milestone in server.lines
+
+
+def test_what_flash_holds_already_is_not_programmed_again(demo_elf: Path) -> None:
+    with serving(*CUBE_IDE, "-e", "-v") as (server, port):
+        gdb(port, demo_elf, "monitor reset", "load", "disconnect")
+        gdb(port, demo_elf, "load", "detach")
+        server.read_until("Flash holds all of it already")
+        server.read_until("Waiting for debugger connection...")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.finish() == 0
+    assert "        InitWhile                  : Enabled" in server.lines
+    assert (
+        "Note: -m (--apid) is accepted and changes nothing: "
+        "the core of this chip is behind access port 0"
+    ) in server.lines
+
+
+def test_a_download_that_fails_says_so_in_their_words_and_why_in_ours(demo_elf: Path) -> None:
+    with serving("-p", "0", "-i", "sim:ideal,nor=W25Q64JV") as (server, port):
+        said = gdb(
+            port,
+            demo_elf,
+            "maintenance packet vFlashErase:08000000,00020000",
+            "maintenance packet vFlashWrite:08100000:abcd",
+            "maintenance packet vFlashDone",
+        )
+        assert 'received: "E' in said
+        server.read_until("Error: failed to download Segment")
+        server.read_until("Error: failed to download the File")
+        assert server.read_until("cause: (.*)")[1] == (
+            "0x08100000-0x08100003 is written, but its sector 0x08100000-0x0811ffff of bank 2 "
+            "is not erased"
+        )
+
+
+def test_after_a_reset_with_external_init_the_nor_can_be_read(demo_elf: Path) -> None:
+    with serving(*ZEPHYR) as (_, port):
+        said = gdb(port, demo_elf, "load", "monitor reset", "compare-sections", "detach")
+        assert "the external flash can be read" in said
+        assert said.count("matched") >= 4, said
+        assert "MIS-MATCHED" not in said
+
+
+def test_cube_ide_finds_an_st_part_behind_the_port(demo_elf: Path) -> None:
+    with serving(*CUBE_IDE) as (_, port):
+        said = gdb(
+            port,
+            demo_elf,
+            "monitor ReadDP 0x0",
+            "monitor WriteDP 0x2 0xF0",
+            "monitor ReadAP 0x2",
+            "monitor ReadAPEx 0x0 0xF8",
+            "monitor WriteDP 2 0",
+            "monitor readap 0",
+            "monitor WriteAP 1 0x20000000",
+            "monitor WriteAP 3 0x12345678",
+            "output/x *(int*)0x20000000",
+            "monitor ReadAP 4",
+            "monitor vendor",
+            "detach",
+        )
+    answers = [line for line in said.splitlines() if line.startswith("O.K.")]
+    assert answers[:4] == ["O.K.:0x6ba02477", "O.K.", "O.K.:0xe00fe003", "O.K.:0xe00fe003"]
+    assert "0x12345678" in said
+    assert "there is no register 0x4: they are 0 to 3" in said
+
+
+def test_erase_all_erases_the_devices_that_are_programmed(drills_elf: Path) -> None:
+    with serving("-p", "0", "-i", "sim:ideal", "--erase-all") as (server, port):
+        gdb(port, drills_elf, "load", "detach")
+        assert server.finish() == 0
+        assert (
+            "Erasing internal memory sectors [0 7]" not in server.lines
+        )  # all blank: nothing to do
+        assert "Download in Progress:" in server.lines
+
+
+@pytest.mark.parametrize("word", ["--frobnicate", "-x", "elf", "-ex"])
+def test_an_unknown_option_in_their_words(word: str) -> None:
+    said = refuse("-p", "61234", word)
+    assert f"PARSE ERROR: Argument: {word}\n" in said
+    assert "Couldn't find match for argument" in said
+
+
+def test_a_probe_that_is_not_there() -> None:
+    assert refuse("-p", "0", "-i", "0669FF").splitlines()[:3] == [
+        "Error in initializing ST-LINK device.",
+        "Reason: ST-LINK: 0669FF not found.",
+        "  cause: there is no debug probe '0669FF'",
+    ]
+
+
+def test_a_port_in_use() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = refuse("-p", str(port), "-i", "sim")
+    assert f"Failure starting GDB server: TCP port {port} not available." in said
+    assert "hint: another server, perhaps an IDE's, has this port" in said
+
+
+def test_a_locked_chip_says_why() -> None:
+    said = refuse("-p", "0", "-i", "sim:ideal,rdp=0x55")
+    assert "Error in initializing ST-LINK device." in said
+    assert "RDP level 1" in said
+    assert "hint: set RDP back to level 0" in said
+
+
+@pytest.mark.parametrize(
+    ("flag", "says"),
+    [
+        ("--help", "--stm32cubeprogrammer-path <folder>"),
+        ("--version", "ST-LINK GDB server. Version 7.11.0"),
+        ("--licenses", "MIT"),
+        ("-q", "No debug probe detected."),
+        ("--ext-memory-loaders", "builtin"),
+        ("--memory-map=0x450", "0x08000000-0x080fffff  flash  bank 1"),
+    ],
+)
+def test_a_list_is_printed_and_that_is_all(flag: str, says: str) -> None:
+    result = subprocess.run([*SERVER, flag], capture_output=True, text=True, timeout=60, check=True)
+    assert says in result.stdout
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.long)
+def test_every_option_is_known_by_each_of_its_names(option) -> None:  # type: ignore[no-untyped-def]
+    value = [] if option.takes is None else ["1"]
+    if option.long == "config-file":
+        value = ["/dev/null"]
+    flags = [f"--{option.long}", *([f"-{option.short}"] if option.short else [])]
+    for flag in flags:
+        assert option.long in parse([flag, *value])
+        if value:
+            with pytest.raises(ParseError, match="Missing a value for this argument!"):
+                parse([flag])
+
+
+def test_a_loader_option_may_be_given_twice_and_what_follows_two_dashes_is_nothing() -> None:
+    arguments = parse(["-el", "a.stldr", "--extload", "b c.stldr", "-ei=x", "--"][:4])
+    assert arguments.all("extload") == ["a.stldr", "b c.stldr"]
+    assert parse(["-e", "--", "-g"]).given == {"persistent": []}
+
+
+@pytest.mark.parametrize("value", ["gdb", "-1", "65536"])
+def test_a_port_that_is_none(value: str) -> None:
+    with pytest.raises(ParseError, match=r"-p \(--port-number\)\n *Couldn't read argument value"):
+        parse(["-p", value])
+
+
+def test_a_config_file_stands_in_front_of_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "config.txt"
+    file.write_text('# mine\n-p 61235\n-d\n-cp "C:\\Program Files\\ST"\n\n-el one.stldr\n')
+    arguments = parse(["-c", str(file), "-p", "61236", "-el", "two.stldr"])
+    assert arguments.number("port-number", 0) == 61236
+    assert arguments.all("extload") == ["one.stldr", "two.stldr"]
+    assert arguments.text("stm32cubeprogrammer-path") == "C:\\Program Files\\ST"
+    assert "swd" in arguments
+    with pytest.raises(UsageError, match="cannot read the config file /nowhere"):
+        parse(["-c", "/nowhere"])
