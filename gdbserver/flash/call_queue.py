@@ -123,6 +123,25 @@ _SLEEPERS = (b"\x30\xbf", b"\x20\xbf")  # WFI, WFE
 
 
 @dataclass(frozen=True, slots=True)
+class _Frame:
+    """What the core pushes when it takes an exception."""
+
+    r0: int
+    r1: int
+    r2: int
+    r3: int
+    r12: int
+    lr: int
+    pc: int
+    xpsr: int
+
+    @property
+    def exception(self) -> int:
+        """The exception that was interrupted; 0 for none."""
+        return self.xpsr & 0x1FF
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """One call of a routine, as it was asked for."""
 
@@ -496,6 +515,11 @@ class CallQueue:
                 return len(stack) - offset
         return 0
 
+    def _address(self, address: int) -> str:
+        """Routine, offset and address; the address alone where there is no routine."""
+        place, number = self._place(address), f"{address & ~1:#010x}"
+        return place if place == number else f"{place} ({number})"
+
     def _place(self, address: int) -> str:
         if address & ~1 in self._layout.block:
             return "the call queue"
@@ -543,10 +567,6 @@ class CallQueue:
         foot = self._target.read_memory(self._layout.stack.start, _CANARY)
         if foot != _PAINT * (_CANARY // len(_PAINT)):
             fault = f"it needs more than {_STACK} bytes of stack: {fault}"
-        if lr & _EXC_RETURN == _EXC_RETURN:
-            # In a handler, or caught before its first instruction: what failed is on the stack.
-            with suppress(MemoryFault):
-                *_, lr, pc, _ = self._target.read_words(registers["sp"] & ~3, 8)
         call = self._calls[0]
         if call.routine in HELPERS:
             return LoaderBroken(
@@ -554,38 +574,58 @@ class CallQueue:
                 f"has left nothing to read at {call.arguments[0]:#010x}: {fault}",
                 hint="it neither maps the device in Init nor has a routine Read",
             )
-        where = f"{self._place(pc)} ({pc:#010x}), called from {self._place(lr)}"
-        if pc & ~1 == cm.LOCKUP_PC & ~1:
-            where = f"a place that was not kept, called from {self._place(lr)}"
-        error = LoaderFault(self._image.path, str(call), where, fault)
+        live = tuple(inherited(self._target, primask=registers["primask"]))
+        frames = list(self._frames(registers["sp"], lr))
+        error = LoaderFault(self._image.path, str(call), self._where(pc, lr, frames), fault)
+        if any(line.startswith("VTOR") for line in live):
+            error.hint = (
+                "an interrupt that an earlier program or loader left behind went through a "
+                "vector table that is no more"
+            )
         error.details = (
-            *self._stacked(registers["sp"], registers["lr"]),
-            *inherited(self._target, primask=registers["primask"]),
+            *(f"stacked: {self._told(frame)}" for frame in frames),
+            *live,
             describe_quadspi(self._target),
         )
         return error
 
-    def _stacked(self, sp: int, lr: int) -> Iterator[str]:
-        """What exception entry has pushed, innermost first: where the core was, and with what."""
+    def _where(self, pc: int, lr: int, frames: Sequence[_Frame]) -> str:
+        """Where it happened: what was stacked first if the core stands in a handler."""
+        if frames:
+            innermost, *outer = frames
+            if innermost.exception and outer:
+                handler = f"{self._address(innermost.pc)} in {_exception(innermost.exception)}"
+                return f"{handler}, which interrupted {self._place(outer[0].pc)}"
+            pc, lr = innermost.pc, innermost.lr
+        elif pc & ~1 == cm.LOCKUP_PC & ~1:
+            return f"a place that was not kept, called from {self._place(lr)}"
+        return f"{self._address(pc)}, called from {self._place(lr)}"
+
+    def _frames(self, sp: int, lr: int) -> Iterator[_Frame]:
+        """What exception entry has pushed, innermost first."""
         while lr & _EXC_RETURN == _EXC_RETURN:
             try:
                 words = self._target.read_words(sp & ~3, 8)
             except MemoryFault:
-                yield f"nothing can be read at the stack pointer, {sp:#010x}"
+                return  # the stack may be the very trouble
+            frame = _Frame(*words)
+            if frame.xpsr & _XPSR_RESERVED or frame.pc & 1:
                 return
-            *numbered, r12, frame_lr, pc, xpsr = words
-            if xpsr & _XPSR_RESERVED or pc & 1:
-                return  # not a frame
-            values = " ".join(f"r{n} {value:#010x}" for n, value in enumerate(numbered))
-            mode = f" in {_exception(xpsr & 0x1FF)}" if xpsr & 0x1FF else ""
-            yield (
-                f"stacked: pc {pc:#010x} ({self._place(pc)}){mode}, lr {frame_lr:#010x}, "
-                f"{values} r12 {r12:#010x} xpsr {xpsr:#010x}"
-            )
-            if not xpsr & 0x1FF:
+            yield frame
+            if not frame.exception:
                 return
-            sp += (_FRAME if lr & _BASIC_FRAME else _FRAME_WITH_FPU) + (4 if xpsr & 1 << 9 else 0)
-            lr = frame_lr
+            sp += _FRAME if lr & _BASIC_FRAME else _FRAME_WITH_FPU
+            sp += 4 if frame.xpsr & 1 << 9 else 0
+            lr = frame.lr
+
+    def _told(self, frame: _Frame) -> str:
+        where = self._address(frame.pc)
+        if frame.exception:
+            where += f" in {_exception(frame.exception)}"
+        return (
+            f"pc {where}, lr {frame.lr:#010x}, r0 {frame.r0:#010x} r1 {frame.r1:#010x} "
+            f"r2 {frame.r2:#010x} r3 {frame.r3:#010x} r12 {frame.r12:#010x} xpsr {frame.xpsr:#010x}"
+        )
 
     def _overdue(self) -> LoaderTimeout:
         """A call takes too long: halt the core, and say where it spins."""
@@ -603,10 +643,11 @@ class CallQueue:
             notes.append("interrupts are masked (PRIMASK = 1)")
         if exception:
             notes.append(f"in {_exception(exception)}")
-        where = f"{self._place(pc)} ({pc:#010x}), called from {self._place(registers['lr'])}"
+        frames = list(self._frames(registers["sp"], registers["lr"]))
+        where = self._where(pc, registers["lr"], [] if pc in self._layout.block else frames)
         error = LoaderTimeout(self._image.path, str(call), call.timeout, where, "; ".join(notes))
         error.details = (
-            *self._stacked(registers["sp"], registers["lr"]),
+            *(f"stacked: {self._told(frame)}" for frame in frames),
             *inherited(self._target, primask=registers["primask"]),
             describe_quadspi(self._target),
         )

@@ -1,0 +1,105 @@
+"""F8, the reason for this project: what one loader leaves behind for the next.
+
+ST's tools said "failed to download Segment[0]" and no more.  An external loader, made as ST's
+template has it, left SysTick running with its interrupt enabled, and the vector table in its own
+image.  Then the tool copied its loader for internal flash over that table, ran it, and it let
+interrupts in.
+"""
+
+from __future__ import annotations
+
+import pytest
+from fixture_loaders import build
+from loader_runs import BANK1, NOR, Run, noise, run
+
+from gdbserver.chip import cortex_m as cm
+from gdbserver.chip.memory import Span
+from gdbserver.errors import LoaderFault, explain
+from gdbserver.flash.call_queue import CallQueue
+from gdbserver.flash.loader_file import Image, LoaderFile, load_image
+
+SECTOR = 0x20000
+
+
+def call(queue: CallQueue, routine: str, *arguments: int) -> None:
+    for _ in queue.call(routine, *arguments, timeout=5.0):
+        pass
+
+
+def as_other_tools_do(here: Run, image: Image) -> CallQueue:
+    """A loader copied to RAM and called, with nothing done before or after."""
+    return CallQueue(here.target, image, good=1, queued=False, careful=False)
+
+
+def test_a_loader_that_leaves_its_tick_running_disturbs_nothing_here() -> None:
+    with run("W25Q256_F8") as here:
+        here.board.flash.load(BANK1, noise(SECTOR, 1))
+        here.board.nor.memory[:0x10000] = noise(0x10000, 2)
+        internal, external = noise(100_000, 3), noise(90_000, 4)
+        vtor = here.target.read_word(cm.VTOR)
+        here.load((BANK1, internal), (NOR, external))
+        assert here.contents(BANK1, len(internal)) == internal
+        assert here.contents(NOR, len(external)) == external
+        target = here.target
+        assert target.is_halted()
+        assert target.read_word(cm.SYST_CSR) & 7 == 0
+        assert target.read_word(cm.VTOR) == vtor
+        assert target.read_registers(["primask"]) == {"primask": 0}
+
+
+def lock_up(here: Run) -> LoaderFault:
+    """The external loader, then a loader for internal flash, as other tools do it."""
+    with as_other_tools_do(here, LoaderFile.load(build("W25Q256_F8")).image) as queue:
+        call(queue, "Init")
+        call(queue, "SectorErase", NOR, NOR)
+    with pytest.raises(LoaderFault) as failed:
+        program_internal_flash(here)
+    return failed.value
+
+
+def program_internal_flash(here: Run) -> None:
+    with as_other_tools_do(here, load_image(build("second_stub"))) as queue:
+        call(queue, "Init")
+        call(queue, "Write", BANK1, 1024, 0x24010000)
+
+
+def test_without_a_known_state_the_next_loader_locks_up_the_core() -> None:
+    with run("W25Q256_F8") as here:
+        assert here.contents(BANK1, SECTOR) == b"\xff" * SECTOR  # the first sector is erased
+        lock_up(here)
+        assert here.board.core.locked_up or here.board.core.read_register(15) & ~1 == 0xFFFFFFFE
+
+
+def test_the_lock_up_is_explained_by_the_live_tick_and_the_vectors_that_are_gone() -> None:
+    with run("W25Q256_F8") as here:
+        story = list(explain(lock_up(here)))
+        assert story[0].startswith(
+            "loader second_stub.stldr crashed in Write(0x8000000, 0x400, 0x24010000) at 0x0800f8de "
+            "in exception SYS_TICK, which interrupted Write+0x"
+        )
+        assert "the core locked up, faulting in a fault handler" in story[0]
+        assert any(
+            line.startswith("SysTick is running with its interrupt enabled") for line in story
+        )
+        assert (
+            "VTOR 0x24000200 points to no vector table any more: its SysTick vector is "
+            "0x0800f8df, in erased flash, its HardFault vector is 0x68000830, which is not Thumb "
+            "code"
+        ) in story
+        assert story[-1] == (
+            "hint: an interrupt that an earlier program or loader left behind went through a "
+            "vector table that is no more"
+        )
+
+
+def test_with_a_known_state_the_same_two_loaders_get_along() -> None:
+    with run("W25Q256_F8") as here:
+        external = LoaderFile.load(build("W25Q256_F8")).image
+        internal = load_image(build("second_stub"))
+        for image, address in ((external, NOR), (internal, BANK1), (external, NOR + 256)):
+            with CallQueue(here.target, image, good=1) as queue:
+                queue.borrow(Span.of(0x24010000, 256))
+                here.target.write_memory(0x24010000, noise(256))
+                call(queue, "Init")
+                call(queue, "Write", address, 256, 0x24010000)
+        assert here.contents(NOR, 512) == noise(256) * 2

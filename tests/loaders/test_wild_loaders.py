@@ -1,0 +1,162 @@
+"""Loaders as users have them, doing their work: erase, program, verify, on the simulated board."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+from fixture_loaders import build
+from loader_runs import BANK1, BANK2, BLOCK, NOR, noise, run, run_files
+
+from gdbserver.chip import cortex_m as cm
+from gdbserver.errors import FlashError, LoaderBroken, LoaderRefused, OutsideFlash
+
+MIB = 1 << 20
+
+EVERY = (
+    *("F1", "F2", "F3", "F4", "F5", "F6", "F6_DTCM", "20000004", "F7", "F8", "F10"),
+    *("HARD_FLOAT", "170_KB", "64_KB_BSS", "FULL"),
+)
+
+
+@pytest.mark.parametrize("name", [*(f"W25Q256_{name}" for name in EVERY), "W25Q256"])
+def test_a_mixed_image_arrives_whole(name: str) -> None:
+    with run(name) as here:
+        here.board.flash.load(BANK1, noise(0x20000, 7))
+        here.board.nor.memory[: 2 * BLOCK] = noise(2 * BLOCK, 8)
+        ram = {0x24000000: noise(0x4000, 1), 0x20000000: noise(0x4000, 2)}
+        for address, data in ram.items():
+            here.target.write_memory(address, data)
+        before = here.target.read_registers(["pc", "sp", "r9", "primask", "control"])
+        vtor = here.target.read_word(cm.VTOR)
+        writes = ((BANK1, noise(3000, 3)), (BANK2, noise(100, 4)), (NOR + 3, noise(70_001, 5)))
+        here.load(*writes)
+        for address, data in writes:
+            assert here.contents(address, len(data)) == data
+        # What GDB has put into RAM, and what it knows of the core, holds as before.
+        for address, data in ram.items():
+            assert here.target.read_memory(address, len(data)) == data
+        assert here.target.read_registers(before) == before
+        assert here.target.read_word(cm.SYST_CSR) & 1 == 0
+        assert here.target.read_word(cm.VTOR) == vtor
+
+
+@pytest.mark.parametrize("name", ["W25Q256_F1", "W25Q256"])
+def test_the_whole_device_can_be_reached_and_erased(name: str) -> None:
+    with run(name) as here:
+        ends = ((NOR + 16 * MIB - 300, noise(600)), (NOR + 32 * MIB - 257, noise(257, 1)))
+        here.load(*ends)
+        for address, data in ends:
+            assert here.contents(address, len(data)) == data
+        actions = [step.action for step in here.programmer.mass_erase("external")]
+        assert actions[-1] == "erased"
+        for address, data in ends:
+            assert here.contents(address, len(data)) == b"\xff" * len(data)
+
+
+def test_without_a_routine_for_it_the_device_is_erased_sector_by_sector() -> None:
+    path = build("W25Q256_F2", COUNT=4, SIZE=4 * BLOCK)
+    with run_files(path) as here:
+        here.board.nor.memory[: 5 * BLOCK] = noise(5 * BLOCK)
+        list(here.programmer.mass_erase("external"))
+        assert here.contents(NOR, 4 * BLOCK) == b"\xff" * 4 * BLOCK
+        assert here.contents(NOR + 4 * BLOCK, BLOCK) == noise(5 * BLOCK)[-BLOCK:]
+
+
+def test_the_stack_that_a_loader_used_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "gdbserver.flash")
+    with run("W25Q256_F1") as here:
+        here.load((NOR, noise(1000)))
+    (line,) = [m for m in caplog.messages if "bytes of stack" in m]
+    assert line.startswith("W25Q256_F1.stldr used ")
+    assert 100 < int(line.split()[2]) < 1024
+
+
+def test_two_loaders_share_one_download() -> None:
+    """Their image lies at the same place, and one of them leaves its tick running."""
+    with run("W25Q256_UPPER", "W25Q256_LOWER") as here:
+        writes = (
+            (BANK1, noise(1000, 1)),
+            (NOR + 5, noise(40_000, 2)),
+            (NOR + 16 * MIB, noise(100_000, 3)),
+            (BANK2, noise(1000, 4)),
+        )
+        here.load(*writes)
+        for address, data in writes:
+            assert here.contents(address, len(data)) == data
+        steps = here.load(*writes)
+        assert {step.action for step in steps} == {"compared"}
+
+
+def test_one_write_may_cross_from_one_loaders_device_into_the_next() -> None:
+    with run("W25Q256_LOWER", "W25Q256_UPPER") as here:
+        image = noise(2 * BLOCK)
+        here.load((NOR + 16 * MIB - BLOCK, image))
+        assert here.contents(NOR + 16 * MIB - BLOCK, len(image)) == image
+
+
+# --- Where things are decided before anything is erased ---------------------------------------
+
+
+def refused(error: type[FlashError], *names: str, write: int) -> FlashError:
+    with run(*names) as here:
+        here.board.flash.load(BANK1, noise(0x20000))
+        with pytest.raises(error) as failed:
+            here.load((BANK1, b"new"), (write, b"new"))
+        assert not here.board.flash.erases
+        assert not here.board.nor.erases
+        return failed.value
+
+
+def test_a_range_without_a_loader_is_refused() -> None:
+    error = refused(OutsideFlash, write=NOR)
+    assert str(error) == "0x90000000-0x9000ffff is not in flash"
+    assert str(error.hint).startswith("external flash needs its loader: give it with --extload; ")
+
+
+def test_a_range_beyond_the_loaders_device_is_refused() -> None:
+    error = refused(OutsideFlash, "W25Q256_F5", write=NOR + 0x100000)
+    assert "0x90100000-0x9010ffff" in str(error)
+    assert "W25Q256_F5 0x90000000-0x900fffff" in f"{error} {error.hint}"
+
+
+def test_a_mistyped_window_is_recognised() -> None:
+    error = refused(OutsideFlash, "W25Q256_F1", write=0x09000000)
+    assert str(error) == "0x09000000-0x0901ffff is not in flash"
+    assert str(error.hint).startswith("the QSPI window is at 0x90000000, not 0x09000000; ")
+
+
+def test_two_loaders_for_one_range_are_refused() -> None:
+    with pytest.raises(FlashError) as failed, run("W25Q256_F1", "W25Q256_UPPER"):
+        pass
+    assert str(failed.value) == (
+        "two loaders are for the same addresses, 0x91000000-0x91ffffff: "
+        "W25Q256_F1 0x90000000-0x91ffffff and W25Q256_UPPER 0x91000000-0x91ffffff"
+    )
+
+
+# --- What would go wrong without our care ------------------------------------------------------
+
+
+def test_movable_data_is_found_through_r9_and_nowhere_else(tmp_path: Path) -> None:
+    """Told that its code is not movable, the same loader gets r9 = 0, and says no."""
+    elf = bytearray(build("W25Q256_F3").read_bytes())
+    headers, count = struct.unpack_from("<I", elf, 28)[0], struct.unpack_from("<H", elf, 44)[0]
+    for header in range(headers, headers + 32 * count, 32):
+        (flags,) = struct.unpack_from("<I", elf, header + 24)
+        struct.pack_into("<I", elf, header + 24, flags & 7)
+    path = tmp_path / "W25Q256_F3.stldr"
+    path.write_bytes(elf)
+    with (
+        run_files(path) as here,
+        pytest.raises(LoaderRefused, match=r"Init\(\) returned 0x0 \(expected 1\)"),
+    ):
+        here.load((NOR, b"1234"))
+
+
+def test_a_device_that_is_neither_mapped_nor_read_is_told() -> None:
+    with run("W25Q256_UNMAPPED") as here, pytest.raises(LoaderBroken) as failed:
+        here.load((NOR, b"1234"))
+    assert "has left nothing to read at 0x90000000: bus fault" in str(failed.value)
+    assert failed.value.hint == "it neither maps the device in Init nor has a routine Read"
