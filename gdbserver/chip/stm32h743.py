@@ -240,8 +240,9 @@ MASS_ERASE_SECONDS = ((13.0, 26.0), (8.0, 16.0), (6.0, 12.0), (5.0, 10.0))
 def memory_map(flash: tuple[FlashRegion, ...]) -> MemoryMap:
     """The whole chip with these flash devices: what GDB is told it may look at.
 
-    Flash devices in the QSPI window take their part of it; what they leave stays visible,
-    because a memory-mapped NOR that no loader covers can still be read.
+    Flash devices in the QSPI window take their part of it.  The rest is flash that nobody can
+    program: so GDB asks for it to be erased when an image goes there, and is told why not,
+    where of read-only memory it would say no more than "Load failed".
     """
     regions = [
         Region("ITCM", ITCM),
@@ -264,6 +265,6 @@ def memory_map(flash: tuple[FlashRegion, ...]) -> MemoryMap:
     external = sorted(f.span & QSPI_WINDOW for f in flash if len(f.span & QSPI_WINDOW))
     for taken in [*external, Span(QSPI_WINDOW.end, QSPI_WINDOW.end)]:
         if taken.start > start:
-            regions.append(Region("QSPI window", Span(start, taken.start), Kind.ROM))
+            regions.append(Region("QSPI window", Span(start, taken.start), Kind.FLASH))
         start = taken.end
     return MemoryMap(tuple(sorted(regions, key=lambda r: r.span)), flash)

@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Protocol
 from xml.etree import ElementTree
 
-from gdbserver.chip.memory import FlashRegion, MemoryMap, Region
+from gdbserver.chip.memory import FlashRegion, Kind, MemoryMap, Region
 
 
 class RegisterRow(Protocol):
@@ -64,6 +64,9 @@ def target_description(registers: Iterable[RegisterRow]) -> bytes:
     return _document(target, '<!DOCTYPE target SYSTEM "gdb-target.dtd">\n')
 
 
+_ANY_BLOCK = 0x10000  # flash that nobody can program has no sectors, but GDB wants some
+
+
 def memory_map(everything: MemoryMap) -> bytes:
     """What GDB may touch, and how flash is cut: a `memory` element for each run of sectors."""
     root = ElementTree.Element("memory-map")
@@ -72,9 +75,10 @@ def memory_map(everything: MemoryMap) -> bytes:
         if isinstance(place, FlashRegion):
             start = place.span.start
             for count, size in place.groups:
-                memory = _memory(root, "flash", start, count * size)
-                ElementTree.SubElement(memory, "property", name="blocksize").text = f"{size:#x}"
+                _flash(root, start, count * size, size)
                 start += count * size
+        elif place.kind is Kind.FLASH:
+            _flash(root, place.span.start, len(place.span), _ANY_BLOCK)
         else:
             _memory(root, place.kind.value, place.span.start, len(place.span))
     return _document(
@@ -82,6 +86,11 @@ def memory_map(everything: MemoryMap) -> bytes:
         '<!DOCTYPE memory-map PUBLIC "+//IDN gnu.org//DTD GDB Memory Map V1.0//EN" '
         '"http://sourceware.org/gdb/gdb-memory-map.dtd">\n',
     )
+
+
+def _flash(root: ElementTree.Element, start: int, length: int, block: int) -> None:
+    memory = _memory(root, "flash", start, length)
+    ElementTree.SubElement(memory, "property", name="blocksize").text = f"{block:#x}"
 
 
 def _memory(root: ElementTree.Element, kind: str, start: int, length: int) -> ElementTree.Element:
