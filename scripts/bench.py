@@ -47,7 +47,7 @@ from gdbserver.flash.plan import Download
 from gdbserver.flash.programmer import Programmer
 from gdbserver.sim.options import DEFAULT_PINS
 from gdbserver.target.probes import find_probe
-from gdbserver.target.target import Connect, Target
+from gdbserver.target.target import Target
 
 LINKS = ("stlink-v3", "cmsis-dap-v2")
 NOR = Span.of(0x90000000, 32 * MIB)

@@ -594,10 +594,15 @@ bool nor_program(uint32_t address, const uint8_t *data, uint32_t length)
     while (length) {
         uint32_t room = found.page_size - address % found.page_size;
         uint32_t count = length < room ? length : room;
-        if (!enable_write())
-            return nor_failed(WRITE_REFUSED, address);
-        if (!quadspi_write(program_phases, address, data, count))
+        /* Whether write enable takes is asked while the page is programmed, not before. */
+        if (!quadspi_command(INSTRUCTION(WRITE_ENABLE)) ||
+            !quadspi_write(program_phases, address, data, count))
             return nor_failed(QUADSPI_FAULT, address);
+        if (!(read_register(READ_STATUS) & BUSY)) {
+            if (!enable_write())
+                return nor_failed(WRITE_REFUSED, address);
+            quadspi_command(INSTRUCTION(WRITE_DISABLE)); /* protected: verifying will tell */
+        }
         if (!completed(PROGRAM_MS, NOT_PROGRAMMED, address))
             return false;
         address += count;

@@ -6,7 +6,11 @@
 
 #define FRAME_MS 100u     /* far more than the longest frame: 32 bytes wait in the FIFO */
 #define BURST_BYTES 16u   /* half of the FIFO: the other half fills or drains meanwhile */
-#define POLL_INTERVAL 64u /* clocks between two status reads */
+#define POLL_INTERVAL 16u /* clocks between two status reads: what is lost at each page's end */
+
+struct __attribute__((packed)) unaligned {
+    uint32_t value;
+};
 
 static uint32_t control; /* CR, as it is between frames */
 static bool mapped;
@@ -87,6 +91,13 @@ static void stop(void)
     QUADSPI_FCR = FCR_ALL;
 }
 
+/* A frame ends idle, so only a mapped NOR has to be taken back. */
+static inline void begin(void)
+{
+    if (mapped)
+        stop();
+}
+
 uint32_t quadspi_open(uint32_t max_hz)
 {
     RCC_AHB3ENR |= RCC_AHB3_QSPI;
@@ -137,7 +148,7 @@ bool quadspi_command(uint32_t phases)
 {
     struct deadline deadline = deadline_in(FRAME_MS);
 
-    stop();
+    begin();
     QUADSPI_CCR = phases;
     return finish(true, &deadline);
 }
@@ -146,7 +157,7 @@ bool quadspi_command_at(uint32_t phases, uint32_t address)
 {
     struct deadline deadline = deadline_in(FRAME_MS);
 
-    stop();
+    begin();
     QUADSPI_CCR = phases;
     QUADSPI_AR = address;
     return finish(true, &deadline);
@@ -156,7 +167,7 @@ bool quadspi_read(uint32_t phases, uint32_t address, uint8_t *data, uint32_t len
 {
     struct deadline deadline = deadline_in(FRAME_MS);
 
-    stop();
+    begin();
     QUADSPI_DLR = length - 1u;
     QUADSPI_ABR = 0xFFFFFFFFu;
     QUADSPI_CCR = phases | CCR_FMODE_READ;
@@ -173,34 +184,51 @@ bool quadspi_read(uint32_t phases, uint32_t address, uint8_t *data, uint32_t len
     return finish(good, &deadline);
 }
 
+static inline void put_burst(const uint8_t *data)
+{
+    const struct unaligned *words = (const struct unaligned *)data;
+
+    for (uint32_t i = 0; i < BURST_BYTES / 4u; i++)
+        QUADSPI_DR = words[i].value;
+}
+
 bool quadspi_write(uint32_t phases, uint32_t address, const uint8_t *data, uint32_t length)
 {
     struct deadline deadline = deadline_in(FRAME_MS);
 
-    stop();
+    begin();
     QUADSPI_DLR = length - 1u;
     QUADSPI_ABR = 0xFFFFFFFFu;
     QUADSPI_CCR = phases;
     QUADSPI_AR = address;
     bool good = true;
-    while (good && length) {
-        good = wait(SR_FTF | SR_TEF, 0, &deadline) == SR_FTF;
-        uint32_t burst = length < BURST_BYTES ? length : BURST_BYTES;
-        length -= burst;
-        for (; burst >= 4; burst -= 4, data += 4) {
-            uint32_t word;
-            __builtin_memcpy(&word, data, 4);
-            QUADSPI_DR = word;
+    /*
+     * A NOR waits for this between two pages, so: a look, four words, and nothing else; eight
+     * where the FIFO was empty, because the bus is quicker than we are.
+     */
+    while (good && length >= BURST_BYTES) {
+        uint32_t there = QUADSPI_SR;
+        if ((there & (SR_FTF | SR_TEF)) != SR_FTF)
+            good = wait(SR_FTF | SR_TEF, 0, &deadline) == SR_FTF;
+        put_burst(data);
+        data += BURST_BYTES;
+        length -= BURST_BYTES;
+        if (length >= BURST_BYTES && !(there & SR_FLEVEL)) {
+            put_burst(data);
+            data += BURST_BYTES;
+            length -= BURST_BYTES;
         }
-        while (burst--)
-            QUADSPI_DR8 = *data++;
     }
+    if (good && length)
+        good = wait(SR_FTF | SR_TEF, 0, &deadline) == SR_FTF;
+    while (good && length--)
+        QUADSPI_DR8 = *data++;
     return finish(good, &deadline);
 }
 
 bool quadspi_poll(uint32_t phases, uint32_t mask, uint32_t match, struct deadline deadline)
 {
-    stop();
+    begin();
     QUADSPI_DLR = 0;
     QUADSPI_PSMKR = mask;
     QUADSPI_PSMAR = match;

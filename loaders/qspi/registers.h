@@ -72,6 +72,7 @@
 #define SR_FTF (1u << 2)
 #define SR_SMF (1u << 3)
 #define SR_BUSY (1u << 5)
+#define SR_FLEVEL (63u << 8) /* bytes in the FIFO */
 #define FCR_ALL 0x1Bu /* CTOF, CSMF, CTCF, CTEF */
 
 #define CCR_INSTRUCTION(opcode) ((uint32_t)(opcode))
