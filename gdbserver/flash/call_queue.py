@@ -67,6 +67,7 @@ from gdbserver.errors import (
     MemoryFault,
     TargetError,
 )
+from gdbserver.flash.clocks import same_clocks
 from gdbserver.flash.diagnosis import RCC_RSR, inherited, reset_cause
 from gdbserver.flash.driver import Busy
 from gdbserver.flash.known_state import VECTORS, known_state
@@ -232,6 +233,7 @@ class CallQueue:
             self._upload()
             demcr = target.read_word(cm.DEMCR)
             if self._careful:
+                stack.enter_context(same_clocks(target))
                 stack.enter_context(known_state(target, layout.vectors))
                 target.write_word(cm.DEMCR, demcr | cm.VC_ALL_FAULTS)
                 special = {"control": 0, "faultmask": 0, "basepri": 0, "primask": 0, "psp": 0}

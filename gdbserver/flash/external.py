@@ -20,9 +20,11 @@ from collections.abc import Generator, Iterator, Sequence
 from types import TracebackType
 from typing import Self, TypeVar, cast
 
+from gdbserver.chip import cortex_m as cm
 from gdbserver.chip.memory import Span
 from gdbserver.errors import LoaderRefused, LoaderRejected
 from gdbserver.flash.call_queue import CallQueue
+from gdbserver.flash.diagnosis import inherited
 from gdbserver.flash.dialect import Request, dialect, read_seconds
 from gdbserver.flash.driver import Busy, Did, Event
 from gdbserver.flash.loader_file import FOUND, LoaderFile
@@ -91,6 +93,8 @@ class ExternalFlash:
         try:
             _finish(self._say(self._dialect.start()))
             self._queue.check_stack()
+            if not self._loader.finds_out:
+                self._note_hazards()
         except LoaderRefused as error:
             self._explain(error)
             self._queue.__exit__(type(error), error, None)
@@ -215,6 +219,15 @@ class ExternalFlash:
             yield from self._queue.call(
                 request.routine, *request.arguments, timeout=request.timeout
             )
+
+    def _note_hazards(self) -> None:
+        """What Init has left running would meet whatever came next; here it is taken away."""
+        vtor = self._target.read_word(cm.VTOR)
+        notes = list(inherited(self._target, primask=0))
+        if any(vtor in span for span in self._loader.image.memory):
+            notes.append(f"the vector table is the loader's (VTOR {vtor:#010x})")
+        for note in notes:
+            log.info("after Init of %s: %s", self._loader.path.name, note)
 
     def _room(self) -> Generator[Event, None, None]:
         while not self._queue.has_room():

@@ -98,6 +98,10 @@ RECIPES: Mapping[str, Recipe] = {
     "W25Q256_F7": Recipe("plain.c", "nobits.ld", {"BSS": 108}),
     # SysTick left running, the vector table in the image.
     "W25Q256_F8": Recipe("template.c", "template.ld", more=("template_vectors.S",)),
+    # The same with the PLL at 400 MHz, as the template's SystemClock_Config sets it.
+    "W25Q256_F8_400_MHZ": Recipe(
+        "template.c", "template.ld", {"FAST": 1}, more=("template_vectors.S",)
+    ),
     "second_stub": Recipe(
         "second_stub.S", numbers=_PLAIN, info={"START": 0xA0000000}, engine=False
     ),

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import pytest
 from fixture_loaders import build
-from loader_runs import BANK1, NOR, Run, noise, run
+from loader_runs import BANK1, NOR, Run, download, noise, run
 
 from gdbserver.chip import cortex_m as cm
 from gdbserver.chip.memory import Span
 from gdbserver.errors import LoaderFault, explain
 from gdbserver.flash.call_queue import CallQueue
+from gdbserver.flash.clocks import same_clocks
 from gdbserver.flash.loader_file import Image, LoaderFile, load_image
 
 SECTOR = 0x20000
@@ -103,3 +104,47 @@ def test_with_a_known_state_the_same_two_loaders_get_along() -> None:
                 call(queue, "Init")
                 call(queue, "Write", address, 256, 0x24010000)
         assert here.contents(NOR, 512) == noise(256) * 2
+
+
+def test_clocks_that_a_loader_has_changed_are_put_back() -> None:
+    """Wait states, core voltage, dividers and all; and the NOR can be read with them."""
+    with run("W25Q256_F8_400_MHZ") as here:
+        registers = (0x58024400, 0x58024410, 0x58024418, 0x5802442C, 0x58024430, 0x52002000)
+        before = [here.target.read_word(register) for register in registers]
+        hertz = here.board.rcc.core_hz
+        seen = set()
+        internal, external = noise(200_000, 1), noise(200_000, 2)
+        for _ in here.programmer.carry_out(download((BANK1, internal), (NOR, external))):
+            seen.add(here.board.rcc.core_hz)
+        assert 400_000_000 in seen
+        assert here.board.rcc.core_hz == hertz
+        assert [here.target.read_word(register) for register in registers] == before
+        assert here.target.read_memory(NOR, len(external)) == external
+        assert here.contents(BANK1, len(internal)) == internal
+
+
+def test_clocks_of_a_program_are_put_back_as_well() -> None:
+    """A program runs from the PLL; a loader's SystemInit would go back to HSI."""
+    with run("W25Q256_F8_400_MHZ") as here:
+        with as_other_tools_do(here, LoaderFile.load(build("W25Q256_F8_400_MHZ")).image) as queue:
+            call(queue, "Init")
+        assert here.board.rcc.core_hz == 400_000_000
+        target = here.target
+        with same_clocks(target):
+            target.write_word(0x58024410, 0)  # RCC_CFGR: HSI
+            target.write_word(0x58024418, 0)  # RCC_D1CFGR: undivided
+            target.write_word(0x58024400, 1)  # RCC_CR: nothing but HSI
+            target.write_word(0x52002000, 0x37)  # FLASH_ACR, as after a reset
+            assert here.board.rcc.core_hz == 64_000_000
+        assert here.board.rcc.core_hz == 400_000_000
+        assert target.read_word(0x52002000) == 0x24
+
+
+def test_what_init_leaves_behind_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "gdbserver.flash")
+    with run("W25Q256_F8") as here:
+        here.load((NOR, b"1234"))
+    told = [line for line in caplog.messages if line.startswith("after Init of W25Q256_F8.stldr: ")]
+    tick, vectors = (line.partition(": ")[2] for line in told)
+    assert tick.startswith("SysTick is running with its interrupt enabled")
+    assert vectors == "the vector table is the loader's (VTOR 0x24000200)"

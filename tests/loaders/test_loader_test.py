@@ -1,0 +1,175 @@
+"""`loader test`: our own loader passes it on every NOR, and loaders that are wrong do not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from fixture_loaders import build
+
+from gdbserver.errors import UsageError
+from gdbserver.flash.loader_file import LoaderFile
+from gdbserver.flash.loader_test import LoaderTest
+from gdbserver.flash.own_loader import builtin
+from gdbserver.loader_cli import loader
+from gdbserver.sim.nor_parts import PARTS
+from gdbserver.target.target import Target
+
+PINS = {"CLK": "PB2", "NCS": "PB6", "IO0": "PF8", "IO1": "PF9", "IO2": "PF7", "IO3": "PF6"}
+Try = Callable[..., dict[str, tuple[str, str]]]
+
+
+@pytest.fixture
+def target() -> Iterator[Callable[[str], Target]]:
+    with ExitStack() as stack:
+
+        def connect(uid: str) -> Target:
+            target = Target.open(uid)
+            stack.callback(target.close)
+            return target
+
+        yield connect
+
+
+@pytest.fixture
+def try_out(target: Callable[[str], Target]) -> Try:
+    """(outcome, detail) of each check by its name."""
+
+    def run(
+        file: LoaderFile, uid: str = "sim:cmsis-dap-v2", *, thorough: bool = False
+    ) -> dict[str, tuple[str, str]]:
+        test = LoaderTest(target(uid), file, thorough=thorough)
+        results = [test.meet(), *test.run()]
+        return {result.name: (result.outcome, result.detail) for result in results}
+
+    return run
+
+
+def outcomes(results: dict[str, tuple[str, str]]) -> set[str]:
+    return {outcome for outcome, _ in results.values()}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_our_own_loader_passes_on_every_nor(try_out: Try, part: str) -> None:
+    results = try_out(builtin(PINS), f"sim:cmsis-dap-v2,nor={part}")
+    assert outcomes(results) <= {"ok", "skipped"}
+    skipped = {name for name, (outcome, _) in results.items() if outcome == "skipped"}
+    has_qpi = part in ("W25Q256JV-IM", "MT25QL512ABB", "IS25LP256D")
+    assert ("NOR left in QPI" not in skipped) == has_qpi
+    assert ("across 16 MiB" not in skipped) == (PARTS[part].size > 16 << 20)
+    assert len(skipped) <= 3
+
+
+def test_a_thorough_test_erases_everything(try_out: Try) -> None:
+    results = try_out(builtin(PINS), "sim:cmsis-dap-v2,nor=W25Q64JV", thorough=True)
+    assert results["mass erase"] == ("ok", "0x90000000-0x907fffff")
+
+
+@pytest.mark.parametrize(
+    "name", ["W25Q256_F1", "W25Q256_F2", "W25Q256_F6_DTCM", "W25Q256_F10", "W25Q256"]
+)
+def test_loaders_of_every_kind_pass(try_out: Try, name: str) -> None:
+    assert "failed" not in outcomes(try_out(LoaderFile.load(build(name))))
+
+
+def test_what_a_loader_leaves_running_is_a_remark(try_out: Try) -> None:
+    results = try_out(LoaderFile.load(build("W25Q256_F8")))
+    assert results["Init"][0] == "remark"
+    assert "SysTick is running with its interrupt enabled" in results["Init"][1]
+    assert "failed" not in outcomes(results)
+
+
+@pytest.mark.parametrize(
+    ("fault", "check"),
+    [
+        ("WRITE_UDF", "first sector: erase, program, erase"),
+        ("WRITES_NOTHING", "last bytes of the device"),
+        ("WRITES_SHIFTED", "across a page"),
+        ("ERASES_NOTHING", "again, without a power cycle"),
+    ],
+)
+def test_a_loader_that_is_wrong_fails_where_it_is_wrong(
+    try_out: Try, fault: str, check: str
+) -> None:
+    results = try_out(LoaderFile.load(build(f"W25Q256_F9_{fault}")))
+    assert results["Init"][0] == "ok"
+    assert results[check][0] == "failed"
+    assert results["other sectors are as they were"][0] == "ok"
+
+
+def test_nothing_is_tried_with_a_loader_whose_init_fails(try_out: Try) -> None:
+    results = try_out(LoaderFile.load(build("W25Q256_F9_INIT_FAILS")))
+    (init, *others) = results.values()
+    assert init[0] == "failed"
+    assert set(others) == {("skipped", "Init fails")}
+
+
+def test_only_the_sectors_that_are_named_change(target: Callable[[str], Target]) -> None:
+    connected = target("sim:cmsis-dap-v2")
+    nor = connected.link.probe.board.nor
+    nor.memory[:] = bytes(range(256)) * (len(nor.memory) // 256)
+    before = bytes(nor.memory)
+    test = LoaderTest(connected, builtin(PINS))
+    test.meet()
+    list(test.run())
+    for sector in test.touched():
+        offset = sector.start - 0x90000000
+        nor.memory[offset : offset + len(sector)] = before[offset : offset + len(sector)]
+    assert bytes(nor.memory) == before
+
+
+def test_what_was_there_can_be_put_back(target: Callable[[str], Target]) -> None:
+    connected = target("sim:cmsis-dap-v2,nor=W25Q64JV")
+    nor = connected.link.probe.board.nor
+    nor.memory[:] = bytes(range(256)) * (len(nor.memory) // 256)
+    before = bytes(nor.memory)
+    test = LoaderTest(connected, builtin(PINS))
+    test.meet()
+    contents = test.contents()
+    list(test.run())
+    assert bytes(nor.memory) != before
+    test.put_back(contents)
+    assert bytes(nor.memory) == before
+
+
+# --- On the command line -----------------------------------------------------------------------
+
+
+def invoke(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(loader, ["test", *map(str, arguments)])
+
+
+def test_the_table_ends_with_a_summary() -> None:
+    result = invoke("builtin", "--probe", "sim")
+    lines = result.output.splitlines()
+    assert lines[0].startswith("ok          0.")
+    assert lines[0].endswith("s  Init: JEDEC id EF4019, 32 MiB")
+    assert lines[-1] == "qspi.stldr: 20 passed, 1 skipped"
+    assert result.exit_code == 0
+
+
+def test_a_failure_is_explained_once_and_gives_exit_status_1() -> None:
+    result = invoke(build("W25Q256_F9_WRITE_UDF"), "--probe", "sim", "--keep")
+    assert result.exit_code == 1
+    assert result.output.count("hint: ") == 1
+    assert "16 failed" in result.output.splitlines()[-1]
+
+
+def test_the_same_as_json() -> None:
+    result = invoke("builtin", "--json", "--probe", "sim")
+    checks = json.loads(result.stdout)
+    assert checks[0]["name"] == "Init"
+    assert {check["outcome"] for check in checks} == {"ok", "skipped"}
+
+
+def test_a_real_board_is_not_erased_without_a_yes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The simulated board stands in for a real one, as far as the question goes."""
+    monkeypatch.setattr("gdbserver.target.target.is_simulated", lambda uid: False)
+    result = invoke("builtin", "--probe", "sim")
+    assert isinstance(result.exception, UsageError)
+    assert str(result.exception).startswith("the test erases 0x90000000-0x9000ffff, ")
+    assert invoke("builtin", "--probe", "sim", "--yes").exit_code == 0
