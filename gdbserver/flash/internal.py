@@ -16,7 +16,7 @@ leave one half written:
 2. Once the queue is empty (QW = 0), WBNE tells whether the buffer holds part of a flash word;
    it is completed with the words that are missing.
 3. Where TAR and WBNE contradict each other, the buffer is dropped (a write to another flash
-   word does that, and sets INCERR), and flash itself is read to see what has arrived.
+   word does that, and sets INCERR).  Flash itself is read to see what has arrived.
 4. From then on this probe gets no more than what executing and queueing takes: two flash
    words at a time, with QW polled between.
 
@@ -62,7 +62,7 @@ from gdbserver.errors import FlashError, MemoryFault, ProbeError, StreamStalled,
 from gdbserver.flash.diff import crc_unit
 from gdbserver.flash.driver import Busy, Did, Event
 from gdbserver.flash.plan import RegionPlan, Run, SectorPlan
-from gdbserver.target.link import Write
+from gdbserver.target.link import TAR_WRAP, Write
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)
@@ -247,12 +247,12 @@ class InternalBank:
             written += len(rest.data)
             status = self._wait_idle(self._program_seconds[1])
             agreed = not status & (FlashSr.WBNE | _BLOCKING)
-        if agreed:
-            return written
-        log.info("TAR and WBNE disagree at %#010x: looking at flash", part.span.start + written)
-        first = max(0, written - begun - FLASH_WORD)
-        if status & FlashSr.WBNE:
-            self._drop_buffer(part, first)
+        # TAR may have come round, so what it says is looked up in flash: from a KiB before.
+        first = max(0, (written - TAR_WRAP) // FLASH_WORD * FLASH_WORD)
+        if not agreed:
+            log.info("TAR and WBNE disagree at %#010x", part.span.start + written)
+            if status & FlashSr.WBNE:
+                self._drop_buffer(part, max(0, written - begun - FLASH_WORD))
         return self._first_missing(part, first)
 
     def _drop_buffer(self, part: Run, near: int) -> None:

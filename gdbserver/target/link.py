@@ -82,11 +82,14 @@ _CLEAR_STICKY: Final = ABORT_ORUNERRCLR | ABORT_WDERRCLR | ABORT_STKERRCLR | ABO
 CORE_LINE: Final = DHCSR & ~0xF
 """DHCSR, DCRSR, DCRDR and DEMCR: what polling and the register file go through."""
 
-STREAM_PIECE: Final = 384
-"""Bytes per transaction in `stream`: TAR and 96 words fill one packet of a CMSIS-DAP probe.
+PACKET_WORDS: Final = 96
+"""Words per transaction in `stream`: with TAR they fill one packet of a CMSIS-DAP probe.
 
 Packets must not be under way together: when the first fails, the probe still carries out the
 next, whose words would then land where the first's were meant to."""
+
+COMMAND_WORDS: Final = 1024
+"""The same for a probe with memory commands, which minds TAR itself: an ST-LINK takes 6 KiB."""
 
 _OPTIONS: Final = {
     "no_config": True,  # what this program does must not depend on where it is started;
@@ -341,6 +344,10 @@ class Port(ABC):
 
     patient: bool
     """Accesses are so far apart that the core has always moved a register in between."""
+    stream_words: int
+    """What one transaction of `stream` carries at most."""
+    stream_span: int
+    """Where TAR has to be written anew: a transaction of `stream` does not go beyond."""
 
     def __init__(self, link: Link, dp: Any, base: int, csw: int) -> None:
         self._link = link
@@ -391,13 +398,13 @@ class Port(ABC):
         done = 0
         while done < len(words):
             here = address + 4 * done
-            room = TAR_WRAP - here % TAR_WRAP
-            piece = words[done : done + min(STREAM_PIECE, room) // 4]
+            room = self.stream_span - here % self.stream_span
+            piece = words[done : done + min(self.stream_words, room // 4)]
             try:
                 with self._link._translated("write", here):
                     self._stream_piece(here, piece)
             except AccessStalled:
-                progress = (self._idle_tar(here, patience) - here) % TAR_WRAP // 4
+                progress = _progress(here, self._idle_tar(here, patience)) // 4
                 return done + min(progress, len(piece))
             done += len(piece)
         return done
@@ -476,6 +483,8 @@ class RegisterPort(Port):
     """Through the port's own registers, every read deferred to the end of the list."""
 
     patient = False
+    stream_words = PACKET_WORDS
+    stream_span = TAR_WRAP
 
     def _directly(self, access: Access, cacheable: bool, results: _Results) -> None:
         self._set_csw(access.size, cacheable)
@@ -533,6 +542,8 @@ class InterfacePort(Port):
     """Through the probe's memory commands, and its register accesses for BD0-3."""
 
     patient = True
+    stream_words = COMMAND_WORDS
+    stream_span = 4 * COMMAND_WORDS
 
     def __init__(self, link: Link, dp: Any, base: int, csw: int, interface: Any) -> None:
         super().__init__(link, dp, base, csw)
@@ -617,6 +628,18 @@ def _wraps(address: int, count: int, size: int) -> Iterator[tuple[int, int]]:
         stop = min(count, start + room)
         yield start, stop
         start = stop
+
+
+def _progress(start: int, tar: int) -> int:
+    """Bytes of a stream that were taken, going by where TAR ended up.
+
+    TAR comes round at the end of a KiB, and shows where that began.  It never shows where the
+    next begins, because a port that took a new TAR is idle, and takes a word as well.
+    """
+    passed = tar - (start & -TAR_WRAP)
+    if passed % TAR_WRAP == 0:
+        passed += TAR_WRAP
+    return max(0, passed - start % TAR_WRAP)
 
 
 def _in_lane(result: Callable[[], int], address: int, size: int) -> Callable[[], int]:

@@ -122,7 +122,7 @@ def test_erasing_alone_leaves_a_blank_sector(quick: Bench) -> None:
     assert not quick.board.flash.programs
 
 
-@pytest.mark.parametrize("waits", [1, 4, 16])
+@pytest.mark.parametrize("waits", [1, 4, 16, 50])
 @pytest.mark.parametrize("link", ["cmsis-dap-v2", "stlink-v3"])
 def test_an_impatient_probe_programs_each_flash_word_exactly_once(
     bench_at: Callable[..., Bench], link: str, waits: int
