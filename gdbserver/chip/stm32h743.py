@@ -19,6 +19,7 @@ SYSTEM_FLASH_1 = Span.of(0x1FF00000, 128 * KIB)
 SYSTEM_FLASH_2 = Span.of(0x1FF40000, 128 * KIB)
 BANK1 = Span.of(0x08000000, MIB)
 BANK2 = Span.of(0x08100000, MIB)
+_FLASH_AREA = Span(BANK1.start, 0x10000000)  # what follows bank 2 is reserved
 DTCM = Span.of(0x20000000, 128 * KIB)
 AXI_SRAM = Span.of(0x24000000, 512 * KIB)
 SRAM1 = Span.of(0x30000000, 128 * KIB)  # SRAM1-3 need RCC_AHB2ENR.SRAMxEN
@@ -240,9 +241,9 @@ MASS_ERASE_SECONDS = ((13.0, 26.0), (8.0, 16.0), (6.0, 12.0), (5.0, 10.0))
 def memory_map(flash: tuple[FlashRegion, ...]) -> MemoryMap:
     """The whole chip with these flash devices: what GDB is told it may look at.
 
-    Flash devices in the QSPI window take their part of it.  The rest is flash that nobody can
-    program: so GDB asks for it to be erased when an image goes there, and is told why not,
-    where of read-only memory it would say no more than "Load failed".
+    Flash devices take their part of the areas where flash can be.  The rest of these is flash
+    that nobody can program: so GDB asks for it to be erased when an image goes there, and is
+    told why not, where of other memory it would say no more than "Load failed".
     """
     regions = [
         Region("ITCM", ITCM),
@@ -261,10 +262,11 @@ def memory_map(flash: tuple[FlashRegion, ...]) -> MemoryMap:
         Region("FMC SDRAM", FMC_SDRAM),
         Region("PPB", PPB, volatile=True),
     ]
-    start = QSPI_WINDOW.start
-    external = sorted(f.span & QSPI_WINDOW for f in flash if len(f.span & QSPI_WINDOW))
-    for taken in [*external, Span(QSPI_WINDOW.end, QSPI_WINDOW.end)]:
-        if taken.start > start:
-            regions.append(Region("QSPI window", Span(start, taken.start), Kind.FLASH))
-        start = taken.end
+    for name, area in (("behind internal flash", _FLASH_AREA), ("QSPI window", QSPI_WINDOW)):
+        start = area.start
+        devices = sorted(f.span & area for f in flash if len(f.span & area))
+        for taken in [*devices, Span(area.end, area.end)]:
+            if taken.start > start:
+                regions.append(Region(name, Span(start, taken.start), Kind.FLASH))
+            start = taken.end
     return MemoryMap(tuple(sorted(regions, key=lambda r: r.span)), flash)

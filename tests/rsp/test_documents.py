@@ -57,6 +57,7 @@ def test_flash_is_described_run_by_run() -> None:
     ]
     assert described == [
         ("0x8000000", "0x100000", "0x20000"),
+        ("0x8100000", "0x7f00000", "0x10000"),  # behind the banks
         ("0x90000000", "0x10000", "0x1000"),
         ("0x90010000", "0x20000", "0x10000"),
         ("0x90030000", "0xffd0000", "0x10000"),  # behind the NOR: nobody's, but GDB shall ask
