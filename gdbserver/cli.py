@@ -18,15 +18,14 @@ from click.core import ParameterSource
 
 from gdbserver.cli_options import (
     chosen_wiring,
+    load_loader,
     names_the_simulator,
     probe_options,
     wiring_options,
 )
 from gdbserver.errors import GdbServerError, UsageError, explain
-from gdbserver.flash.board_file import Wiring
-from gdbserver.flash.loader_file import LoaderFile
-from gdbserver.flash.own_loader import builtin_for
 from gdbserver.flash.programmer import Programmer
+from gdbserver.flash_cli import COMMANDS as FLASH_COMMANDS
 from gdbserver.loader_cli import loader as loader_command
 from gdbserver.server.monitor import describe_chip
 from gdbserver.server.serve import Machine, serve
@@ -88,7 +87,7 @@ def command(
     if not loaders and (names_the_simulator(probe) or qspi_pins or board):
         loaders = ["builtin"]
     wiring = chosen_wiring(qspi_pins, board)
-    loaded = [_loader(name, wiring) for name in loaders]
+    loaded = [load_loader(name, wiring) for name in loaders]
 
     def open_machine() -> Machine:
         target = Target.open(probe, connect=Connect(connect), frequency=frequency)
@@ -112,6 +111,8 @@ def command(
 
 
 command.add_command(loader_command)
+for flash_command in FLASH_COMMANDS:
+    command.add_command(flash_command)
 
 
 def _check_nothing_to_serve(context: click.Context) -> None:
@@ -128,17 +129,6 @@ def _check_nothing_to_serve(context: click.Context) -> None:
             )
             error.hint = "options of a subcommand go behind it"
             raise error
-
-
-def _loader(name: str, wiring: Wiring) -> LoaderFile:
-    if name == "builtin":
-        return builtin_for(wiring)
-    path = Path(name)
-    if not path.is_file():
-        error = UsageError(f"no external loader {name}")
-        error.hint = "give the path of a .stldr file, or `builtin` for our own loader"
-        raise error
-    return LoaderFile.load(path)
 
 
 def _describe(target: Target, programmer: Programmer, connect: Connect) -> list[str]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from gdbserver.errors import UsageError
 from gdbserver.flash.board_file import Wiring, load_board, shipped, wired
+from gdbserver.flash.loader_file import LoaderFile
+from gdbserver.flash.own_loader import builtin_for
 from gdbserver.target.target import Connect
 
 DEFAULT_PINS = "CLK=PB2,NCS=PB6,IO0=PF8,IO1=PF9,IO2=PF7,IO3=PF6"
@@ -110,3 +113,18 @@ def chosen_wiring(pins: dict[str, str] | None, board: str | None) -> Wiring:
     if board is not None:
         return load_board(board)
     return wired(pins or Pins().convert(DEFAULT_PINS, None, None))
+
+
+def load_loader(name: str, wiring: Wiring) -> LoaderFile:
+    """A loader by its path, or our own.
+
+    Raises: UsageError, LoaderRejected.
+    """
+    if name == "builtin":
+        return builtin_for(wiring)
+    path = Path(name)
+    if not path.is_file():
+        error = UsageError(f"no external loader {name}")
+        error.hint = "give the path of a .stldr file, or `builtin` for our own loader"
+        raise error
+    return LoaderFile.load(path)

@@ -51,6 +51,14 @@ class UsageError(GdbServerError):
     exit_status = 2
 
 
+class BadImage(UsageError):
+    """A file that cannot be programmed, whatever the target: refused before it is touched."""
+
+    def __init__(self, path: Path, problem: str, *, hint: str | None = None) -> None:
+        super().__init__(f"{path.name} {problem}")
+        self.hint = hint
+
+
 # --- The protocol -----------------------------------------------------------------------------
 
 
@@ -230,6 +238,13 @@ class LoaderFault(FlashError):
         self.hint = "was the loader built for this chip and board?"
 
 
+class LoaderWrong(FlashError):
+    """A loader says that all went well, and the flash shows that it did not."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        super().__init__(f"loader {path.name}: {what}")
+
+
 class LoaderReset(FlashError):
     """The chip was reset while a routine of a loader ran."""
 
@@ -257,6 +272,19 @@ class LoaderBroken(FlashError):
 
     def __init__(self, path: Path, why: str, *, hint: str | None = None) -> None:
         super().__init__(f"loader {path.name} {why}", hint=hint)
+
+
+class ContentsDiffer(FlashError):
+    """`verify` was asked whether flash holds the contents of a file, and it does not."""
+
+    exit_status = 3
+
+    def __init__(self, path: Path, address: int, expected: bytes, found: bytes) -> None:
+        super().__init__(
+            f"flash does not hold {path.name}: at {address:#010x} "
+            f"{expected.hex(' ')} was expected, and {found.hex(' ')} found"
+        )
+        self.hint = "program it with: stm32-gdbserver flash"
 
 
 class VerifyError(FlashError):

@@ -14,8 +14,8 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar, cast
 
@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _CLOSE_LOOK = 64  # bytes from the first wrong one on: enough to see what is wrong with them
+_PIECE = 16 * KIB  # of what is read: enough to be quick, and to show progress
 _HEARTBEAT = 0.25  # seconds of the target's time without a step
 
 Action = Literal["compared", "erased", "programmed", "verified", "waiting"]
@@ -54,6 +55,19 @@ class Step:
     span: Span
     done: int
     total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a download means for one device."""
+
+    wanted: RegionPlan
+    left: RegionPlan
+    """What of it is not in flash yet."""
+    by: str
+    """Who programs it."""
+    seconds: float
+    """How long the device will be at it, typically; the link adds to that."""
 
 
 class Programmer:
@@ -100,15 +114,58 @@ class Programmer:
             OutsideFlash, FlashError: refused; nothing has been erased.
             FlashError: a device failed; the others have come to rest.
         """
+        lanes = [_Lane(self._driver(p.region), p) for p in self._plans(download)]
+        lanes.sort(key=lambda lane: lane.seconds, reverse=True)
+        yield from self._run(lanes)
+
+    def preview(self, download: Download) -> list[Change]:
+        """What `carry_out` would do: flash is compared with it, and not changed.
+
+        Raises: what `carry_out` raises.
+        """
+        changes = []
+        for region_plan in self._plans(download):
+            with self._driver(region_plan.region) as driver:
+                found = _result(driver.digest([s.sector for s in region_plan.sectors]))
+                left = diff(region_plan, found, driver.digest_of)
+                by = self._worker(region_plan.region)
+                changes.append(Change(region_plan, left, by, driver.seconds(left)))
+        return changes
+
+    def _plans(self, download: Download) -> list[RegionPlan]:
+        """The plan, with nothing in it that is forbidden; the core is halted for it."""
         plans = plan(download, self.regions())
         for region_plan in plans:
             self._check_allowed([s.sector for s in region_plan.sectors], region_plan.region)
         self._target.halt()
         if self._meet([p.region for p in plans]):
             plans = plan(download, self.regions())
-        lanes = [_Lane(self._driver(p.region), p) for p in plans]
-        lanes.sort(key=lambda lane: lane.seconds, reverse=True)
-        yield from self._run(lanes)
+        return plans
+
+    def read(self, span: Span) -> Iterator[bytes]:
+        """What is at these addresses, piece by piece: flash through its driver, or memory.
+
+        Raises: TargetError, FlashError.
+        """
+        self._target.halt()
+        self._meet([region for region in self.regions() if len(span & region.span)])
+        address = span.start
+        while address < span.end:
+            region = next((r for r in self.regions() if address in r.span), None)
+            starts = [r.span.start for r in self.regions() if r.span.start > address]
+            end = min(region.span.end if region else min(starts, default=span.end), span.end)
+            with self._reading(region) as read:
+                for start in range(address, end, _PIECE):
+                    yield read(Span(start, min(end, start + _PIECE)))
+            address = end
+
+    @contextmanager
+    def _reading(self, region: FlashRegion | None) -> Iterator[Callable[[Span], bytes]]:
+        if region is None:
+            yield lambda span: self._target.read_memory(span.start, len(span))
+        else:
+            with self._driver(region) as driver:
+                yield driver.read
 
     def mass_erase(self, which: Literal["internal", "external", "all"]) -> Iterator[Step]:
         """Erase whole devices."""
@@ -141,6 +198,13 @@ class Programmer:
             if loader.region == region:
                 return ExternalFlash(self._target, loader)
         return InternalBank(self._target, region, pace=self._pace)
+
+    def _worker(self, region: FlashRegion) -> str:
+        """Who programs a device, in words."""
+        for loader in self._loaders:
+            if loader.region == region:
+                return f"loader {loader.path.name}"
+        return "the flash controller"
 
     # --- Lanes ----------------------------------------------------------------------------
 
@@ -383,6 +447,15 @@ def _read_afresh(driver: FlashDriver, sector: SectorPlan) -> bytes | None:
     except GdbServerError as error:
         log.debug("no second look: %s", error)
         return None
+
+
+def _result(events: Generator[Event, None, T]) -> T:
+    """Run a driver's operation to its end, with the link all to itself."""
+    while True:
+        try:
+            next(events)
+        except StopIteration as end:
+            return cast(T, end.value)
 
 
 def _internal_banks(flash_kib: int) -> tuple[FlashRegion, ...]:

@@ -1,0 +1,193 @@
+"""How a job on flash is shown: bars on a terminal, lines elsewhere, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from gdbserver.errors import GdbServerError
+from gdbserver.flash.programmer import Change, Step
+
+
+class Reporter(Protocol):
+    """What a job tells, while its ``with`` block lasts."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+    def say(self, line: str, **facts: Any) -> None:
+        """Something to know: as a sentence, and as facts."""
+        ...
+
+    def plan(self, changes: list[Change]) -> None:
+        """What a job would do."""
+        ...
+
+    def step(self, step: Step) -> None:
+        """What it does."""
+        ...
+
+
+def reporter(*, as_json: bool) -> Reporter:
+    if as_json:
+        return _Events()
+    return _Bars() if sys.stdout.isatty() else _Lines()
+
+
+class _Lines:
+    """A line for each device and action, once it is complete."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        pass
+
+    def say(self, line: str, **facts: Any) -> None:
+        click.echo(line)
+
+    def plan(self, changes: list[Change]) -> None:
+        for line in plan_lines(changes):
+            self.say(line)
+
+    def step(self, step: Step) -> None:
+        if step.action != "waiting" and step.done == step.total:
+            click.echo(f"{step.region.name}: {step.action} {step.total} bytes")
+
+
+class _Bars(_Lines):
+    """A bar for each device: where it is in what it does now."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description:12}"),
+            BarColumn(),
+            TextColumn("{task.fields[action]}"),
+            TimeElapsedColumn(),
+            console=Console(),
+        )
+        self._bars: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def say(self, line: str, **facts: Any) -> None:
+        self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def step(self, step: Step) -> None:
+        if step.action == "waiting":
+            return
+        name = step.region.name
+        if name not in self._bars:
+            self._bars[name] = self._progress.add_task(name, action="")
+        self._progress.update(
+            self._bars[name], action=step.action, completed=step.done, total=step.total
+        )
+
+
+class _Events(_Lines):
+    """One JSON object a line; `event` says which kind."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(error, GdbServerError):
+            causes, cause = [], error.__cause__
+            while cause is not None:
+                causes.append(str(cause))
+                cause = cause.__cause__
+            self._emit(
+                "error",
+                error=str(error),
+                details=list(error.details),
+                because=causes,
+                hint=error.hint,
+                exit_status=error.exit_status,
+            )
+
+    def say(self, line: str, **facts: Any) -> None:
+        self._emit(facts.pop("event", "message"), **(facts or {"text": line}))
+
+    def plan(self, changes: list[Change]) -> None:
+        for change in changes:
+            self._emit(
+                "plan",
+                region=change.wanted.region.name,
+                by=change.by,
+                sectors=[sector.sector.start for sector in change.wanted.sectors],
+                change=[sector.sector.start for sector in change.left.sectors],
+                erase=[sector.sector.start for sector in change.left.sectors if sector.erase],
+                program_bytes=change.left.program_bytes,
+                seconds=round(change.seconds, 3),
+            )
+
+    def step(self, step: Step) -> None:
+        self._emit(
+            "step",
+            action=step.action,
+            region=step.region.name,
+            address=step.span.start,
+            length=len(step.span),
+            done=step.done,
+            total=step.total,
+        )
+
+    def _emit(self, event: str, **facts: Any) -> None:
+        click.echo(json.dumps({"event": event, **facts}))
+
+
+def plan_lines(changes: list[Change]) -> list[str]:
+    """A plan for people: which sectors, who programs them, how long it will take and why."""
+    lines = []
+    for change in changes:
+        wanted, left = change.wanted, change.left
+        lines.append(
+            f"{wanted.region}, by {change.by}: "
+            f"{len(left.sectors)} of {len(wanted.sectors)} sectors change"
+        )
+        for sector in left.sectors:
+            size = sum(len(run.data) for run in sector.runs)
+            erase = "erase, " if sector.erase else "blank already, "
+            lines.append(f"  {sector.sector}  {erase}program {size} bytes")
+        if left.sectors:
+            lines.append(
+                f"  about {change.seconds:.1f} s: {left.erase_bytes // 1024} KiB to erase, "
+                f"{left.program_bytes / 1024:.1f} KiB to program"
+            )
+    longest = max(changes, key=lambda change: change.seconds)
+    if longest.seconds:
+        lines.append(
+            f"all of it: about {longest.seconds:.1f} s and what the link adds, "
+            f"because {longest.wanted.region.name} takes longest and the others work meanwhile"
+        )
+    else:
+        lines.append("all of it: nothing to do, because flash holds it already")
+    return lines
