@@ -36,10 +36,10 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_BUFFER = 16 * 1024  # 64 pages of 256 bytes: 45 ms of programming
-_BUFFERS = 6  # a quarter of a second, for as long as other lanes keep the link
-_BLOCK = 16 * 1024  # what one CRC-32 covers
-_BLOCKS = 64  # digests per call: a megabyte
+_BUFFER = 8 * 1024  # 32 pages of 256 bytes, 22 ms of programming: the first is waited for
+_BUFFERS = 12  # a quarter of a second, for as long as other lanes keep the link
+_BLOCK = 8 * 1024  # what one CRC-32 covers: no more than a buffer holds
+_BLOCKS = 128  # digests per call: a megabyte
 
 # W25Q256JV, "AC Electrical Characteristics".
 _TYPICAL_ERASE = 0.15 / 65536  # seconds per byte
@@ -116,7 +116,8 @@ class ExternalFlash:
             if error is None:
                 _finish(self._say(self._dialect.finish()))
                 self._queue.check_stack()
-                log.info("%s used %d bytes of stack", self._loader.path.name, self.stack_used())
+                if not self._loader.finds_out:  # of our own it is known
+                    log.info("%s used %d bytes of stack", self._loader.path.name, self.stack_used())
         finally:
             self._queue.__exit__(kind, error, traceback)
 

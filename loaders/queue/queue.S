@@ -199,26 +199,57 @@ make_tables:
     str     r7, [r4]
     pop     {r0, r1, pc}
 
-/* crc32_each(r0 = start, r1 = size, r2 = count, r3 = results) -> 0 */
+/*
+ * crc32_each(r0 = start, r1 = size, r2 = count, r3 = results) -> 0
+ *
+ * Much of a flash is blank, and blank blocks have one CRC: it is computed once, and kept in r10.
+ */
 routine crc32_each
-    push    {r4-r8, lr}
+    push    {r4-r8, r10, r11, lr}
     mov     r4, r0
     mov     r5, r1
     mov     r6, r2
     mov     r7, r3
+    mov     r11, #0                 @ whether r10 is known
 .Leach:
     cbz     r6, .Lall
     feed_watchdog r0, r1
+    orr     r0, r4, r5
+    lsls    r0, #28                 @ whole lines of 16 bytes?
+    bne     .Lcompute
+    mov     r0, r4
+    add     r1, r4, r5
+.Lline:
+    cmp     r0, r1
+    beq     .Lblank
+    ldmia   r0!, {r2, r3, r8, r12}
+    ands    r2, r3
+    and     r2, r8
+    and     r2, r12
+    adds    r2, #1
+    beq     .Lline
+.Lcompute:
     mov     r0, r4
     mov     r1, r5
     bl      crc32
+    b       .Lstore
+.Lblank:
+    mov     r0, r10
+    cmp     r11, #0
+    bne     .Lstore
+    mov     r0, r4
+    mov     r1, r5
+    bl      crc32
+    mov     r10, r0
+    mov     r11, #1
+.Lstore:
     str     r0, [r7], #4
     add     r4, r5
     subs    r6, #1
     b       .Leach
 .Lall:
     movs    r0, #0
-    pop     {r4-r8, pc}
+    pop     {r4-r8, r10, r11, pc}
     .size   crc32_each, . - crc32_each
 
     .align  2

@@ -116,6 +116,15 @@ def test_the_image_runs_wherever_it_is_put(base: int) -> None:
     assert results == b"".join(c.to_bytes(4, "little") for c in expected)
 
 
+def test_blank_blocks_have_their_crc_between_others_and_alone() -> None:
+    machine = Machine()
+    blocks = [b"\xff" * 256, bytes(256), b"\xff" * 256, b"\xff" * 255 + b"\0", b"\xff" * 256]
+    machine.uc.mem_write(DATA, b"".join(blocks))
+    assert machine.call("crc32_each", DATA, 256, 5, DATA + 0x2000) == 0
+    results = bytes(machine.uc.mem_read(DATA + 0x2000, 20))
+    assert results == b"".join(zlib.crc32(block).to_bytes(4, "little") for block in blocks)
+
+
 def test_crc32_takes_less_than_six_instructions_per_byte() -> None:
     machine = Machine()
     machine.call("crc32", DATA, 0)  # builds the tables
