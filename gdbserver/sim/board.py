@@ -252,6 +252,7 @@ class Board:
         self.flash.on_irq = lambda level: self.scs.set_irq(FLASH_IRQ, level)
         self.quadspi.set_irq = self.scs.set_irq
         self.iwdg.on_timeout = lambda: self.reset(ResetCause.IWDG1)
+        self.rcc.lsi_forced = lambda: self.iwdg.running
         self.wwdg.on_timeout = lambda: self.reset(ResetCause.WWDG1)
         self.wwdg.on_irq = lambda level: self.scs.set_irq(_WWDG_IRQ, level)
         self.rcc.on_peripheral_reset = self._reset_peripheral

@@ -403,6 +403,8 @@ class Rcc(Peripheral):
     ) -> None:
         self.hse_hz = hse_hz
         self.lsi_hz = LSI_HZ
+        self.lsi_forced: Callable[[], bool] = lambda: False
+        """Whether something keeps LSI running whatever LSION says: the independent watchdog."""
         self.on_gates_changed: list[Callable[[], None]] = []
         self.on_peripheral_reset: Callable[[str], None] = lambda name: None
         self._clock = clock
@@ -537,6 +539,13 @@ class Rcc(Peripheral):
             self.update(self.CSR, LSIRDY=0)
         elif not was_on:
             self._start_up(self.CSR, "LSI")
+
+    @CSR.reads
+    def _show_lsi(self) -> None:
+        if self.lsi_forced():
+            self.update(self.CSR, LSIRDY=1)
+        elif not self[self.CSR].LSION:
+            self.update(self.CSR, LSIRDY=0)
 
     @BDCR.writes
     def _control_backup(self, bdcr: Fields) -> None:

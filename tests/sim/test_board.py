@@ -261,6 +261,15 @@ def test_the_cause_of_a_reset_can_be_read_afterwards(running: Board):
     assert read(running, RSR) & (SFTRST | PORRST) == SFTRST
 
 
+def test_a_watchdog_keeps_lsi_running_whatever_lsion_says(running: Board):
+    csr, ready = RCC + 0x74, 1 << 1
+    assert not read(running, csr) & ready
+    write(running, IWDG1, 0xCCCC)
+    assert read(running, csr) & ready
+    write(running, csr, 0)
+    assert read(running, csr) & ready
+
+
 def test_the_watchdog_bites_a_running_program_and_spares_a_halted_one(running: Board):
     write(running, RSR, 1 << 16)
     write(running, IWDG1, 0xCCCC)  # 4096 steps of 4 / 32 kHz: 512 ms
