@@ -70,7 +70,14 @@ from gdbserver.errors import (
 from gdbserver.flash.clocks import same_clocks
 from gdbserver.flash.diagnosis import RCC_RSR, inherited, reset_cause
 from gdbserver.flash.driver import Busy
-from gdbserver.flash.known_state import VECTORS, known_state
+from gdbserver.flash.known_state import (
+    FEED,
+    FEED_EVERY,
+    IWDG_KR,
+    VECTORS,
+    known_state,
+    patient_watchdog,
+)
 from gdbserver.flash.loader_file import Image, built, load_image
 from gdbserver.flash.nor_survey import describe_quadspi
 from gdbserver.target.target import Target
@@ -216,6 +223,8 @@ class CallQueue:
         self._idle_since = self._look_after = 0.0
         self._running = self._broken = False
         self._constants: list[tuple[int, bytes]] = []
+        self._watchdog = False
+        self._fed = self._now()
 
     # --- Opening and closing --------------------------------------------------------------------
 
@@ -234,6 +243,7 @@ class CallQueue:
             demcr = target.read_word(cm.DEMCR)
             if self._careful:
                 stack.enter_context(same_clocks(target))
+                self._watchdog = stack.enter_context(patient_watchdog(target))
                 stack.enter_context(known_state(target, layout.vectors))
                 target.write_word(cm.DEMCR, demcr | cm.VC_ALL_FAULTS)
                 special = {"control": 0, "faultmask": 0, "basepri": 0, "primask": 0, "psp": 0}
@@ -415,6 +425,9 @@ class CallQueue:
         if not self._calls:
             return self._finished
         before = self._finished
+        if self._watchdog and self._now() - self._fed > FEED_EVERY:
+            self._fed = self._now()
+            self._target.write_word(IWDG_KR, FEED)
         try:
             if self._queued:
                 self._poll_ring()

@@ -14,10 +14,12 @@ from loader_runs import BANK1, NOR, Run, download, noise, run
 
 from gdbserver.chip import cortex_m as cm
 from gdbserver.chip.memory import Span
+from gdbserver.chip.stm32h743 import IWDG1
 from gdbserver.errors import LoaderFault, explain
 from gdbserver.flash.call_queue import CallQueue
 from gdbserver.flash.clocks import same_clocks
 from gdbserver.flash.loader_file import Image, LoaderFile, load_image
+from gdbserver.target.link import Write
 
 SECTOR = 0x20000
 
@@ -148,3 +150,29 @@ def test_what_init_leaves_behind_is_told(caplog: pytest.LogCaptureFixture) -> No
     tick, vectors = (line.partition(": ")[2] for line in told)
     assert tick.startswith("SysTick is running with its interrupt enabled")
     assert vectors == "the vector table is the loader's (VTOR 0x24000200)"
+
+
+def test_a_watchdog_that_a_program_has_started_does_not_bite() -> None:
+    """64 ms are nothing for a loader; afterwards they are the program's again."""
+    with run("W25Q256_F8") as here:
+        target = here.target
+        target.write_memory(0x20000000, b"\xfe\xe7")  # b .
+        target.run(
+            [
+                Write(IWDG1, [0xCCCC]),
+                Write(IWDG1, [0x5555]),
+                Write(IWDG1 + 4, [0]),
+                Write(IWDG1 + 8, [0x200]),
+            ]
+        )
+        here.board.nor.memory[:200_000] = bytes(200_000)
+        external = noise(200_000)
+        here.load((NOR, external))
+        assert here.contents(NOR, len(external)) == external
+        assert target.read_words(IWDG1 + 4, 2) == [0, 0x200]
+        target.write_registers({"pc": 0x20000000, "xpsr": cm.XPSR_THUMB})
+        target.resume()
+        deadline = target.deadline(1.0)
+        while not target.unasked_resets and not deadline.expired():
+            target.poll_stop()
+        assert target.unasked_resets == 1
