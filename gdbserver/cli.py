@@ -42,7 +42,18 @@ DEFAULT_PORT = 61234  # ST-LINK_gdbserver's, which launch configurations already
 )
 @probe_options
 @click.option("--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, show_default=True)
-@click.option("--listen", metavar="ADDRESS", default="localhost", show_default=True)
+@click.option(
+    "--listen",
+    metavar="ADDRESS|unix:PATH",
+    default="localhost",
+    show_default=True,
+    help="Where: an address of this machine, or a Unix socket.",
+)
+@click.option(
+    "--stdio",
+    is_flag=True,
+    help="Serve standard input and output: target extended-remote | stm32-gdbserver --stdio",
+)
 @click.option(
     "--port-file",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
@@ -67,6 +78,7 @@ def command(
     probe: str | None,
     port: int,
     listen: str,
+    stdio: bool,
     port_file: Path | None,
     loaders: Sequence[str],
     qspi_pins: dict[str, str] | None,
@@ -89,6 +101,8 @@ def command(
     wiring = chosen_wiring(qspi_pins, board)
     loaded = [load_loader(name, wiring) for name in loaders]
 
+    path = Path(listen.removeprefix("unix:")) if listen.startswith("unix:") else None
+
     def open_machine() -> Machine:
         target = Target.open(probe, connect=Connect(connect), frequency=frequency)
         try:
@@ -103,11 +117,21 @@ def command(
     def on_listening(actual_port: int) -> None:
         if port_file is not None:
             _write_whole(port_file, f"{actual_port}\n")
+        if stdio:
+            return
         # Eclipse's adapter waits for the first of these lines, cortex-debug for the second.
-        click.echo(f"Listening on port {actual_port}")
+        click.echo(f"Listening on {listen if path else f'port {actual_port}'}")
         click.echo("Waiting for debugger connection...")
 
-    serve(open_machine, host=listen, port=port, persistent=persistent, on_listening=on_listening)
+    serve(
+        open_machine,
+        host=listen,
+        port=port,
+        path=path,
+        stdio=stdio,
+        persistent=persistent,
+        on_listening=on_listening,
+    )
 
 
 command.add_command(loader_command)

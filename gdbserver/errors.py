@@ -101,8 +101,9 @@ class ClientLeft(GdbServerError):
 class CannotListen(GdbServerError):
     """The address or port that clients shall connect to cannot be had."""
 
-    def __init__(self, host: str, port: int, reason: OSError) -> None:
-        super().__init__(f"cannot listen on {host} port {port}: {reason.strerror}")
+    def __init__(self, host: str, port: int | None, reason: OSError) -> None:
+        where = host if port is None else f"{host} port {port}"
+        super().__init__(f"cannot listen on {where}: {reason.strerror}")
         if reason.errno == errno.EADDRINUSE:
             self.hint = (
                 "another server, perhaps an IDE's, has this port: stop it or choose a --port"

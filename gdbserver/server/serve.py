@@ -6,15 +6,18 @@ middle of debugging the same board.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import trio
 
-from gdbserver.errors import CannotListen, GdbServerError
+from gdbserver.errors import GdbServerError
 from gdbserver.server.control import Control
+from gdbserver.server.listening import listening, standard_streams
 from gdbserver.server.observer import Observer
 from gdbserver.server.session import Session
 from gdbserver.server.worker import Bench, Machine, owning
@@ -39,6 +42,10 @@ class Options:
     init_external: bool = False
     """Whether `monitor reset` makes the external flash readable, as `monitor reset init` does."""
     observer: Observer = field(default_factory=Observer)
+    path: Path | None = None
+    """A Unix socket there, in place of host and port."""
+    stdio: bool = False
+    """Standard input and output, in place of all that."""
 
 
 def serve(
@@ -51,20 +58,30 @@ def serve(
     erase_all: bool = False,
     init_external: bool = False,
     observer: Observer | None = None,
+    path: Path | None = None,
+    stdio: bool = False,
     on_listening: Callable[[int], None] = lambda port: None,
 ) -> None:
     """Serve until the last client has left, or for ever if `persistent`, or until a signal.
 
     `open_machine` runs in a thread.  The machine is closed on the way out, whatever the way.
-    `on_listening` is told the port as soon as a client is welcome; 0 picks one.  With
-    `leave_halted` the core stays halted when its client has left.  For the others see `Options`.
+    `on_listening` is told the port as soon as a client is welcome: 0 picks one, and is what it
+    is told where there are no ports.  The rest is in `Options`.
 
     Raises:
         CannotListen: the port is in use, or the address is not ours.
         GdbServerError: the machine could not be opened.
     """
     options = Options(
-        host, port, persistent, leave_halted, erase_all, init_external, observer or Observer()
+        host,
+        port,
+        persistent,
+        leave_halted,
+        erase_all,
+        init_external,
+        observer or Observer(),
+        path,
+        stdio,
     )
     trio.run(serve_clients, open_machine, options, on_listening)
 
@@ -73,37 +90,61 @@ async def serve_clients(
     open_machine: Callable[[], Machine], options: Options, on_listening: Callable[[int], None]
 ) -> None:
     """`serve`, inside an event loop."""
-    listeners = await _listen(options.host, options.port)
+    if options.stdio:
+        await _serve_one(open_machine, options, standard_streams(), on_listening)
+        return
+    async with listening(options.host, options.port, options.path) as listeners:
+        await _serve_all(open_machine, options, listeners, on_listening)
+
+
+async def _serve_one(
+    open_machine: Callable[[], Machine],
+    options: Options,
+    stream: trio.abc.Stream,
+    on_listening: Callable[[int], None],
+) -> None:
+    """Serve whoever is on the other end of `stream`, until it has left."""
+
+    async def work(bench: Bench) -> None:
+        on_listening(0)
+        async with stream:
+            await _House(bench, options).serve(stream, "standard input")
+
+    # Ctrl-C in the terminal of a GDB that has started us is meant for GDB, which tells us.
+    await _until_signal(open_machine, work, endings=[n for n in _ENDINGS if n != signal.SIGINT])
+
+
+async def _serve_all(
+    open_machine: Callable[[], Machine],
+    options: Options,
+    listeners: list[trio.SocketListener],
+    on_listening: Callable[[int], None],
+) -> None:
+    async def work(bench: Bench) -> None:
+        house = _House(bench, options)
+        on_listening(0 if options.path else listeners[0].socket.getsockname()[1])
+        await house.keep(listeners)
+
+    await _until_signal(open_machine, work, endings=_ENDINGS)
+
+
+async def _until_signal(
+    open_machine: Callable[[], Machine],
+    work: Callable[[Bench], Awaitable[None]],
+    endings: Sequence[signal.Signals],
+) -> None:
+    """Work with a machine, and close it, whatever ends the work."""
     failure: GdbServerError | None = None
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_cancel_on_signal, nursery.cancel_scope)
+        nursery.start_soon(_cancel_on_signal, nursery.cancel_scope, endings)
         try:
             async with owning(open_machine) as bench:
-                house = _House(bench, options)
-                on_listening(listeners[0].socket.getsockname()[1])
-                await house.keep(listeners)
+                await work(bench)
         except GdbServerError as error:
             failure = error  # a nursery would wrap it in a group
-        finally:
-            for listener in listeners:
-                listener.socket.close()
         nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
-
-
-async def _listen(host: str, port: int) -> list[trio.SocketListener]:
-    try:
-        listeners = await trio.open_tcp_listeners(port, host=host)
-    except OSError as error:
-        # trio wraps one error per address family when it is more than one.
-        reason = error.__cause__ if isinstance(error.__cause__, OSError) else error
-        raise CannotListen(host, port, reason) from None
-    if port == 0:  # each address family got a port of its own
-        for extra in listeners[1:]:
-            extra.socket.close()
-        del listeners[1:]
-    return listeners
 
 
 # A terminal that is closed says SIGHUP, where there are terminals that do.
@@ -112,11 +153,13 @@ _ENDINGS = [
 ]
 
 
-async def _cancel_on_signal(scope: trio.CancelScope) -> None:
+async def _cancel_on_signal(scope: trio.CancelScope, endings: Sequence[signal.Signals]) -> None:
+    """Cancel at one of `endings`; the others are heard, and nothing follows."""
     with trio.open_signal_receiver(*_ENDINGS) as signals:
         async for number in signals:
-            log.info("%s: closing", signal.Signals(number).name)
-            scope.cancel()
+            if number in endings:
+                log.info("%s: closing", signal.Signals(number).name)
+                scope.cancel()
 
 
 class _House:
@@ -127,6 +170,7 @@ class _House:
         self._options = options
         self._control = Control()
         self._empty = trio.Event()
+        self._numbers = itertools.count(1)
 
     async def keep(self, listeners: list[trio.SocketListener]) -> None:
         """Return when there is nobody left to serve; if persistent, never."""
@@ -138,9 +182,17 @@ class _House:
     async def _welcome(self, stream: trio.SocketStream) -> None:
         """Serve one connection.  TCP_NODELAY is on in every `SocketStream`."""
         try:
-            name = "{}:{}".format(*stream.socket.getpeername()[:2])
+            peer = stream.socket.getpeername()
         except OSError:
             return  # it has gone already
+        if isinstance(peer, tuple):
+            name = "{}:{}".format(*peer[:2])
+        else:
+            name = f"connection {next(self._numbers)}"  # they all have the same address
+        await self.serve(stream, name)
+
+    async def serve(self, stream: trio.abc.Stream, name: str) -> None:
+        """Serve one client."""
         session = Session(
             stream,
             self._bench,
