@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeVar, cast
 
 from gdbserver.chip.memory import FlashRegion, Span, merge
-from gdbserver.chip.stm32h743 import KIB, bank
+from gdbserver.chip.stm32h743 import FLASH, FLASH_BANK2_OFFSET, FLASH_PRAR_CUR, KIB, bank
 from gdbserver.errors import ChipLocked, FlashError, GdbServerError, VerifyError
 from gdbserver.flash.diagnosis import pattern
 from gdbserver.flash.diff import diff
@@ -192,6 +192,20 @@ class Programmer:
                 f"of {region.name}",
                 hint="the option bytes (WPSN) protect these sectors: change them first",
             )
+        area = self._read_protected(self._banks.index(region))
+        if any(len(area & span) for span in spans):
+            raise FlashError(
+                f"protected against being read, and so against change: {area} of {region.name}",
+                hint="the option bytes (PCROP) protect it; only a mass erase can end that",
+            )
+
+    def _read_protected(self, bank: int) -> Span:
+        """RM0433, "Proprietary code readout protection": an area of 256-byte units, if any."""
+        base = FLASH + bank * FLASH_BANK2_OFFSET
+        area = self._target.read_word(base + FLASH_PRAR_CUR)
+        first, last = area & 0xFFF, area >> 16 & 0xFFF
+        start = self._banks[bank].span.start
+        return Span(start + 256 * first, start + 256 * max(first, last + 1 if last >= first else 0))
 
     def _driver(self, region: FlashRegion) -> FlashDriver:
         for loader in self._loaders:

@@ -88,6 +88,21 @@ def test_a_protected_sector_is_refused_before_anything_is_erased(
     bench.carry_out(download((0x08040000, b"elsewhere is fine")))
 
 
+def test_an_area_protected_against_reading_is_refused_before_anything_is_erased(
+    bench_at: Callable[..., Bench],
+) -> None:
+    bench = bench_at("sim:cmsis-dap-v2")
+    bank = bench.board.flash.banks[1]
+    bank.set_raw(bank.PRAR_CUR, 0x0203_0201)  # 256-byte units: from 201h up to 203h
+    with pytest.raises(FlashError) as refused:
+        bench.carry_out(download((0x08000000, b"1234"), (0x08120000, b"1234")))
+    assert str(refused.value) == (
+        "protected against being read, and so against change: 0x08120100-0x081203ff of bank 2"
+    )
+    assert not bench.board.flash.programs
+    bench.carry_out(download((0x08100000, b"elsewhere is fine")))
+
+
 def test_a_small_part_has_one_bank(bench_at: Callable[..., Bench]) -> None:
     regions = bench_at("sim:cmsis-dap-v2,flash_kib=128").programmer.regions()
     assert [str(region) for region in regions] == [
@@ -111,3 +126,28 @@ def test_a_running_core_is_halted_first(quick: Bench) -> None:
     quick.carry_out(download((0x08000000, b"12345678")))
     assert target.is_halted()
     assert quick.contents(Span.of(0x08000000, 8)) == b"12345678"
+
+
+@pytest.mark.parametrize(("nor", "mib"), [("W25Q64JV", 8), ("MT25QL512ABB", 64)])
+def test_the_nor_is_as_large_as_it_says(bench_at: Callable[..., Bench], nor: str, mib: int) -> None:
+    bench = bench_at(f"sim:cmsis-dap-v2,nor={nor}")
+    assert f"{mib * 1024} KiB" in bench.programmer.describe_external()
+    region = bench.programmer.regions()[-1]
+    assert len(region.span) == mib << 20
+    last = Span.of(region.span.end - 100, 100)
+    image = noise(100)
+    bench.carry_out(download((last.start, image)))
+    assert bench.contents(last) == image
+
+
+def test_a_download_past_the_end_of_a_small_nor_is_refused_before_anything_is_erased(
+    bench_at: Callable[..., Bench],
+) -> None:
+    """Also when nobody has asked the NOR before, and the loader's file says 32 MiB."""
+    bench = bench_at("sim:cmsis-dap-v2,nor=W25Q64JV")
+    with pytest.raises(OutsideFlash, match="0x90800000-0x9080ffff is past the end of qspi"):
+        bench.carry_out(download((0x08000000, b"internal"), (0x90800000, b"too far")))
+    assert not bench.board.flash.erases
+    assert not bench.board.nor.erases
+    with pytest.raises(OutsideFlash, match="is past the end of qspi 0x90000000-0x907fffff"):
+        bench.carry_out(download((0x90800000, b"too far")))
