@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import replace
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
 
+from gdbserver.chip.memory import Span
 from gdbserver.chip.stm32h743 import MIB
-from gdbserver.cli_options import chosen_wiring, wiring_options
+from gdbserver.cli_options import chosen_wiring, load_loader, probe_options, wiring_options
+from gdbserver.errors import UsageError
 from gdbserver.flash import board_file, loader_check
+from gdbserver.flash.loader_test import LoaderTest, Outcome, Result
 from gdbserver.flash.own_loader import export as export_loader
+from gdbserver.target.target import Connect, Target
 
 _FILES = click.Path(dir_okay=False, path_type=Path)
 _as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document, for programs.")
@@ -70,6 +76,106 @@ def info(files: Sequence[Path], *, as_json: bool) -> None:
             click.echo()
         for line in one.lines():
             click.echo(line)
+
+
+@loader.command()
+@probe_options
+@wiring_options
+@click.option("--thorough", is_flag=True, help="Mass erase, too: takes minutes, and all contents.")
+@click.option("--keep", is_flag=True, help="Put back, at the end, what the flash held before.")
+@click.option("--yes", is_flag=True, help="Do not ask before something is erased.")
+@_as_json
+@click.argument("file", metavar="FILE|builtin")
+@click.pass_context
+def test(
+    context: click.Context,
+    file: str,
+    *,
+    probe: str | None,
+    connect: str,
+    frequency: int | None,
+    qspi_pins: dict[str, str] | None,
+    board: str | None,
+    thorough: bool,
+    keep: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Try a loader on the connected board, and print what works.
+
+    Erases and programs a few sectors of the external flash: the first two, one in the middle, those
+    around 16 MiB, the last. It names them and asks first, except on the simulated board. With
+    --keep their contents are put back at the end, by the loader that is being tested.
+
+    Exit status: 0 when nothing failed, 1 when something did.
+    """
+    chosen = load_loader(file, chosen_wiring(qspi_pins, board))
+    target = Target.open(probe, connect=Connect(connect), frequency=frequency)
+    try:
+        target.halt()
+        results: list[Result] = []
+        for result in _test_results(LoaderTest(target, chosen, thorough=thorough), keep, yes):
+            if not as_json:
+                _print(result, first=all(r.outcome != "failed" for r in results))
+            results.append(result)
+    finally:
+        target.close()
+    if as_json:
+        click.echo(json.dumps([asdict(result) for result in results], indent=2))
+    failed = [result for result in results if result.outcome == "failed"]
+    if not as_json:
+        click.echo(f"{chosen.path.name}: {_summary(results)}")
+    if failed:
+        context.exit(1)
+
+
+def _print(result: Result, *, first: bool) -> None:
+    """A line; below it, for the first failure only, what else is known: others look the same."""
+    click.echo(f"{result.outcome:8}{result.seconds:9.3f} s  {result.name}: {result.detail}")
+    for line in result.more if first else ():
+        click.echo(f"{'':21}{line}")
+
+
+def _test_results(loader_test: LoaderTest, keep: bool, yes: bool) -> Iterator[Result]:
+    yield loader_test.meet()
+    if not loader_test.works:
+        yield from loader_test.run()
+        return
+    if not (yes or loader_test.simulated):
+        _ask(loader_test.touched(), keep)
+    contents = loader_test.contents() if keep else {}
+    try:
+        yield from loader_test.run()
+    except BaseException:
+        if contents:
+            loader_test.put_back(contents)
+        raise
+    if contents:
+        yield loader_test.put_back(contents)
+
+
+def _ask(touched: Sequence[Span], keep: bool) -> None:
+    """Raises: UsageError, unless somebody says yes."""
+    where = ", ".join(str(span) for span in touched)
+    if sys.stdin.isatty():
+        after = "; their contents are put back afterwards" if keep else ""
+        if click.confirm(f"The test erases {where}{after}. Go on?", err=True):
+            return
+        raise UsageError("nothing was erased")
+    error = UsageError(f"the test erases {where}")
+    error.hint = "say --yes if that may be, and --keep if the contents shall be put back"
+    raise error
+
+
+def _summary(results: Sequence[Result]) -> str:
+    counts = Counter(result.outcome for result in results)
+    words: dict[Outcome, str] = {
+        "ok": "passed",
+        "remark": "passed with a remark",
+        "failed": "failed",
+        "skipped": "skipped",
+    }
+    return ", ".join(f"{counts[key]} {word}" for key, word in words.items() if counts[key])
 
 
 @loader.command()

@@ -49,10 +49,13 @@ _AHB3RSTR, _AHB3ENR, _AHB4ENR = chip.RCC + 0x7C, chip.RCC + 0xD4, chip.RCC + 0xE
 _QSPI = 1 << 14
 
 # QUADSPI: offsets, and the bits that are used here.
-_CR, _DCR, _SR, _FCR, _DLR, _CCR, _AR, _DR = 0x00, 0x04, 0x08, 0x0C, 0x10, 0x14, 0x18, 0x20
+_CR, _DCR, _SR, _FCR, _DLR, _CCR, _AR, _ABR, _DR = (
+    *(0x00, 0x04, 0x08, 0x0C, 0x10, 0x14, 0x18, 0x1C, 0x20),
+)
 _CR_EN, _CR_DFM, _CR_FSEL, _CR_SLOWEST = 1 << 0, 1 << 6, 1 << 7, 0xFF << 24
 _SR_TEF, _SR_TCF, _SR_BUSY = 1 << 0, 1 << 1, 1 << 5
 _ALL_FLAGS = 0x1B
+_ADDRESS = 3 << 10  # CCR.ADMODE
 _DCR_LARGEST = 31 << 16 | 7 << 8  # any address; chip select high for eight cycles
 _READ_ID = 1 << 26 | 1 << 24 | 1 << 8 | 0x9F  # indirect read, instruction and data on one line
 _ON_ONE_LINE, _ON_FOUR_LINES = 1 << 8, 3 << 8
@@ -142,17 +145,17 @@ def describe(survey: Survey, name: str) -> str:
 
 def survey(target: Target) -> Survey:
     """Look at the pins, and read the JEDEC id.  The QUADSPI is in reset state afterwards."""
-    pins, bank = _pins(target)
+    pins, bank = used_pins(target)
     with_clock = target.read_word(_AHB3ENR)
     try:
         target.write_word(_AHB3ENR, with_clock | _QSPI)
-        jedec = _read_id(target, bank)
+        jedec = read_id(target, bank)
         if jedec in (0, 0xFFFFFF):
             # It may be in QPI, in continuous read, or powered down.
-            _command(target, bank, _ON_FOUR_LINES | _LEAVE_QPI)
-            _command(target, bank, _ON_FOUR_LINES | _LEAVE_QPI_MICRON)
-            _command(target, bank, _ON_ONE_LINE | _WAKE_UP)
-            jedec = _read_id(target, bank)
+            transfer(target, bank, _ON_FOUR_LINES | _LEAVE_QPI)
+            transfer(target, bank, _ON_FOUR_LINES | _LEAVE_QPI_MICRON)
+            transfer(target, bank, _ON_ONE_LINE | _WAKE_UP)
+            jedec = read_id(target, bank)
         _reset(target)
     except TargetError:
         jedec = None
@@ -161,7 +164,7 @@ def survey(target: Target) -> Survey:
     return Survey(pins, jedec)
 
 
-def _pins(target: Target) -> tuple[dict[str, str], int]:
+def used_pins(target: Target) -> tuple[dict[str, str], int]:
     """Which pins are the QUADSPI's now, and of which of its two banks most of them are."""
     clocks = target.read_word(_AHB4ENR)
     found: list[dict[str, str]] = []
@@ -187,18 +190,23 @@ def _reset(target: Target) -> None:
     target.run([Write(_AHB3RSTR, [held | _QSPI]), Write(_AHB3RSTR, [held & ~_QSPI])])
 
 
-def _start(target: Target, bank: int, length: int, ccr: int) -> bool:
-    """One chip-select cycle without an address; whether it came to its end."""
+def transfer(
+    target: Target, bank: int, ccr: int, *, length: int = 1, address: int = 0, alternate: int = 0
+) -> bool:
+    """One chip-select cycle, from QUADSPI's reset state on; whether it came to its end."""
     _reset(target)
     base = chip.QUADSPI
     enable = _CR_EN | _CR_SLOWEST | (_CR_FSEL if bank == 2 else 0)
+    start = [Write(base + _AR, [address])] if ccr & _ADDRESS else []
     target.run(
         [
             Write(base + _DCR, [_DCR_LARGEST]),
             Write(base + _CR, [enable]),
             Write(base + _FCR, [_ALL_FLAGS]),
             Write(base + _DLR, [length - 1]),
+            Write(base + _ABR, [alternate]),
             Write(base + _CCR, [ccr]),
+            *start,
         ]
     )
     deadline = target.deadline(_TRANSFER_SECONDS)
@@ -208,12 +216,9 @@ def _start(target: Target, bank: int, length: int, ccr: int) -> bool:
     return not status & _SR_TEF
 
 
-def _command(target: Target, bank: int, ccr: int) -> None:
-    _start(target, bank, 1, ccr)
-
-
-def _read_id(target: Target, bank: int) -> int | None:
-    if not _start(target, bank, 3, _READ_ID):
+def read_id(target: Target, bank: int) -> int | None:
+    """The JEDEC id on one line; None when the QUADSPI does not finish."""
+    if not transfer(target, bank, _READ_ID, length=3):
         return None
     first, second, third = target.run([Read(chip.QUADSPI + _DR, 1, 1)] * 3)
     return first[0] << 16 | second[0] << 8 | third[0]
