@@ -21,7 +21,7 @@ import click
 
 from gdbserver.chip import stm32h743
 from gdbserver.chip.memory import FlashRegion, Span, merge
-from gdbserver.cli_options import chosen_wiring, names_the_simulator
+from gdbserver.cli_options import chosen_wiring, load_loader, names_the_simulator
 from gdbserver.errors import (
     CannotListen,
     FlashError,
@@ -34,7 +34,6 @@ from gdbserver.flash.board_file import shipped
 from gdbserver.flash.loader_file import LoaderFile
 from gdbserver.flash.plan import Download
 from gdbserver.flash.programmer import Programmer, Step
-from gdbserver.loader_names import BUILTIN, load_loader
 from gdbserver.server.observer import Observer
 from gdbserver.server.serve import Machine, serve
 from gdbserver.stlink_options import OPTIONS, Arguments, ParseError, parse
@@ -42,6 +41,7 @@ from gdbserver.target.probes import connected_probes
 from gdbserver.target.target import Connect, Target
 
 DEFAULT_PORT = 61234
+BUILTIN = "builtin"
 _AS_OF = "7.11.0"  # the version whose options and lines these are
 _ERRORS, _EVERYTHING = 1, 31  # log levels
 
@@ -130,10 +130,18 @@ def _loaders(arguments: Arguments, probe: str | None) -> list[LoaderFile]:
     names = [*arguments.all("extload"), *arguments.all("extload_init")]
     if not names and names_the_simulator(probe):
         names = [BUILTIN]
-    wiring = chosen_wiring(None, None)
     programmer = arguments.text("stm32cubeprogrammer-path")
     folders = [Path(programmer) / "ExternalLoader"] if programmer else []
-    return [load_loader(name, wiring, folders) for name in dict.fromkeys(names)]
+    return [_loader(name, folders) for name in dict.fromkeys(names)]
+
+
+def _loader(name: str, folders: Sequence[Path]) -> LoaderFile:
+    """A loader by its path, or by its name in one of `folders`; or ours, for a board of ours."""
+    own, _, board = name.partition(":")
+    if own == BUILTIN:
+        return load_loader(own, chosen_wiring(None, board or None))
+    path = next((f / name for f in [Path(), *folders] if (f / name).is_file()), Path(name))
+    return load_loader(str(path), chosen_wiring(None, None))
 
 
 def _external(programmer: Programmer, *, init: bool) -> Iterator[str]:

@@ -24,9 +24,8 @@ LAYERS = {
     "loader_cli": {"target", "flash", "cli_options"},
     "flash_cli": {"server", "target", "flash", "cli_options", "flash_progress"},
     "flash_progress": {"flash"},
-    "loader_names": {"flash", "cli_options"},
     "stlink_options": set(),
-    "stlink_cli": {"server", "target", "flash", "cli_options", "loader_names", "stlink_options"},
+    "stlink_cli": {"server", "target", "flash", "cli_options", "stlink_options"},
     "__main__": {"cli"},
     "__init__": set(),
 }

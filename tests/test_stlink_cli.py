@@ -240,6 +240,24 @@ def test_a_probe_that_is_not_there() -> None:
     ]
 
 
+def test_an_external_loader_that_is_not_there() -> None:
+    assert refuse("-p", "0", "-i", "sim", "-el", "W25Q256.stldr").splitlines()[0] == (
+        "Error: no external loader W25Q256.stldr"
+    )
+
+
+def test_an_external_loader_is_looked_for_where_cube_programmer_has_its_own(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "ExternalLoader"
+    folder.mkdir()
+    export = [sys.executable, "-m", "gdbserver", "loader", "export", str(folder / "mine.stldr")]
+    subprocess.run(export, check=True, capture_output=True)
+    with serving("-p", "0", "-i", "sim", "-cp", str(tmp_path), "-el", "mine.stldr") as (server, _):
+        assert "        External Loader            : mine.stldr" in server.lines
+        assert any(line.startswith("External    : ") for line in server.lines)
+
+
 def test_a_port_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
