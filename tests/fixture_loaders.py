@@ -94,6 +94,8 @@ RECIPES: Mapping[str, Recipe] = {
     # All of it at the start of DTCM, on the word that ST's tools put their breakpoint in.
     "W25Q256_F6_DTCM": Recipe("plain.c", numbers={**_PLAIN, "BASE": 0x20000000}),
     "W25Q256_20000004": Recipe("plain.c", numbers={**_PLAIN, "BASE": 0x20000004}),
+    # In an SRAM that has no clock after a reset.
+    "W25Q256_30000004": Recipe("plain.c", numbers={**_PLAIN, "BASE": 0x30000004}),
     # .bss beyond the segment's memory: sections know of it, program headers do not.
     "W25Q256_F7": Recipe("plain.c", "nobits.ld", {"BSS": 108}),
     # SysTick left running, the vector table in the image.

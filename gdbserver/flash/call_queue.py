@@ -47,7 +47,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -56,7 +56,7 @@ from construct import Array, Const, Int32ul, Struct
 
 from gdbserver.chip import cortex_m as cm
 from gdbserver.chip.memory import Span, merge
-from gdbserver.chip.stm32h743 import AXI_SRAM, DTCM
+from gdbserver.chip.stm32h743 import AXI_SRAM, DTCM, RCC, SRAM1, SRAM2, SRAM3
 from gdbserver.errors import (
     LoaderBroken,
     LoaderFault,
@@ -127,6 +127,8 @@ _EXC_RETURN = 0xFFFFFFE0
 _BASIC_FRAME = 1 << 4  # EXC_RETURN: without FPU registers
 _FRAME, _FRAME_WITH_FPU = 32, 104
 _XPSR_RESERVED = 0x00F00000
+_RCC_AHB2ENR = RCC + 0xDC
+_D2_SRAMS = {SRAM1: 1 << 29, SRAM2: 1 << 30, SRAM3: 1 << 31}
 _SLEEPERS = (b"\x30\xbf", b"\x20\xbf")  # WFI, WFE
 
 
@@ -233,6 +235,7 @@ class CallQueue:
         self._resets, self._reset_flags = target.unasked_resets, target.read_word(RCC_RSR)
         self._ram = BorrowedRam(target)
         with ExitStack() as stack:
+            stack.enter_context(_clocked(target, self._image))
             if self._careful:
                 stack.enter_context(target.saved_core())
                 stack.enter_context(self._ram)
@@ -673,6 +676,23 @@ class CallQueue:
                 "SysTick does not run" if not csr & 1 else "PRIMASK keeps its interrupt out"
             )
         return error
+
+
+@contextmanager
+def _clocked(target: Target, image: Image) -> Iterator[None]:
+    """With a clock for the SRAMs of the D2 domain that the loader lies in: a reset stops them."""
+    needed = sum(
+        bit for ram, bit in _D2_SRAMS.items() if any(len(ram & span) for span in image.memory)
+    )
+    enabled = target.read_word(_RCC_AHB2ENR) if needed else 0
+    if enabled & needed == needed:
+        yield
+        return
+    target.write_word(_RCC_AHB2ENR, enabled | needed)
+    try:
+        yield
+    finally:
+        target.write_word(_RCC_AHB2ENR, target.read_word(_RCC_AHB2ENR) & ~needed | enabled)
 
 
 def _exception(number: int) -> str:

@@ -15,7 +15,7 @@ from gdbserver.errors import FlashError, LoaderBroken, LoaderRefused, OutsideFla
 MIB = 1 << 20
 
 EVERY = (
-    *("F1", "F2", "F3", "F4", "F5", "F6", "F6_DTCM", "20000004", "F7", "F8", "F10"),
+    *("F1", "F2", "F3", "F4", "F5", "F6", "F6_DTCM", "20000004", "30000004", "F7", "F8", "F10"),
     *("HARD_FLOAT", "170_KB", "64_KB_BSS", "FULL"),
 )
 
