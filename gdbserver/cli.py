@@ -33,6 +33,7 @@ from gdbserver.target.target import Connect, Target
 
 log = logging.getLogger(__name__)
 
+_INTERRUPTED = 130  # as shells have it
 DEFAULT_PORT = 61234  # ST-LINK_gdbserver's, which launch configurations already name
 
 
@@ -201,6 +202,9 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except click.Abort:  # Ctrl-C, in anything but a server
+        click.echo("interrupted", err=True)
+        sys.exit(_INTERRUPTED)
     except GdbServerError as error:
         what, *more = explain(error)
         click.echo(f"error: {what}", err=True)

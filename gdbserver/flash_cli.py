@@ -3,15 +3,16 @@
 Files go through the same plan, comparison and lanes as GDB's `load`.
 
 Exit status of each: 0 when done; 1 when something failed (the probe, the chip, flash); 2 when the
-command line, or a file, cannot be; 3 when `verify` finds that flash holds something else.  With 2
-nothing was touched.
+command line, or a file, cannot be; 3 when `verify` finds that flash holds something else; 130 when
+Ctrl-C or SIGTERM ended it.  With 2 nothing was touched.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import signal
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,6 +64,7 @@ class _Bench:
         wiring = chosen_wiring(qspi_pins, board)
         self.loaders: list[LoaderFile] = [load_loader(name, wiring) for name in loaders]
         self.reporter = shown
+        self._unfinished = False
 
     def possible_flash(self) -> list[Span]:
         """Where flash can be.  How large a chip and a NOR are, they say themselves, later."""
@@ -73,16 +75,38 @@ class _Bench:
 
     @contextmanager
     def machine(self, *, resume: bool = True) -> Iterator[Machine]:
-        """The chip; afterwards its core runs, or stays halted."""
-        target = Target.open(self._probe, connect=self._connect, frequency=self._frequency)
-        try:
-            yield Machine(target, Programmer(target, self.loaders))
-        finally:
-            target.close(resume=resume)
+        """The chip; afterwards its core runs, or stays halted.
 
-    def carry_out(self, steps: Iterator[Step]) -> None:
-        for step in steps:
-            self.reporter.step(step)
+        A core whose program was left unfinished in flash is not let go.
+        """
+        with _ending_like_ctrl_c():
+            target = Target.open(self._probe, connect=self._connect, frequency=self._frequency)
+            try:
+                yield Machine(target, Programmer(target, self.loaders))
+            finally:
+                target.close(resume=resume and not self._unfinished)
+
+    def carry_out(self, steps: Generator[Step, None, None]) -> None:
+        """Closing the steps brings the devices to rest, whatever ends the loop."""
+        with closing(steps):
+            for step in steps:
+                self._unfinished = True
+                self.reporter.step(step)
+        self._unfinished = False
+
+
+@contextmanager
+def _ending_like_ctrl_c() -> Iterator[None]:
+    """A CI that loses patience sends SIGTERM; the chip shall be left in order then, too."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _options(command: F) -> F:
@@ -200,6 +224,8 @@ def flash(
 def verify(bench: _Bench, files: Sequence[str]) -> None:
     """Compare flash with files, byte by byte, and change nothing.
 
+    The program is restarted; with --connect halt it is stopped for a moment, and goes on.
+
     Exit status: 0 when all is there, 3 when it is not, 1 when something failed, 2 when a file
     or an option cannot be.
     """
@@ -279,16 +305,20 @@ def _is_internal(region: FlashRegion) -> bool:
 def read(bench: _Bench, address: str, length: str, output: Path) -> None:
     """Read LENGTH bytes at ADDRESS, of flash or of any other memory, into a file.
 
+    The program is restarted; with --connect halt it is stopped for a moment, and goes on.
+
     Exit status: 0 done, 1 something failed, 2 it cannot be.
     """
     size = _number(length, "length")
     if size == 0:
         raise UsageError("there is nothing to read in 0 bytes")
     span = Span.of(_number(address, "address"), size)
+    if not output.absolute().parent.is_dir():
+        raise UsageError(f"cannot write {output}: there is no such folder")
+    with bench.machine() as machine:
+        data = b"".join(machine.programmer.read(span))
     try:
-        with output.open("wb") as file, bench.machine() as machine:
-            for piece in machine.programmer.read(span):
-                file.write(piece)
+        output.write_bytes(data)
     except OSError as error:
         raise UsageError(f"cannot write {output}") from error
     bench.reporter.say(f"{output}: {len(span)} bytes of {span}", event="done", bytes=len(span))
@@ -298,6 +328,8 @@ def read(bench: _Bench, address: str, length: str, output: Path) -> None:
 @_options
 def info(bench: _Bench) -> None:
     """Describe probe, chip, option bytes and flash devices, and which sectors are in use.
+
+    The program is restarted; with --connect halt it is stopped for a moment, and goes on.
 
     Exit status: 0 done, 1 something failed, 2 it cannot be.
     """

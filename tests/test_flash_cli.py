@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import bincopy
+import click
 import pytest
 from click.testing import CliRunner, Result
 from elftools.elf.elffile import ELFFile
 
-from gdbserver import flash_cli
+from gdbserver import flash_cli, flash_progress
 from gdbserver.chip.memory import Span
 from gdbserver.cli import command
+from gdbserver.flash.programmer import Step
 from gdbserver.sim.board import Board
 from gdbserver.sim.probe import SimProbe
 from gdbserver.target.target import Connect, Target
@@ -239,6 +242,40 @@ def test_info_tells_option_bytes_and_contents(here: Board) -> None:
     assert "option bytes    boot address, BOOT0 low: 0x08000000" in lines
     assert "contents        bank 1, 1 of 8 sectors in use: 0x08020000-0x0803ffff" in lines
     assert "contents        qspi, 1 of 512 sectors in use: 0x90020000-0x9002ffff" in lines
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_brings_the_devices_to_rest(
+    here: Board, demo_elf: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    here.flash.load(0x08000000, bytes(64))
+
+    def step(_: object, step: Step) -> None:
+        if step.action == "erased":
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(flash_progress._Lines, "step", step)
+    result = CliRunner().invoke(command, ["flash", *SIM, str(demo_elf)], standalone_mode=False)
+    assert isinstance(result.exception, click.Abort)
+    assert here.core.halted
+    do("erase", *SIM, "0x08000000")  # the flash controller takes commands
+    assert in_flash(here, 0x08000000, 64) == b"\xff" * 64
+
+
+def test_an_interrupted_command_ends_without_a_traceback(demo_elf: Path) -> None:
+    with subprocess.Popen(
+        [*TOOL, "flash", "--probe", "sim", "--json", str(demo_elf)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in said
 
 
 def test_reset_lets_the_program_run_or_holds_it(here: Board, drills_elf: Path) -> None:

@@ -107,7 +107,7 @@ class Programmer:
 
     # --- Downloads ------------------------------------------------------------------------
 
-    def carry_out(self, download: Download) -> Iterator[Step]:
+    def carry_out(self, download: Download) -> Generator[Step, None, None]:
         """Erase, program and verify; yield after each operation.
 
         Raises:
@@ -229,7 +229,8 @@ class Programmer:
         first: it decides when all are done, and the others find time while its device is busy.
         Of two banks the first keeps the link until its sector is programmed: then it erases
         the next one while the second bank is programmed, and from there on they take turns by
-        themselves.
+        themselves.  But before that each gets its device to work, those with least work first:
+        a bank's erase begins in an instant, while a loader takes its time to begin.
         """
         with ExitStack() as stack:
             running = {lane: lane.run() for lane in _one_loader_at_a_time(lanes)}
@@ -238,12 +239,16 @@ class Programmer:
             pauses: dict[_Lane | _Turns, float] = {}  # when there will be something to do again
             now = self._target.link.monotonic or time.monotonic
             heartbeat = now() + _HEARTBEAT
+            fresh = list(running)  # the last of them begins
             while running:
                 ready = next((lane for lane in running if pauses.get(lane, 0) <= now()), None)
+                ready = fresh[-1] if fresh else ready
                 # With all of them busy, time passes by looking at each in turn.
                 for lane in [ready] if ready else list(running):
                     pauses.pop(lane, None)
                     event = next(running[lane], None)
+                    if fresh and not isinstance(event, Step):
+                        fresh.pop()
                     if event is None:
                         del running[lane]
                     elif isinstance(event, Step):
