@@ -131,7 +131,7 @@ def test(
 
 def _print(result: Result, *, first: bool) -> None:
     """A line; below it, for the first failure only, what else is known: others look the same."""
-    click.echo(f"{result.outcome:8}{result.seconds:9.3f} s  {result.name}: {result.detail}")
+    click.echo(f"{result.outcome:8}{result.seconds:9.3f} s  {result.name:40}{result.detail}")
     for line in result.more if first else ():
         click.echo(f"{'':21}{line}")
 

@@ -131,33 +131,11 @@ class ExternalFlash:
         _finish(self._say(self._dialect.start()))
 
     def _explain(self, error: LoaderRefused) -> None:
-        """Say why: our own loader knows, and for others we look ourselves."""
-        if (found := self.found()) is None:
-            error.details = (describe_quadspi(self._target),)
-            if error.routine == "Init":
-                name = f"{self._loader.path.stem} {self._loader.name}"
-                error.hint = describe(survey(self._target), name)
-            else:
-                error.hint = (
-                    "the loader does not say why; the NOR may be protected against writing, "
-                    "or smaller than the loader believes"
-                )
-            return
-        why = _WHY.get(found["status"], f"status {found['status']}")
-        identity = f"JEDEC id {found['jedec']:06X}"
-        if found["status"] in (7, 9, 10):
-            identity += f", at offset {found['address']:#x}"
-        error.hint = f"{why} ({identity})"
-        if found["status"] == 2:
-            error.hint += "; check --qspi-pins, and that the NOR has power"
+        explain_refusal(self._target, self._loader, error)
 
     def found(self) -> dict[str, int] | None:
         """What our own loader has learned about the NOR; None for other loaders."""
-        symbol = self._loader.image.symbols.get("found")
-        if symbol is None:
-            return None
-        data = self._target.read_memory(symbol.address, FOUND.sizeof())
-        return dict(FOUND.parse(data))
+        return what_it_found(self._target, self._loader)
 
     def seconds(self, plan: RegionPlan) -> float:
         return plan.erase_bytes * _TYPICAL_ERASE + plan.program_bytes * _TYPICAL_PROGRAM
@@ -349,6 +327,36 @@ class ExternalFlash:
             data += self._target.read_memory(buffer, length)
         self._free.append(buffer)
         return bytes(data)
+
+
+def explain_refusal(target: Target, loader: LoaderFile, error: LoaderRefused) -> None:
+    """Say why: our own loader knows, and for others we look ourselves."""
+    if (found := what_it_found(target, loader)) is None:
+        error.details = (describe_quadspi(target),)
+        if error.routine == "Init":
+            name = f"{loader.path.stem} {loader.name}"
+            error.hint = describe(survey(target), name)
+        else:
+            error.hint = (
+                "the loader does not say why; the NOR may be protected against writing, "
+                "or smaller than the loader believes"
+            )
+        return
+    why = _WHY.get(found["status"], f"status {found['status']}")
+    identity = f"JEDEC id {found['jedec']:06X}"
+    if found["status"] in (7, 9, 10):
+        identity += f", at offset {found['address']:#x}"
+    error.hint = f"{why} ({identity})"
+    if found["status"] == 2:
+        error.hint += "; check --qspi-pins, and that the NOR has power"
+
+
+def what_it_found(target: Target, loader: LoaderFile) -> dict[str, int] | None:
+    """What our own loader has learned about the NOR, while it is in RAM; None for others."""
+    if not loader.finds_out:
+        return None
+    address = loader.image.symbols["found"].address
+    return dict(FOUND.parse(target.read_memory(address, FOUND.sizeof())))
 
 
 def _finish(events: Generator[Event, None, T]) -> T:

@@ -27,7 +27,8 @@ from gdbserver.errors import FlashError, LoaderRefused, LoaderWrong, TargetError
 from gdbserver.flash.call_queue import CallQueue
 from gdbserver.flash.diagnosis import inherited
 from gdbserver.flash.dialect import Request, dialect, program_seconds, read_seconds
-from gdbserver.flash.loader_file import FOUND, LoaderFile, built, load_image
+from gdbserver.flash.external import explain_refusal, what_it_found
+from gdbserver.flash.loader_file import LoaderFile, built, load_image
 from gdbserver.flash.nor_states import Nor
 from gdbserver.flash.own_loader import resized
 from gdbserver.target.target import Target
@@ -92,7 +93,7 @@ class LoaderTest:
             for name, _ in checks:
                 yield Result(name, "skipped", 0, "Init fails")
             return
-        yield self._carry_out("sectors beside those of the test are read", self._look_aside)
+        yield self._carry_out("sectors beside the tested ones are read", self._look_aside)
         for name, check in checks:
             yield self._carry_out(name, check)
         yield self._carry_out("other sectors are as they were", self._same_aside)
@@ -176,9 +177,13 @@ class LoaderTest:
         queue = CallQueue(self._target, self._loader.image, good=self._loader.good, queued=False)
         with queue:
             session = _Session(self._target, self._loader, queue)
-            session.say(session.dialect.start())
-            yield session
-            session.say(session.dialect.finish())
+            try:
+                session.say(session.dialect.start())
+                yield session
+                session.say(session.dialect.finish())
+            except LoaderRefused as error:
+                explain_refusal(self._target, self._loader, error)
+                raise
             queue.check_stack()
 
     def _bytes(self, length: int) -> bytes:
@@ -188,7 +193,7 @@ class LoaderTest:
 
     def _init(self) -> str:
         with self._open():
-            found = self._found()
+            found = what_it_found(self._target, self._loader)
             primask = self._target.read_registers(["primask"])["primask"]
             left = list(inherited(self._target, primask=primask))
         if found is not None:
@@ -198,12 +203,6 @@ class LoaderTest:
         if found is None:
             return f"{self._loader.region}"
         return f"JEDEC id {found['jedec']:06X}, {found['size'] // MIB} MiB"
-
-    def _found(self) -> dict[str, int] | None:
-        if not self._loader.finds_out:
-            return None
-        symbol = self._loader.image.symbols["found"]
-        return dict(FOUND.parse(self._target.read_memory(symbol.address, FOUND.sizeof())))
 
     def _init_again(self) -> str:
         """Tools upload a loader anew before each Init; one that needs that may not be reused."""

@@ -143,7 +143,7 @@ def test_the_table_ends_with_a_summary() -> None:
     result = invoke("builtin", "--probe", "sim")
     lines = result.output.splitlines()
     assert lines[0].startswith("ok          0.")
-    assert lines[0].endswith("s  Init: JEDEC id EF4019, 32 MiB")
+    assert lines[0].endswith(" JEDEC id EF4019, 32 MiB")
     assert lines[-1] == "qspi.stldr: 20 passed, 1 skipped"
     assert result.exit_code == 0
 
@@ -153,6 +153,13 @@ def test_a_failure_is_explained_once_and_gives_exit_status_1() -> None:
     assert result.exit_code == 1
     assert result.output.count("hint: ") == 1
     assert "17 failed" in result.output.splitlines()[-1]
+
+
+def test_an_init_that_fails_is_explained_by_what_the_nor_says() -> None:
+    result = invoke(build("W25Q256_F9_INIT_FAILS"), "--probe", "sim")
+    assert result.exit_code == 1
+    assert "its JEDEC id is EF 40 19 (Winbond, 32 MiB), as the loader's name" in result.output
+    assert result.output.splitlines()[-1].startswith("W25Q256_F9_INIT_FAILS.stldr: 1 failed, ")
 
 
 def test_the_same_as_json() -> None:
