@@ -150,6 +150,41 @@ def test_cortex_debug_starts_it_loads_both_flashes_and_is_told_of_each_step(
         assert milestone in server.lines
 
 
+def test_cortex_debug_sends_all_its_launch_commands_at_once(demo_elf: Path) -> None:
+    launch = [
+        *("-gdb-set mi-async on", f'-file-exec-and-symbols "{demo_elf}"'),
+        "-target-select extended-remote localhost:{port}",
+        '-interpreter-exec console "monitor reset"',
+        "-target-download",
+        '-interpreter-exec console "monitor reset"',
+        '-interpreter-exec console "monitor halt"',
+        *('-break-insert -t --function "main"', "-exec-continue --all"),
+    ]
+    with (
+        serving(*CORTEX_DEBUG, "-k") as (server, port),
+        subprocess.Popen(
+            ["gdb-multiarch", "-q", "-nx", "--interpreter=mi2"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as client,
+    ):
+        assert client.stdin is not None
+        assert client.stdout is not None
+        client.stdin.write("".join(f"{line}\n" for line in launch).format(port=port))
+        client.stdin.flush()
+        said = []
+        for line in client.stdout:
+            said.append(line)
+            assert not line.startswith("^error"), "".join(said)
+            if line.startswith('*stopped,reason="breakpoint-hit"'):
+                break
+        assert 'func="main"' in said[-1], "".join(said)
+        client.stdin.write("-target-detach\n-gdb-exit\n")
+        client.stdin.flush()
+        assert server.finish() == 0
+
+
 def test_what_flash_holds_already_is_not_programmed_again(demo_elf: Path) -> None:
     with serving(*CUBE_IDE, "-e", "-v") as (server, port):
         gdb(port, demo_elf, "monitor reset", "load", "disconnect")
@@ -324,3 +359,38 @@ def test_a_config_file_stands_in_front_of_the_command_line(tmp_path: Path) -> No
     assert "swd" in arguments
     with pytest.raises(UsageError, match="cannot read the config file /nowhere"):
         parse(["-c", "/nowhere"])
+
+
+def test_attach_leaves_the_program_running_until_somebody_asks(drills_elf: Path) -> None:
+    with serving("-p", "0", "-i", "sim", "-g", "--swd", "-el", "builtin") as (server, port):
+        assert "        Attach Mode                : Enabled" in server.lines
+        assert not any(line.startswith("External    : ") for line in server.lines)
+        assert "$1 = " in gdb(port, drills_elf, "print/x $pc", "detach")
+        assert server.finish() == 0
+
+
+def test_the_log_goes_to_a_file_as_well(tmp_path: Path, drills_elf: Path) -> None:
+    log = tmp_path / "debug.log"
+    with serving("-p", "0", "-i", "sim:ideal", "-f", str(log), "-l", "31") as (server, port):
+        assert f"        LogFile Name               : {log}" in server.lines
+        gdb(port, drills_elf, "detach")
+        assert server.finish() == 0
+    assert "qSupported" in log.read_text()
+
+
+def test_a_nor_that_does_not_answer_is_told_and_internal_flash_works(
+    tmp_path: Path, drills_elf: Path
+) -> None:
+    pins = "CLK=PF10,NCS=PB6,IO0=PF8,IO1=PF9,IO2=PF7,IO3=PF6"
+    loader = tmp_path / "other.stldr"
+    export = [sys.executable, "-m", "gdbserver", "loader", "export", "--qspi-pins", pins]
+    subprocess.run([*export, str(loader)], check=True, capture_output=True)
+    with serving("-p", "0", "-i", "sim:ideal", "-el", str(loader)) as (server, port):
+        place = server.lines.index("Failed to initialize external memory!")
+        assert "Init() returned 0x0 (expected 1)" in server.lines[place + 1]
+        assert any(line.startswith("  hint: ") for line in server.lines[place:])
+        assert "Transfer rate" in gdb(port, drills_elf, "load", "detach")
+
+
+def test_a_board_that_nobody_knows() -> None:
+    assert "nobody" in refuse("-p", "0", "-i", "sim", "-el", "builtin:nobody")
