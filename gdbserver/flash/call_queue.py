@@ -120,6 +120,7 @@ _PAINT = b"\xa5\x5a\xc3\x3c"
 _TRAPS = bytes.fromhex("00be00be 01be00be")  # BKPT 0: "returned"; BKPT 1: a stray interrupt
 _VECTOR_TABLE = 1024  # 166 words, and VTOR wants the next power of two
 _SCRATCH = 4 * 1024  # for r9 of a loader that is movable but brings no data section
+_INTERVAL = 0.002  # seconds between two looks, while others may have the link
 _FIRST_LOOK = 0.2  # seconds without progress until the core itself is looked at; then twice that
 _XPSR_THUMB = cm.XPSR_THUMB
 _FAULTS = range(cm.ExceptionNumber.HARD_FAULT, cm.ExceptionNumber.USAGE_FAULT + 1)
@@ -512,7 +513,7 @@ class CallQueue:
             yield Busy(0)
         number = self.post(routine, *arguments, timeout=timeout, checked=checked)
         while self.poll() <= number:
-            yield Busy(0)
+            yield Busy(_INTERVAL)
         return self._good if checked else self.result(number)
 
     # --- When it goes wrong ------------------------------------------------------------------

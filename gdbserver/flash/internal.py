@@ -175,6 +175,8 @@ class InternalBank:
     def _change(self, sector: SectorPlan) -> Generator[Event, None, None]:
         if sector.erase:
             yield from self._erase(sector.sector)
+        else:
+            yield Busy(0)  # an erase elsewhere had better begin first
         for run in sector.runs:
             yield from self._program(run)
 
