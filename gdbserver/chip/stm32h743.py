@@ -83,6 +83,7 @@ QUADSPI_BANK2_PINS: dict[str, dict[str, int]] = {
     "IO2": {"PE9": 10, "PG9": 9},
     "IO3": {"PE10": 10, "PG14": 9},
 }
+QUADSPI_BANKS = {1: QUADSPI_PINS, 2: QUADSPI_BANK2_PINS}
 
 FLASH_IRQ = 4
 QUADSPI_IRQ = 92

@@ -76,7 +76,7 @@ def wired(pins: Mapping[str, str]) -> Wiring:
             f"the signals of one NOR are {', '.join(SIGNALS)}; two NORs side by side (dual-flash "
             "mode) need a loader of their own, given with --extload",
         )
-    banks = {1: chip.QUADSPI_PINS, 2: chip.QUADSPI_BANK2_PINS}
+    banks = chip.QUADSPI_BANKS
     for bank, table in banks.items():
         if all(pins[signal] in table[signal] for signal in SIGNALS):
             return Wiring({s: _pin(pins[s], table[s][pins[s]]) for s in SIGNALS}, bank)

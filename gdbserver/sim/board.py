@@ -38,7 +38,7 @@ from gdbserver.chip.stm32h743 import (
     PWR,
     QSPI_WINDOW,
     QUADSPI,
-    QUADSPI_PINS,
+    QUADSPI_BANKS,
     RCC,
     SRAM1,
     SRAM2,
@@ -216,6 +216,7 @@ class Board:
             self.clock,
             self.bus,
             self.nor,
+            bank=self.options.qspi_bank,
             kernel_hz=lambda: self.rcc.quadspi_hz,
             wired=self._nor_wired,
             clocked=lambda: self.rcc.clocked("QSPI"),
@@ -312,8 +313,9 @@ class Board:
 
     def _nor_wired(self) -> bool:
         """Whether every pin that the NOR is soldered to has the function that it needs."""
+        table = QUADSPI_BANKS[self.options.qspi_bank]
         return all(
-            self.gpio[pin[1]].alternate(int(pin[2:])) == QUADSPI_PINS[signal][pin]
+            self.gpio[pin[1]].alternate(int(pin[2:])) == table[signal][pin]
             for signal, pin in self.options.qspi_pins.items()
         )
 

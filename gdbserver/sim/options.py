@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Literal, get_args
 
-from gdbserver.chip.stm32h743 import QUADSPI_PINS, REVISIONS
+from gdbserver.chip.stm32h743 import QUADSPI_BANKS, QUADSPI_PINS, REVISIONS
 from gdbserver.sim.link import LINKS, STLINK_V3, LinkModel
 from gdbserver.sim.nor_parts import PARTS
 
@@ -47,9 +47,15 @@ class BoardOptions:
         if self.timing not in get_args(Timing):
             raise ValueError(f"timing is typical or maximum, not {self.timing!r}")
         for signal, pin in self.qspi_pins.items():
-            if pin not in QUADSPI_PINS[signal]:
+            if self.qspi_bank == 1 and pin not in QUADSPI_PINS[signal]:
                 choice = ", ".join(QUADSPI_PINS[signal])
                 raise ValueError(f"{signal} can be on {choice}, not on {pin}")
+
+    @property
+    def qspi_bank(self) -> int:
+        """Which bank of the QUADSPI the NOR is on: 2 when all its pins are of that."""
+        bank2 = QUADSPI_BANKS[2]
+        return 2 if all(pin in bank2[signal] for signal, pin in self.qspi_pins.items()) else 1
 
     @property
     def link_model(self) -> LinkModel:

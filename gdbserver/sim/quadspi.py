@@ -210,6 +210,7 @@ class QuadSpi(Peripheral):
         bus: Bus,
         nor: Nor,
         *,
+        bank: int = 1,
         kernel_hz: Callable[[], int],
         wired: Callable[[], bool] = lambda: True,
         clocked: Callable[[], bool] = lambda: True,
@@ -220,6 +221,7 @@ class QuadSpi(Peripheral):
         self.window = Window(self)
         self.set_irq: Callable[[int, bool], None] = lambda number, level: None
         self._kernel_hz = kernel_hz
+        self._other_bank = bank == 1  # CR.FSEL when it selects the one that the NOR is not on
         self._wired = wired
         self._clocked = clocked
         self._event: Event | None = None
@@ -430,10 +432,15 @@ class QuadSpi(Peripheral):
         """Cycles from the last bit to when chip select may fall again."""
         return 1 + int(self[self.DCR].CSHT) + 1
 
+    @property
+    def _selected(self) -> bool:
+        """Whether the wires that are driven are those of the NOR."""
+        return self._wired() and bool(self[self.CR].FSEL) != self._other_bank
+
     def _ask(self, frame: Frame) -> bytes:
         """The wires: to the NOR, if it hangs on them, or into the void."""
         self._instruction_sent = True
-        if not self._wired() or self[self.CR].FSEL:
+        if not self._selected:
             return b"\xff" * frame.read
         return self.nor.transfer(frame)
 
@@ -763,7 +770,7 @@ class QuadSpi(Peripheral):
         if not self._mapped(offset, 1) or offset >= length:
             return None
         ccr = self[self.CCR]
-        if self[self.CR].FSEL or not self._wired() or length > 1 << 8 * (ccr.ADSIZE + 1):
+        if not self._selected or length > 1 << 8 * (ccr.ADSIZE + 1):
             return None
         if not self._granted:
             # The access itself: its mode bits may put the NOR into continuous read.

@@ -64,6 +64,13 @@ def test_our_own_loader_passes_on_every_nor(try_out: Try, part: str) -> None:
     assert len(skipped) <= 3
 
 
+def test_our_own_loader_works_on_the_second_bank(target: Callable[[str], Target]) -> None:
+    pins = {"CLK": "PF10", "NCS": "PC11", "IO0": "PE7", "IO1": "PE8", "IO2": "PE9", "IO3": "PE10"}
+    uid = "sim:cmsis-dap-v2,qspi_pins=" + "/".join(pins.values())
+    assert LoaderTest(target(uid), builtin(pins)).meet().outcome == "ok"
+    assert LoaderTest(target(uid), builtin(PINS)).meet().outcome == "failed"
+
+
 def test_a_thorough_test_erases_everything(try_out: Try) -> None:
     results = try_out(builtin(PINS), "sim:cmsis-dap-v2,nor=W25Q64JV", thorough=True)
     assert results["mass erase"] == ("ok", "0x90000000-0x907fffff")
