@@ -79,13 +79,14 @@ def test_each_kind_of_failure_is_remembered_newest_first() -> None:
         ("  reset   halt ", "reset halt", ""),
         ("reset run", "reset", "run"),
         ("flash mass_erase all", "flash mass_erase", "all"),
+        ("writeDP 0x2 0xF0", "WriteDP", "0x2 0xF0"),
     ],
 )
 def test_the_longest_name_wins(line: str, name: str, arguments: str) -> None:
     assert monitor.find(line) == (monitor.COMMANDS[name], arguments)
 
 
-@pytest.mark.parametrize("line", ["", "flash", "rest", "WriteDP 0x2 0xF0"])
+@pytest.mark.parametrize("line", ["", "flash", "rest", "swv"])
 def test_an_unknown_monitor_command_points_to_the_list(line: str) -> None:
     with pytest.raises(BadRequest, match=r"^unknown monitor command; try: monitor help$"):
         monitor.find(line)
