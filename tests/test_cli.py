@@ -160,6 +160,21 @@ def test_options_of_the_server_before_a_subcommand_are_refused() -> None:
     )
 
 
+def test_pins_and_a_board_are_one_too_many() -> None:
+    assert "give one" in refuse("--board", "sim", "--qspi-pins", PINS, status=2)
+
+
+def test_a_board_that_nobody_knows() -> None:
+    said = refuse("--board", "nucleo", status=2)
+    assert said.startswith("error: there is no board nucleo")
+    assert "weact-ministm32h743" in said
+
+
+def test_a_board_means_our_own_loader() -> None:
+    with serving("--probe", "sim", "--board", "sim") as (_, lines, _port):
+        assert any("JEDEC id EF4019" in line for line in lines)
+
+
 def test_a_frequency_that_is_none() -> None:
     assert "'fast' is no frequency" in refuse("--frequency", "fast", status=2)
 

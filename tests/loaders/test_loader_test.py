@@ -71,6 +71,20 @@ def test_our_own_loader_works_on_the_second_bank(target: Callable[[str], Target]
     assert LoaderTest(target(uid), builtin(PINS)).meet().outcome == "failed"
 
 
+def test_an_exported_loader_works_on_the_board_that_it_is_for(
+    target: Callable[[str], Target], tmp_path: Path
+) -> None:
+    pins = {"CLK": "PB2", "NCS": "PB6", "IO0": "PD11", "IO1": "PD12", "IO2": "PE2", "IO3": "PD13"}
+    file = tmp_path / "W25Q64_WeAct.stldr"
+    command = ["export", "--board", "weact-ministm32h743", str(file)]
+    assert CliRunner().invoke(loader, command).output == (
+        f"{file}: W25Q64_WeAct 0x90000000-0x907fffff, bank 1 of the QUADSPI\n"
+    )
+    board = "sim:cmsis-dap-v2,nor=W25Q64JV,qspi_pins=" + "/".join(pins.values())
+    result = LoaderTest(target(board), LoaderFile.load(file)).meet()
+    assert (result.outcome, result.detail) == ("ok", "JEDEC id EF4017, 8 MiB")
+
+
 def test_a_thorough_test_erases_everything(try_out: Try) -> None:
     results = try_out(builtin(PINS), "sim:cmsis-dap-v2,nor=W25Q64JV", thorough=True)
     assert results["mass erase"] == ("ok", "0x90000000-0x907fffff")
