@@ -49,7 +49,8 @@ def inherited(target: Target, *, primask: int) -> Iterator[str]:
     if csr & _TICKING == _TICKING:
         masked = ", masked for now (PRIMASK = 1)" if primask & 1 else ""
         pending = " and pending" if icsr & _PENDSTSET else ""
-        yield f"SysTick is running with its interrupt enabled{pending} (CSR {csr & 7:#010x}){masked}"
+        state = f"{pending} (CSR {csr & 7:#010x}){masked}"
+        yield f"SysTick is running with its interrupt enabled{state}"
     elif csr & 1:
         yield "SysTick is running without its interrupt"
     yield from _vectors(target, vtor)
