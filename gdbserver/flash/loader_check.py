@@ -58,7 +58,8 @@ class Report:
                 yield f"  {line}"
             return
         remarks = len(self.warnings) + len(self.hazards)
-        yield f"{self.path.name}: can work" + (f", {remarks} remarks" if remarks else "")
+        told = f", {remarks} remark{'s' if remarks > 1 else ''}" if remarks else ""
+        yield f"{self.path.name}: can work{told}"
         for warning in self.warnings:
             yield f"  {warning}"
         for hazard in self.hazards:

@@ -123,6 +123,18 @@ def test_code_behind_calls_branches_and_jump_tables_is_followed(tmp_path: Path) 
     assert [kind for _, kind in found] == ["sleep", "bkpt", "svc", "sleep"]
 
 
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("W25Q256", "W25Q256.FLM: can work"),
+        ("W25Q256_F4", "W25Q256_F4.stldr: can work, 1 remark"),
+        ("W25Q256_NOWHERE", "W25Q256_NOWHERE.stldr: refused"),
+    ],
+)
+def test_files_of_every_kind_have_their_first_line(name: str, line: str) -> None:
+    assert next(check(build(name)).lines()) == line
+
+
 def test_a_refused_file_is_told_why_and_counts_as_failure(tmp_path: Path) -> None:
     file = tmp_path / "notes.stldr"
     file.write_text("remember the milk")
