@@ -31,6 +31,16 @@ def test_an_image_arrives_whole_and_can_be_read_where_it_is_mapped(bench: Bench)
     assert bench.target.read_memory(NOR + 0x10003, 1000) == image[:1000]
 
 
+def test_a_nor_on_the_second_bank_of_the_quadspi(bench_at: Callable[..., Bench]) -> None:
+    pins = {"CLK": "PF10", "NCS": "PC11", "IO0": "PE7", "IO1": "PE8", "IO2": "PE9", "IO3": "PE10"}
+    bench = bench_at("sim:ideal,qspi_pins=" + "/".join(pins.values()), pins)
+    for seed in range(2):  # blank at first, and then not
+        image = noise(50_001, seed)
+        bench.carry_out(download((NOR + 0x10003, image)))
+        assert bench.contents(Span.of(NOR + 0x10003, len(image))) == image
+        assert bench.target.read_memory(NOR + 0x10003, 1000) == image[:1000]
+
+
 def test_the_end_of_the_device_beyond_16_mib_is_reached(quick: Bench) -> None:
     end = NOR + (32 << 20)
     writes = ((NOR + (16 << 20) - 300, noise(600)), (end - 700, noise(700, seed=1)))
