@@ -1,5 +1,5 @@
 """``python -m gdbserver`` is ``stm32-gdbserver``."""
 
-from gdbserver.cli import main
+from gdbserver.cli.main import main
 
 main()

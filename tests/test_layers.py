@@ -19,13 +19,7 @@ LAYERS = {
     "flash": {"target"},
     "server": {"rsp", "target", "flash"},
     "sim": set(),
-    "cli": {"server", "target", "flash", "cli_options", "loader_cli", "flash_cli"},
-    "cli_options": {"target", "flash"},
-    "loader_cli": {"target", "flash", "cli_options"},
-    "flash_cli": {"server", "target", "flash", "cli_options", "flash_progress"},
-    "flash_progress": {"flash"},
-    "stlink_options": set(),
-    "stlink_cli": {"server", "target", "flash", "cli_options", "stlink_options"},
+    "cli": {"server", "target", "flash"},
     "__main__": {"cli"},
     "__init__": set(),
 }
@@ -34,13 +28,13 @@ GROUND = {"errors", "chip"}
 # Third-party package -> the only places that may import it.
 HOMES = {
     "trio": {"server", "cli"},
-    "click": {"cli", "cli_options", "loader_cli", "stlink_cli", "flash_cli", "flash_progress"},
+    "click": {"cli"},
     "pyocd": {"target", "sim"},
     "unicorn": {"sim"},
     "capstone": {"flash/hazards"},
     "elftools": {"flash/loader_file", "flash/own_loader", "flash/image"},
     "bincopy": {"flash/image"},
-    "rich": {"flash_progress"},
+    "rich": {"cli/progress"},
     "construct": {"chip", "sim", "flash/loader_file", "flash/call_queue", "flash/external"},
 }
 

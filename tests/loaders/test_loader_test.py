@@ -11,11 +11,11 @@ import pytest
 from click.testing import CliRunner, Result
 from fixture_loaders import build
 
+from gdbserver.cli.loader import loader
 from gdbserver.errors import UsageError
 from gdbserver.flash.loader_file import LoaderFile
 from gdbserver.flash.loader_test import LoaderTest
 from gdbserver.flash.own_loader import builtin
-from gdbserver.loader_cli import loader
 from gdbserver.sim.nor_parts import PARTS
 from gdbserver.target.target import Target
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from gdbserver.cli.stlink_options import OPTIONS, ParseError, parse
 from gdbserver.errors import UsageError
-from gdbserver.stlink_options import OPTIONS, ParseError, parse
 
-SERVER = [sys.executable, "-c", "from gdbserver.stlink_cli import main; main()"]
+SERVER = [sys.executable, "-c", "from gdbserver.cli.stlink import main; main()"]
 CP = ("-cp", "/opt/st/cubeprogrammer/bin")
 
 # What each of them starts (all ask for port 0, for tests run side by side).

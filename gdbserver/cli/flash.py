@@ -20,20 +20,20 @@ import click
 
 from gdbserver.chip.memory import FlashRegion, Span, merge
 from gdbserver.chip.stm32h743 import BANK1, BANK2, QSPI_WINDOW
-from gdbserver.cli_options import (
+from gdbserver.cli.options import (
     chosen_wiring,
     load_loader,
     names_the_simulator,
     probe_options,
     wiring_options,
 )
+from gdbserver.cli.progress import Reporter, reporter
 from gdbserver.errors import ContentsDiffer, UsageError
 from gdbserver.flash.image import Image, check_places, download, load_image
 from gdbserver.flash.loader_file import LoaderFile
 from gdbserver.flash.option_bytes import describe_option_bytes
 from gdbserver.flash.plan import Download
 from gdbserver.flash.programmer import Programmer, Step
-from gdbserver.flash_progress import Reporter, reporter
 from gdbserver.server.monitor import describe_chip
 from gdbserver.server.worker import Machine
 from gdbserver.target.target import Connect, Target

@@ -16,7 +16,9 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from gdbserver.cli_options import (
+from gdbserver.cli.flash import COMMANDS as FLASH_COMMANDS
+from gdbserver.cli.loader import loader as loader_command
+from gdbserver.cli.options import (
     chosen_wiring,
     load_loader,
     names_the_simulator,
@@ -25,8 +27,6 @@ from gdbserver.cli_options import (
 )
 from gdbserver.errors import GdbServerError, UsageError, explain
 from gdbserver.flash.programmer import Programmer
-from gdbserver.flash_cli import COMMANDS as FLASH_COMMANDS
-from gdbserver.loader_cli import loader as loader_command
 from gdbserver.server.monitor import describe_chip
 from gdbserver.server.serve import Machine, serve
 from gdbserver.target.target import Connect, Target

@@ -106,7 +106,9 @@ def test_no_probe_at_all() -> None:
 
 
 def test_the_simulated_board_without_its_extra_says_what_to_install() -> None:
-    program = "import sys; sys.modules['unicorn'] = None; from gdbserver.cli import main; main()"
+    program = (
+        "import sys; sys.modules['unicorn'] = None; from gdbserver.cli.main import main; main()"
+    )
     result = subprocess.run(
         [sys.executable, "-c", program, "--probe", "sim", "--port", "0"],
         capture_output=True,

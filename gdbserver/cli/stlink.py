@@ -21,7 +21,8 @@ import click
 
 from gdbserver.chip import stm32h743
 from gdbserver.chip.memory import FlashRegion, Span, merge
-from gdbserver.cli_options import chosen_wiring, load_loader, names_the_simulator
+from gdbserver.cli.options import chosen_wiring, load_loader, names_the_simulator
+from gdbserver.cli.stlink_options import OPTIONS, Arguments, ParseError, parse
 from gdbserver.errors import (
     CannotListen,
     FlashError,
@@ -36,7 +37,6 @@ from gdbserver.flash.plan import Download
 from gdbserver.flash.programmer import Programmer, Step
 from gdbserver.server.observer import Observer
 from gdbserver.server.serve import Machine, serve
-from gdbserver.stlink_options import OPTIONS, Arguments, ParseError, parse
 from gdbserver.target.probes import connected_probes
 from gdbserver.target.target import Connect, Target
 

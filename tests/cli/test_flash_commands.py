@@ -16,9 +16,9 @@ import pytest
 from click.testing import CliRunner, Result
 from elftools.elf.elffile import ELFFile
 
-from gdbserver import flash_cli, flash_progress
 from gdbserver.chip.memory import Span
-from gdbserver.cli import command
+from gdbserver.cli import flash, progress
+from gdbserver.cli.main import command
 from gdbserver.flash.programmer import Step
 from gdbserver.sim.board import Board
 from gdbserver.sim.probe import SimProbe
@@ -51,7 +51,7 @@ def here(monkeypatch: pytest.MonkeyPatch, probe: SimProbe) -> Board:
         assert uid == SIM[1]
         return Target.behind(probe, connect=connect, frequency=frequency)
 
-    monkeypatch.setattr(flash_cli.Target, "open", opened)
+    monkeypatch.setattr(flash.Target, "open", opened)
     board: Board = probe.board
     return board
 
@@ -254,7 +254,7 @@ def test_a_signal_brings_the_devices_to_rest(
         if step.action == "erased":
             signal.raise_signal(number)
 
-    monkeypatch.setattr(flash_progress._Lines, "step", step)
+    monkeypatch.setattr(progress._Lines, "step", step)
     result = CliRunner().invoke(command, ["flash", *SIM, str(demo_elf)], standalone_mode=False)
     assert isinstance(result.exception, click.Abort)
     assert here.core.halted

@@ -18,7 +18,7 @@ import click
 
 from gdbserver.chip.memory import Span
 from gdbserver.chip.stm32h743 import MIB
-from gdbserver.cli_options import chosen_wiring, load_loader, probe_options, wiring_options
+from gdbserver.cli.options import chosen_wiring, load_loader, probe_options, wiring_options
 from gdbserver.errors import UsageError
 from gdbserver.flash import board_file, loader_check
 from gdbserver.flash.loader_test import LoaderTest, Outcome, Result
