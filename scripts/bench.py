@@ -42,9 +42,9 @@ from gdbserver.chip.stm32h743 import (
     SECTOR,
     SECTOR_ERASE_SECONDS,
 )
-from gdbserver.flash.own_loader import builtin
 from gdbserver.flash.plan import Download
 from gdbserver.flash.programmer import Programmer
+from gdbserver.loader.own import builtin
 from gdbserver.sim.options import DEFAULT_PINS
 from gdbserver.target.probes import find_probe
 from gdbserver.target.target import Target

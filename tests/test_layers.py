@@ -16,10 +16,11 @@ LAYERS = {
     "errors": set(),
     "rsp": set(),
     "target": set(),
-    "flash": {"target"},
+    "loader": {"target"},
+    "flash": {"target", "loader"},
     "server": {"rsp", "target", "flash"},
     "sim": set(),
-    "cli": {"server", "target", "flash"},
+    "cli": {"server", "target", "loader", "flash"},
     "__main__": {"cli"},
     "__init__": set(),
 }
@@ -31,11 +32,11 @@ HOMES = {
     "click": {"cli"},
     "pyocd": {"target", "sim"},
     "unicorn": {"sim"},
-    "capstone": {"flash/hazards"},
-    "elftools": {"flash/loader_file", "flash/own_loader", "flash/image"},
+    "capstone": {"loader/hazards"},
+    "elftools": {"loader/file", "loader/own", "flash/image"},
     "bincopy": {"flash/image"},
     "rich": {"cli/progress"},
-    "construct": {"chip", "sim", "flash/loader_file", "flash/call_queue", "flash/external"},
+    "construct": {"chip", "sim", "loader/file", "loader/call_queue", "flash/external"},
 }
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -30,10 +30,10 @@ from gdbserver.cli.options import (
 from gdbserver.cli.progress import Reporter, reporter
 from gdbserver.errors import ContentsDiffer, UsageError
 from gdbserver.flash.image import Image, check_places, download, load_image
-from gdbserver.flash.loader_file import LoaderFile
 from gdbserver.flash.option_bytes import describe_option_bytes
 from gdbserver.flash.plan import Download
 from gdbserver.flash.programmer import Programmer, Step
+from gdbserver.loader.file import LoaderFile
 from gdbserver.server.monitor import describe_chip
 from gdbserver.server.worker import Machine
 from gdbserver.target.target import Connect, Target

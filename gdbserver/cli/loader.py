@@ -20,9 +20,10 @@ from gdbserver.chip.memory import Span
 from gdbserver.chip.stm32h743 import MIB
 from gdbserver.cli.options import chosen_wiring, load_loader, probe_options, wiring_options
 from gdbserver.errors import UsageError
-from gdbserver.flash import board_file, loader_check
-from gdbserver.flash.loader_test import LoaderTest, Outcome, Result
-from gdbserver.flash.own_loader import export as export_loader
+from gdbserver.loader import board_file
+from gdbserver.loader import check as loader_check
+from gdbserver.loader.checklist import LoaderTest, Outcome, Result
+from gdbserver.loader.own import export as export_loader
 from gdbserver.target.target import Connect, Target
 
 _FILES = click.Path(dir_okay=False, path_type=Path)
@@ -33,7 +34,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="One JSON docume
 def loader() -> None:
     """Check, describe, test and export external loaders."""
     # What is odd about a file is in the reports.
-    logging.getLogger("gdbserver.flash.loader_file").setLevel(logging.ERROR)
+    logging.getLogger("gdbserver.loader.file").setLevel(logging.ERROR)
 
 
 @loader.command()

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import click
 
 from gdbserver.errors import UsageError
-from gdbserver.flash.board_file import Wiring, load_board, shipped, wired
-from gdbserver.flash.loader_file import LoaderFile
-from gdbserver.flash.own_loader import builtin_for
+from gdbserver.loader.board_file import Wiring, load_board, shipped, wired
+from gdbserver.loader.file import LoaderFile
+from gdbserver.loader.own import builtin_for
 from gdbserver.target.target import Connect
 
 DEFAULT_PINS = "CLK=PB2,NCS=PB6,IO0=PF8,IO1=PF9,IO2=PF7,IO3=PF6"

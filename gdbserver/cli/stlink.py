@@ -31,10 +31,10 @@ from gdbserver.errors import (
     UsageError,
     explain,
 )
-from gdbserver.flash.board_file import shipped
-from gdbserver.flash.loader_file import LoaderFile
 from gdbserver.flash.plan import Download
 from gdbserver.flash.programmer import Programmer, Step
+from gdbserver.loader.board_file import shipped
+from gdbserver.loader.file import LoaderFile
 from gdbserver.server.observer import Observer
 from gdbserver.server.serve import Machine, serve
 from gdbserver.target.probes import connected_probes

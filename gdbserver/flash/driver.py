@@ -15,13 +15,7 @@ from typing import Literal, Protocol, Self
 
 from gdbserver.chip.memory import FlashRegion, Span
 from gdbserver.flash.plan import RegionPlan, SectorPlan
-
-
-@dataclass(frozen=True, slots=True)
-class Busy:
-    """Nothing to do for this device, for about so many seconds; 0 when only being polite."""
-
-    seconds: float
+from gdbserver.loader.call_queue import Busy
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,13 +23,12 @@ from typing import Self, TypeVar, cast
 from gdbserver.chip import cortex_m as cm
 from gdbserver.chip.memory import Span
 from gdbserver.errors import LoaderRefused, LoaderRejected
-from gdbserver.flash.call_queue import CallQueue
-from gdbserver.flash.diagnosis import inherited
-from gdbserver.flash.dialect import Request, dialect, read_seconds
-from gdbserver.flash.driver import Busy, Did, Event
-from gdbserver.flash.loader_file import FOUND, LoaderFile
-from gdbserver.flash.nor_survey import describe, describe_quadspi, survey
+from gdbserver.flash.driver import Did, Event
 from gdbserver.flash.plan import RegionPlan, SectorPlan
+from gdbserver.loader.call_queue import Busy, CallQueue
+from gdbserver.loader.diagnosis import explain_refusal, inherited, what_it_found
+from gdbserver.loader.dialect import Request, dialect, read_seconds
+from gdbserver.loader.file import LoaderFile
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)
@@ -44,18 +43,6 @@ _BLOCKS = 128  # digests per call: a megabyte
 # W25Q256JV, "AC Electrical Characteristics".
 _TYPICAL_ERASE = 0.15 / 65536  # seconds per byte
 _TYPICAL_PROGRAM = 0.7e-3 / 256
-
-_WHY = {
-    2: "the NOR does not answer: its JEDEC id reads as all ones or all zeros",
-    3: "the NOR says that it is busy for longer than it may",
-    4: "the QUADSPI did not finish a transfer",
-    5: "neither SFDP nor the JEDEC id tells how to drive this part",
-    6: "the quad enable bit could not be set",
-    7: "the address is outside the NOR",
-    8: "the NOR did not accept write enable",
-    9: "it is not blank after the erase: protected, or worn out",
-    10: "the NOR reports that programming failed",
-}
 
 
 def _fold(crcs: Sequence[int]) -> int:
@@ -327,36 +314,6 @@ class ExternalFlash:
             data += self._target.read_memory(buffer, length)
         self._free.append(buffer)
         return bytes(data)
-
-
-def explain_refusal(target: Target, loader: LoaderFile, error: LoaderRefused) -> None:
-    """Say why: our own loader knows, and for others we look ourselves."""
-    if (found := what_it_found(target, loader)) is None:
-        error.details = (describe_quadspi(target),)
-        if error.routine == "Init":
-            name = f"{loader.path.stem} {loader.name}"
-            error.hint = describe(survey(target), name)
-        else:
-            error.hint = (
-                "the loader does not say why; the NOR may be protected against writing, "
-                "or smaller than the loader believes"
-            )
-        return
-    why = _WHY.get(found["status"], f"status {found['status']}")
-    identity = f"JEDEC id {found['jedec']:06X}"
-    if found["status"] in (7, 9, 10):
-        identity += f", at offset {found['address']:#x}"
-    error.hint = f"{why} ({identity})"
-    if found["status"] == 2:
-        error.hint += "; check --qspi-pins, and that the NOR has power"
-
-
-def what_it_found(target: Target, loader: LoaderFile) -> dict[str, int] | None:
-    """What our own loader has learned about the NOR, while it is in RAM; None for others."""
-    if not loader.finds_out:
-        return None
-    address = loader.image.symbols["found"].address
-    return dict(FOUND.parse(target.read_memory(address, FOUND.sizeof())))
 
 
 def _finish(events: Generator[Event, None, T]) -> T:

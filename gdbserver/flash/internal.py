@@ -60,8 +60,9 @@ from gdbserver.chip.stm32h743 import (
 )
 from gdbserver.errors import FlashError, MemoryFault, ProbeError, StreamStalled, TargetError
 from gdbserver.flash.diff import crc_unit
-from gdbserver.flash.driver import Busy, Did, Event
+from gdbserver.flash.driver import Did, Event
 from gdbserver.flash.plan import RegionPlan, Run, SectorPlan
+from gdbserver.loader.call_queue import Busy
 from gdbserver.target.link import TAR_WRAP, Write
 from gdbserver.target.target import Target
 

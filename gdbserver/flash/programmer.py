@@ -22,14 +22,15 @@ from typing import Literal, TypeVar, cast
 from gdbserver.chip.memory import FlashRegion, Span, merge
 from gdbserver.chip.stm32h743 import FLASH, FLASH_BANK2_OFFSET, FLASH_PRAR_CUR, KIB, bank
 from gdbserver.errors import ChipLocked, FlashError, GdbServerError, VerifyError
-from gdbserver.flash.diagnosis import pattern
 from gdbserver.flash.diff import diff
-from gdbserver.flash.driver import Busy, Did, Event, FlashDriver
+from gdbserver.flash.driver import Did, Event, FlashDriver
 from gdbserver.flash.external import ExternalFlash
 from gdbserver.flash.internal import InternalBank, Pace
-from gdbserver.flash.loader_file import LoaderFile
-from gdbserver.flash.own_loader import resized
 from gdbserver.flash.plan import Download, RegionPlan, SectorPlan, plan
+from gdbserver.loader.call_queue import Busy
+from gdbserver.loader.diagnosis import pattern
+from gdbserver.loader.file import LoaderFile
+from gdbserver.loader.own import resized
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
  *
  * `config` is patched by the host in the image before it is uploaded; `found` is read by the
  * host after Init, and after any routine that returned 0.  Both layouts are fixed: 32-bit
- * fields in this order, little-endian (the twins of gdbserver/flash/loader_file.py).
+ * fields in this order, little-endian (the twins of gdbserver/loader/file.py).
  */
 #pragma once
 

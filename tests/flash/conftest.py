@@ -8,8 +8,8 @@ from contextlib import ExitStack
 import pytest
 from flash_bench import Bench
 
-from gdbserver.flash.own_loader import builtin
 from gdbserver.flash.programmer import Programmer
+from gdbserver.loader.own import builtin
 from gdbserver.target.target import Target
 
 PINS = {"CLK": "PB2", "NCS": "PB6", "IO0": "PF8", "IO1": "PF9", "IO2": "PF7", "IO3": "PF6"}

@@ -13,8 +13,8 @@ from flash_bench import Bench, noise
 from gdbserver.chip import cortex_m as cm
 from gdbserver.chip.memory import Span
 from gdbserver.errors import LoaderFault, LoaderRefused, LoaderTimeout
-from gdbserver.flash.call_queue import CallQueue
-from gdbserver.flash.loader_file import Image, LoaderFile, built
+from gdbserver.loader.call_queue import CallQueue
+from gdbserver.loader.file import Image, LoaderFile, built
 
 RETURN_R1 = b"\x08\x46\x70\x47"  # mov r0, r1; bx lr
 UNDEFINED = b"\x00\xbf\x00\xde"  # nop; udf #0

@@ -7,7 +7,7 @@ from flash_bench import noise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gdbserver.flash.diagnosis import pattern, reset_cause
+from gdbserver.loader.diagnosis import pattern, reset_cause
 
 DATA = noise(64)
 

@@ -16,8 +16,8 @@ from gdbserver.errors import (
     ProbeError,
 )
 from gdbserver.flash.external import ExternalFlash
-from gdbserver.flash.own_loader import builtin
 from gdbserver.flash.plan import plan
+from gdbserver.loader.own import builtin
 from gdbserver.target.breakpoints import BreakKind
 
 NOR = 0x90000000

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from flash_bench import Bench, download
 
-from gdbserver.flash.nor_survey import (
+from gdbserver.loader.nor_survey import (
     Survey,
     describe,
     describe_quadspi,

@@ -11,8 +11,8 @@ from flash_bench import Bench, download, noise
 from gdbserver.chip.memory import Span
 from gdbserver.chip.stm32h743 import FLASH, FLASH_WPSN_CUR
 from gdbserver.errors import FlashError, OutsideFlash
-from gdbserver.flash.own_loader import builtin
 from gdbserver.flash.programmer import Programmer
+from gdbserver.loader.own import builtin
 from gdbserver.target.target import Target
 
 NOR = 0x90000000

@@ -13,9 +13,9 @@ from typing import Any
 import trio
 from elftools.elf.elffile import ELFFile
 
-from gdbserver.flash.loader_file import LoaderFile
-from gdbserver.flash.own_loader import builtin
 from gdbserver.flash.programmer import Programmer
+from gdbserver.loader.file import LoaderFile
+from gdbserver.loader.own import builtin
 from gdbserver.server.serve import Options, serve_clients
 from gdbserver.server.worker import Machine
 from gdbserver.sim.board import DEFAULT_PINS, Board

@@ -10,7 +10,7 @@ from fixture_loaders import build
 from gdb_session import Session, debug, segments
 
 from gdbserver.chip.memory import Span
-from gdbserver.flash.loader_file import LoaderFile
+from gdbserver.loader.file import LoaderFile
 from gdbserver.sim.board import Board
 
 NOR = 0x90000000

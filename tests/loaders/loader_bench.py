@@ -8,7 +8,7 @@ from pathlib import Path
 from elftools.elf.elffile import ELFFile
 
 from gdbserver.chip.cortex_m import Selector
-from gdbserver.flash.loader_file import CONFIG, FOUND
+from gdbserver.loader.file import CONFIG, FOUND
 from gdbserver.sim.board import Board, BoardOptions
 from gdbserver.sim.bus import Master
 from gdbserver.sim.clock import SECOND

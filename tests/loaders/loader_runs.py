@@ -11,9 +11,9 @@ from random import Random
 from fixture_loaders import build
 
 from gdbserver.chip.memory import Span
-from gdbserver.flash.loader_file import LoaderFile
 from gdbserver.flash.plan import Download
 from gdbserver.flash.programmer import Programmer, Step
+from gdbserver.loader.file import LoaderFile
 from gdbserver.sim.board import Board
 from gdbserver.target.target import Target
 

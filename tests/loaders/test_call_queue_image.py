@@ -27,7 +27,7 @@ from unicorn.arm_const import (
     UC_CPU_ARM_CORTEX_M7,
 )
 
-from gdbserver.flash.call_queue import (
+from gdbserver.loader.call_queue import (
     RECORD,
     RING,
     STATE_ENDED,

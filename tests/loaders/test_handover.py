@@ -16,9 +16,9 @@ from gdbserver.chip import cortex_m as cm
 from gdbserver.chip.memory import Span
 from gdbserver.chip.stm32h743 import IWDG1
 from gdbserver.errors import LoaderFault, explain
-from gdbserver.flash.call_queue import CallQueue
-from gdbserver.flash.clocks import same_clocks
-from gdbserver.flash.loader_file import Image, LoaderFile, load_image
+from gdbserver.loader.call_queue import CallQueue
+from gdbserver.loader.clocks import same_clocks
+from gdbserver.loader.file import Image, LoaderFile, load_image
 from gdbserver.target.link import Write
 
 SECTOR = 0x20000

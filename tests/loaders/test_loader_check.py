@@ -11,9 +11,9 @@ from click.testing import CliRunner
 from fixture_loaders import build
 
 from gdbserver.cli.loader import loader
-from gdbserver.flash.hazards import hazards
-from gdbserver.flash.loader_check import check, info, routines
-from gdbserver.flash.loader_file import LoaderFile, built, load_image
+from gdbserver.loader.check import check, info, routines
+from gdbserver.loader.file import LoaderFile, built, load_image
+from gdbserver.loader.hazards import hazards
 
 START = """
     .syntax unified

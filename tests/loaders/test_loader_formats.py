@@ -7,7 +7,7 @@ from fixture_loaders import build
 
 from gdbserver.chip.memory import Span
 from gdbserver.errors import LoaderRejected, explain
-from gdbserver.flash.loader_file import LoaderFile
+from gdbserver.loader.file import LoaderFile
 
 
 def load(name: str) -> LoaderFile:

@@ -13,9 +13,9 @@ from fixture_loaders import build
 
 from gdbserver.cli.loader import loader
 from gdbserver.errors import UsageError
-from gdbserver.flash.loader_file import LoaderFile
-from gdbserver.flash.loader_test import LoaderTest
-from gdbserver.flash.own_loader import builtin
+from gdbserver.loader.checklist import LoaderTest
+from gdbserver.loader.file import LoaderFile
+from gdbserver.loader.own import builtin
 from gdbserver.sim.nor_parts import PARTS
 from gdbserver.target.target import Target
 

@@ -36,7 +36,7 @@ from loader_bench import (
 )
 
 from gdbserver.chip.cortex_m import Selector
-from gdbserver.flash.loader_file import STORAGE_INFO
+from gdbserver.loader.file import STORAGE_INFO
 from gdbserver.sim.board import BoardOptions
 from gdbserver.sim.bus import Master
 from gdbserver.sim.clock import MILLISECOND

@@ -30,9 +30,9 @@ import trio
 import trio.testing
 from elftools.elf.elffile import ELFFile
 
-from gdbserver.flash.loader_file import LoaderFile
-from gdbserver.flash.own_loader import builtin
 from gdbserver.flash.programmer import Programmer
+from gdbserver.loader.file import LoaderFile
+from gdbserver.loader.own import builtin
 from gdbserver.rsp.packets import Connection, Packet, frame
 from gdbserver.server.control import Control
 from gdbserver.server.session import Session

@@ -9,9 +9,9 @@ import pytest
 
 from gdbserver.chip.stm32h743 import MIB
 from gdbserver.errors import UsageError, explain
-from gdbserver.flash.board_file import load_board, shipped, wired
-from gdbserver.flash.loader_file import CONFIG, LoaderFile
-from gdbserver.flash.own_loader import builtin, builtin_for, export
+from gdbserver.loader.board_file import load_board, shipped, wired
+from gdbserver.loader.file import CONFIG, LoaderFile
+from gdbserver.loader.own import builtin, builtin_for, export
 
 PINS = {"CLK": "PB2", "NCS": "PB6", "IO0": "PF8", "IO1": "PF9", "IO2": "PF7", "IO3": "PF6"}
 BANK2 = {"CLK": "PF10", "NCS": "PC11", "IO0": "PE7", "IO1": "PE8", "IO2": "PE9", "IO3": "PE10"}

@@ -24,13 +24,12 @@ from gdbserver.chip import cortex_m as cm
 from gdbserver.chip.memory import Span
 from gdbserver.chip.stm32h743 import KIB, MIB
 from gdbserver.errors import FlashError, LoaderRefused, LoaderWrong, TargetError, explain
-from gdbserver.flash.call_queue import CallQueue
-from gdbserver.flash.diagnosis import inherited
-from gdbserver.flash.dialect import Request, dialect, program_seconds, read_seconds
-from gdbserver.flash.external import explain_refusal, what_it_found
-from gdbserver.flash.loader_file import LoaderFile, built, load_image
-from gdbserver.flash.nor_states import Nor
-from gdbserver.flash.own_loader import resized
+from gdbserver.loader.call_queue import CallQueue
+from gdbserver.loader.diagnosis import explain_refusal, inherited, what_it_found
+from gdbserver.loader.dialect import Request, dialect, program_seconds, read_seconds
+from gdbserver.loader.file import LoaderFile, built, load_image
+from gdbserver.loader.nor_states import Nor
+from gdbserver.loader.own import resized
 from gdbserver.target.target import Target
 
 Outcome = Literal["ok", "remark", "failed", "skipped"]

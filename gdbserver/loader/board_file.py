@@ -31,7 +31,7 @@ from gdbserver.errors import UsageError
 SIGNALS = ("CLK", "NCS", "IO0", "IO1", "IO2", "IO3")
 SMALLEST, LARGEST = 64 * chip.KIB, len(chip.QSPI_WINDOW)
 
-_FOLDER = Path(__file__).parent.parent / "boards"
+_FOLDER = Path(__file__).parent / "boards"
 _UNITS = {"": 1, "KIB": chip.KIB, "MIB": chip.MIB, "HZ": 1, "KHZ": 1_000, "MHZ": 1_000_000}
 
 

@@ -17,8 +17,8 @@ from elftools.elf.elffile import ELFFile
 from gdbserver.chip import stm32h743 as chip
 from gdbserver.chip.memory import FlashRegion, Span
 from gdbserver.errors import UsageError
-from gdbserver.flash.board_file import Wiring, wired
-from gdbserver.flash.loader_file import CONFIG, STORAGE_INFO, LoaderFile, built
+from gdbserver.loader.board_file import Wiring, wired
+from gdbserver.loader.file import CONFIG, STORAGE_INFO, LoaderFile, built
 
 _FILE = "qspi.stldr"
 _SECTOR = 64 * chip.KIB

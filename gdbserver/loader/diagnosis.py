@@ -14,7 +14,9 @@ from collections.abc import Iterator
 
 from gdbserver.chip import cortex_m as cm
 from gdbserver.chip import stm32h743 as chip
-from gdbserver.errors import MemoryFault
+from gdbserver.errors import LoaderRefused, MemoryFault
+from gdbserver.loader.file import FOUND, LoaderFile
+from gdbserver.loader.nor_survey import describe, describe_quadspi, survey
 from gdbserver.target.link import Read
 from gdbserver.target.target import Target
 
@@ -127,3 +129,46 @@ def _same(one: bytes, other: bytes) -> bool:
 
 def _reversed(data: bytes, width: int) -> bytes:
     return b"".join(data[at : at + width][::-1] for at in range(0, len(data), width))
+
+
+_WHY = {
+    2: "the NOR does not answer: its JEDEC id reads as all ones or all zeros",
+    3: "the NOR says that it is busy for longer than it may",
+    4: "the QUADSPI did not finish a transfer",
+    5: "neither SFDP nor the JEDEC id tells how to drive this part",
+    6: "the quad enable bit could not be set",
+    7: "the address is outside the NOR",
+    8: "the NOR did not accept write enable",
+    9: "it is not blank after the erase: protected, or worn out",
+    10: "the NOR reports that programming failed",
+}
+
+
+def explain_refusal(target: Target, loader: LoaderFile, error: LoaderRefused) -> None:
+    """Say why: our own loader knows, and for others we look ourselves."""
+    if (found := what_it_found(target, loader)) is None:
+        error.details = (describe_quadspi(target),)
+        if error.routine == "Init":
+            name = f"{loader.path.stem} {loader.name}"
+            error.hint = describe(survey(target), name)
+        else:
+            error.hint = (
+                "the loader does not say why; the NOR may be protected against writing, "
+                "or smaller than the loader believes"
+            )
+        return
+    why = _WHY.get(found["status"], f"status {found['status']}")
+    identity = f"JEDEC id {found['jedec']:06X}"
+    if found["status"] in (7, 9, 10):
+        identity += f", at offset {found['address']:#x}"
+    error.hint = f"{why} ({identity})"
+    if found["status"] == 2:
+        error.hint += "; check --qspi-pins, and that the NOR has power"
+
+
+def what_it_found(target: Target, loader: LoaderFile) -> dict[str, int] | None:
+    """What our own loader has learned about the NOR, while it is in RAM; None for others."""
+    if not loader.finds_out:
+        return None
+    address = loader.image.symbols["found"].address
+    return dict(FOUND.parse(target.read_memory(address, FOUND.sizeof())))

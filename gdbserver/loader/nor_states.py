@@ -8,7 +8,7 @@ W25Q256JV, MT25QL512ABB, IS25LP256D, "Instructions"; RM0433, "Quad-SPI interface
 
 from __future__ import annotations
 
-from gdbserver.flash.nor_survey import read_id, transfer, used_pins
+from gdbserver.loader.nor_survey import read_id, transfer, used_pins
 from gdbserver.target.target import Target
 
 _WINBOND, _ISSI, _MICRON, _MACRONIX, _GIGADEVICE = 0xEF, 0x9D, 0x20, 0xC2, 0xC8

@@ -11,7 +11,7 @@ import pytest
 
 from gdbserver.chip.memory import Span
 from gdbserver.errors import LoaderRejected
-from gdbserver.flash.loader_file import STORAGE_INFO, LoaderFile, built, load_image
+from gdbserver.loader.file import STORAGE_INFO, LoaderFile, built, load_image
 
 BASE = 0x24000004
 CODE = b"\x70\x47" * 32  # bx lr

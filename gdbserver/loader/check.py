@@ -13,8 +13,8 @@ from typing import Any
 
 from gdbserver.chip.memory import Span, merge
 from gdbserver.errors import LoaderRejected, explain
-from gdbserver.flash.hazards import Hazard, hazards
-from gdbserver.flash.loader_file import RAMS, LoaderFile
+from gdbserver.loader.file import RAMS, LoaderFile
+from gdbserver.loader.hazards import Hazard, hazards
 
 ROUTINES = (
     *("Init", "Write", "SectorErase", "MassErase", "Read", "Verify", "CheckSum", "DeInit"),

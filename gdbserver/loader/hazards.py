@@ -30,7 +30,7 @@ from capstone import arm
 from gdbserver.chip import cortex_m as cm
 from gdbserver.chip import stm32h743 as chip
 from gdbserver.chip.memory import Span
-from gdbserver.flash.loader_file import Image
+from gdbserver.loader.file import Image
 
 _WORD = 0xFFFFFFFF
 _CALL_CLOBBERS = (arm.ARM_REG_R0, arm.ARM_REG_R1, arm.ARM_REG_R2, arm.ARM_REG_R3, arm.ARM_REG_R12)

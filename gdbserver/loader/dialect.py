@@ -30,7 +30,7 @@ from typing import Protocol
 
 from gdbserver.chip.memory import Span
 from gdbserver.chip.stm32h743 import MIB
-from gdbserver.flash.loader_file import LoaderFile
+from gdbserver.loader.file import LoaderFile
 
 _PAGE_SECONDS = 3e-3  # 256 bytes
 _SECTOR_SECONDS = {4096: 0.4, 32768: 1.6, 65536: 2.0}

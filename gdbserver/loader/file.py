@@ -130,11 +130,11 @@ FOUND = Struct(
 
 def built(name: str) -> Path:
     """A loader that ships with this program: in the package, or in the source tree."""
-    package = Path(__file__).parent.parent
-    for folder in (package / "loaders", package.parent / "loaders" / "built"):
+    here = Path(__file__).parent
+    for folder in (here / "built", here.parent.parent / "loaders" / "built"):
         if (folder / name).exists():
             return folder / name
-    return package / "loaders" / name
+    return here / "built" / name
 
 
 RAMS = {

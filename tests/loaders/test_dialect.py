@@ -8,8 +8,8 @@ import pytest
 from fixture_loaders import build
 
 from gdbserver.chip.memory import Span
-from gdbserver.flash.dialect import Dialect, Request, dialect
-from gdbserver.flash.loader_file import LoaderFile
+from gdbserver.loader.dialect import Dialect, Request, dialect
+from gdbserver.loader.file import LoaderFile
 
 NOR = 0x90000000
 SECTORS = [Span.of(NOR, 0x10000), Span.of(NOR + 0x10000, 0x10000)]

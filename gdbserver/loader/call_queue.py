@@ -67,10 +67,10 @@ from gdbserver.errors import (
     MemoryFault,
     TargetError,
 )
-from gdbserver.flash.clocks import same_clocks
-from gdbserver.flash.diagnosis import RCC_RSR, inherited, reset_cause
-from gdbserver.flash.driver import Busy
-from gdbserver.flash.known_state import (
+from gdbserver.loader.clocks import same_clocks
+from gdbserver.loader.diagnosis import RCC_RSR, inherited, reset_cause
+from gdbserver.loader.file import Image, built, load_image
+from gdbserver.loader.known_state import (
     FEED,
     FEED_EVERY,
     IWDG_KR,
@@ -78,8 +78,7 @@ from gdbserver.flash.known_state import (
     known_state,
     patient_watchdog,
 )
-from gdbserver.flash.loader_file import Image, built, load_image
-from gdbserver.flash.nor_survey import describe_quadspi
+from gdbserver.loader.nor_survey import describe_quadspi
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)
@@ -131,6 +130,13 @@ _XPSR_RESERVED = 0x00F00000
 _RCC_AHB2ENR = RCC + 0xDC
 _D2_SRAMS = {SRAM1: 1 << 29, SRAM2: 1 << 30, SRAM3: 1 << 31}
 _SLEEPERS = (b"\x30\xbf", b"\x20\xbf")  # WFI, WFE
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Nothing to do for this device, for about so many seconds; 0 when only being polite."""
+
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

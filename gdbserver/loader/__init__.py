@@ -1,0 +1,1 @@
+"""External loaders: what a file promises, and calling its routines on the core.  Blocking."""
