@@ -21,9 +21,11 @@ import click
 from gdbserver.chip.memory import FlashRegion, Span, merge
 from gdbserver.chip.stm32h743 import BANK1, BANK2, QSPI_WINDOW
 from gdbserver.cli.options import (
+    address_range,
     chosen_wiring,
     load_loader,
     names_the_simulator,
+    number,
     probe_options,
     wiring_options,
 )
@@ -138,33 +140,6 @@ def _options(command: F) -> F:
 _files = click.argument("files", metavar="FILE[@ADDRESS]...", nargs=-1, required=True)
 
 
-def _number(text: str, what: str) -> int:
-    try:
-        number = int(text, 0)
-    except ValueError:
-        number = -1
-    if not 0 <= number < 1 << 32:
-        error = UsageError(f"{text!r} is no {what}")
-        error.hint = "for example 0x08020000, or 131072"
-        raise error
-    return number
-
-
-def _span(text: str) -> Span:
-    """START+LENGTH, START-LAST, or one address."""
-    for separator in "+-":
-        first, found, second = text.partition(separator)
-        if found:
-            start = _number(first, "address")
-            if separator == "+":
-                return Span.of(start, _number(second, "length"))
-            last = _number(second, "address")
-            if last < start:
-                raise UsageError(f"{text} ends before it begins")
-            return Span(start, last + 1)
-    return Span.of(_number(text, "address"), 1)
-
-
 def _images(files: Sequence[str], bench: _Bench) -> list[Image]:
     images = [load_image(name) for name in files]
     check_places(images, bench.possible_flash())
@@ -262,7 +237,7 @@ def erase(bench: _Bench, what: Sequence[str], *, dry_run: bool) -> None:
     Exit status: 0 done, 1 something failed, 2 it cannot be.
     """
     devices = {"internal", "external", "all"} & set(what)
-    spans = [_span(text) for text in what if text not in devices]
+    spans = [address_range(text) for text in what if text not in devices]
     possible = merge(bench.possible_flash())
     for span in spans:
         if not any(span in place for place in possible):
@@ -309,10 +284,10 @@ def read(bench: _Bench, address: str, length: str, output: Path) -> None:
 
     Exit status: 0 done, 1 something failed, 2 it cannot be.
     """
-    size = _number(length, "length")
+    size = number(length, "length")
     if size == 0:
         raise UsageError("there is nothing to read in 0 bytes")
-    span = Span.of(_number(address, "address"), size)
+    span = Span.of(number(address, "address"), size)
     if not output.absolute().parent.is_dir():
         raise UsageError(f"cannot write {output}: there is no such folder")
     with bench.machine() as machine:

@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from gdbserver.cli.core_dump import coredump
 from gdbserver.cli.flash import COMMANDS as FLASH_COMMANDS
 from gdbserver.cli.loader import loader as loader_command
 from gdbserver.cli.options import (
@@ -136,6 +137,7 @@ def command(
 
 
 command.add_command(loader_command)
+command.add_command(coredump)
 for flash_command in FLASH_COMMANDS:
     command.add_command(flash_command)
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from gdbserver.chip.memory import Span
 from gdbserver.errors import UsageError
 from gdbserver.loader.board_file import Wiring, load_board, shipped, wired
 from gdbserver.loader.file import LoaderFile
@@ -64,16 +65,21 @@ class Pins(click.ParamType[dict[str, str]]):
 
 def probe_options(command: F) -> F:
     """--probe, --connect and --frequency: which chip, and how it is taken over."""
+    connect = click.option(
+        "--connect",
+        type=click.Choice([mode.value for mode in Connect]),
+        default=Connect.UNDER_RESET.value,
+        show_default=True,
+        help="under-reset: reset and stop before the first instruction. halt: stop where it "
+        "is. attach: let it run.",
+    )
+    return which_probe(connect(command))
+
+
+def which_probe(command: F) -> F:
+    """--probe and --frequency: which chip."""
     for option in (
         click.option("--frequency", type=Frequency(), help="SWD clock: 4M; the probe's default."),
-        click.option(
-            "--connect",
-            type=click.Choice([mode.value for mode in Connect]),
-            default=Connect.UNDER_RESET.value,
-            show_default=True,
-            help="under-reset: reset and stop before the first instruction. halt: stop where it "
-            "is. attach: let it run.",
-        ),
         click.option(
             "--probe",
             metavar="UID",
@@ -128,3 +134,37 @@ def load_loader(name: str, wiring: Wiring) -> LoaderFile:
         error.hint = "give the path of a .stldr file, or `builtin` for our own loader"
         raise error
     return LoaderFile.load(path)
+
+
+def number(text: str, what: str) -> int:
+    """An unsigned 32-bit number, decimal or 0x.
+
+    Raises: UsageError.
+    """
+    try:
+        value = int(text, 0)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 1 << 32:
+        error = UsageError(f"{text!r} is no {what}")
+        error.hint = "for example 0x08020000, or 131072"
+        raise error
+    return value
+
+
+def address_range(text: str) -> Span:
+    """START+LENGTH, START-LAST, or one address.
+
+    Raises: UsageError.
+    """
+    for separator in "+-":
+        first, found, second = text.partition(separator)
+        if found:
+            start = number(first, "address")
+            if separator == "+":
+                return Span.of(start, number(second, "length"))
+            last = number(second, "address")
+            if last < start:
+                raise UsageError(f"{text} ends before it begins")
+            return Span(start, last + 1)
+    return Span.of(number(text, "address"), 1)

@@ -10,8 +10,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from gdbserver.chip.memory import Span
 from gdbserver.errors import BadRequest
 from gdbserver.flash.programmer import Programmer, Step
+from gdbserver.server import core_dump
 from gdbserver.server.control import Control
 from gdbserver.server.worker import Bench
 from gdbserver.target.target import Target
@@ -174,6 +176,21 @@ async def _write_ap(desk: Desk, arguments: str) -> None:
     await desk.say("O.K.\n")
 
 
+async def _core_dump(desk: Desk, arguments: str) -> None:
+    if not arguments:
+        raise BadRequest("monitor coredump needs the name of a file, which the server writes")
+    size = 0
+
+    async def tell(span: Span) -> None:
+        nonlocal size
+        desk.look()
+        size += len(span)
+
+    path = core_dump.destination(arguments)
+    await desk.bench.target.run_steps(core_dump.save, tell, path)
+    await desk.say(f"{path}: {size} bytes of memory, and the registers\n")
+
+
 async def _vendor(desk: Desk, _arguments: str) -> None:
     await desk.say("stm32-gdbserver\n")
 
@@ -194,6 +211,7 @@ COMMANDS = {
     "ReadAP": MonitorCommand("REGISTER: of the access port, in the bank selected", _read_ap),
     "ReadAPEx": MonitorCommand("PORT OFFSET: a register of any access port", _read_ap_at),
     "WriteAP": MonitorCommand("REGISTER VALUE: of the access port, as for ReadAP", _write_ap),
+    "coredump": MonitorCommand("FILE: registers and RAM, as an ELF core for GDB", _core_dump),
     "vendor": MonitorCommand("whose server this is", _vendor, reads_only=True),
 }
 _BY_NAME = {name.lower(): command for name, command in COMMANDS.items()}
