@@ -79,6 +79,7 @@ from gdbserver.loader.known_state import (
     patient_watchdog,
 )
 from gdbserver.loader.nor_survey import describe_quadspi
+from gdbserver.loader.reentry import Stage
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)
@@ -254,7 +255,7 @@ class CallQueue:
             if self._careful:
                 stack.enter_context(same_clocks(target))
                 self._watchdog = stack.enter_context(patient_watchdog(target))
-                stack.enter_context(known_state(target, layout.vectors))
+                stack.enter_context(known_state(target, layout.stage))
                 target.write_word(cm.DEMCR, demcr | cm.VC_ALL_FAULTS)
                 special = {"control": 0, "faultmask": 0, "basepri": 0, "primask": 0, "psp": 0}
                 target.write_registers({f"r{n}": 0 for n in range(13)} | special)
@@ -291,7 +292,7 @@ class CallQueue:
             }
         )
         self._constants = [
-            (layout.vectors, b"".join(Int32ul.build(vector) for vector in vectors)),
+            (layout.stage.vectors, b"".join(Int32ul.build(vector) for vector in vectors)),
             (layout.traps, _TRAPS),
         ]
         parts = [
@@ -742,7 +743,6 @@ class _Layout:
         else:
             raise LoaderRejected(image.path, f"leaves no room for {size} bytes of stack and queue")
         self.block = block
-        self.vectors = block.start + parts["vectors"]
         self.traps = block.start + parts["traps"]
         self.ring = block.start + parts["ring"]
         self.results = block.start + parts["results"]
@@ -750,6 +750,8 @@ class _Layout:
         self.resident = block.start + parts["resident"]
         self.scratch = block.start + parts["scratch"] if sizes["scratch"] else 0
         self.stack = Span.of(block.start + parts["stack"], _STACK)
+        vectors = block.start + parts["vectors"]
+        self.stage = Stage(vectors, self.traps, self.stack.end)
         self.static_base = image.static_base or self.scratch
         taken = [*image.memory, block]
         gaps = [gap for ram in (AXI_SRAM, DTCM) for gap in _gaps(ram, taken)]

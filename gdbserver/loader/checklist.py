@@ -39,7 +39,6 @@ _LOOK = 64 * KIB  # of a larger sector only so much is compared, at both of its 
 _ST_STACK = 1024  # what STM32CubeProgrammer gives a loader
 _THREE_BYTES = 16 * MIB
 _MOMENT = 0.02  # seconds for a program to run
-_HANDLER = 32  # instructions: more than the handlers of that program have
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,11 +363,6 @@ class LoaderTest:
         while not deadline.expired():
             self._target.is_halted()
         self._target.halt()
-        # An interrupt that is being served would have to be forgotten for the loader's sake.
-        for _ in range(_HANDLER):
-            if not self._target.read_registers(["xpsr"])["xpsr"] & 0x1FF:
-                break
-            self._target.step()
         return self._target.read_words(counters, 3)
 
     def _stack(self, sector: Span) -> str:

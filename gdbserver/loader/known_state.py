@@ -6,7 +6,7 @@ lines that nobody has written back.  Two loaders in a row do the same to each ot
 tools fail in that way ("failed to download Segment[0]": the second stub enables interrupts,
 and the tick of the first arrives through a vector table that is gone).  So nothing is
 inherited: `known_state` takes away all that the Armv7-M architecture lets an earlier program
-leave active, and gives it back at the end.
+leave active, and gives it back at the end; what is under way is `reentry`'s business.
 
 Armv7-M Architecture Reference Manual (DDI 0403E.e), "System Control Space"; Cortex-M7 Technical
 Reference Manual (DDI 0489), "Cache maintenance operations"; RM0433, "Independent watchdog (IWDG)".
@@ -20,18 +20,24 @@ from contextlib import contextmanager
 
 from gdbserver.chip import cortex_m as cm
 from gdbserver.chip import stm32h743 as chip
+from gdbserver.loader.reentry import Handlers, Stage
 from gdbserver.target.link import Read, Write
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)
 
 _IRQ_WORDS = (chip.IRQ_COUNT + 31) // 32
+_PRIORITY_WORDS = (chip.IRQ_COUNT + 3) // 4
 _ALL = 0xFFFFFFFF
 _SYSTEM = 8  # words from VTOR to SHCSR: AIRCR, SCR, CCR and SHPR1-3 between them
 _FPU_FULL_ACCESS = 0xF << 20  # CPACR.CP10 and CP11
-_LAZY_STACKING = 1 << 31 | 1 << 30  # FPCCR.ASPEN and LSPEN
+_FPU_FRAMES = 3  # words: FPCCR, FPCAR, FPDSCR
+_LAZY_STACKING = 1 << 31 | 1 << 30 | 1 << 0  # FPCCR.ASPEN, LSPEN, and LSPACT: one is under way
 _PRIGROUP = 0x700
-_ACTIVE = 0xFFF & ~(1 << 8)  # SHCSR: active and pending bits of system exceptions
+_ACTIVE = 0xFFF & ~(1 << 8)  # SHCSR: system exceptions that are being handled
+_PENDING = cm.Icsr.PENDSTSET | cm.Icsr.PENDSVSET
+_MPU_REGIONS = 16
+_MPU_VALID = 1 << 4  # RBAR: the region's number comes along
 _RCC_CSR, _LSIRDY = chip.RCC + 0x74, 1 << 1
 IWDG_KR, FEED = chip.IWDG1, 0xAAAA
 _UNLOCK = 0x5555
@@ -46,10 +52,11 @@ VECTORS = 16 + chip.IRQ_COUNT
 
 
 @contextmanager
-def known_state(target: Target, vectors: int) -> Iterator[None]:
-    """No interrupts, no MPU, no caches, an FPU, and the vector table at `vectors`.
+def known_state(target: Target, stage: Stage) -> Iterator[None]:
+    """No interrupts, no MPU, no caches, an FPU, and the vector table of `stage`.
 
-    The core is halted on entry and must be on exit.  Core registers are not dealt with here.
+    The core is halted on entry and must be on exit.  Core registers are not dealt with here, but
+    on exit some of them change, where the program was halted in a handler.
     """
     saved = _Saved(target)
     _quieten(target)
@@ -58,11 +65,11 @@ def known_state(target: Target, vectors: int) -> Iterator[None]:
         [
             Write(cm.MPU_CTRL, [0]),
             Write(cm.CPACR, [saved.cpacr | _FPU_FULL_ACCESS]),
-            Write(cm.FPCCR, [saved.fpccr & ~_LAZY_STACKING]),
+            Write(cm.FPCCR, [saved.fpu_frames[0] & ~_LAZY_STACKING]),
             Write(cm.SCR, [0]),
             Write(cm.SHCSR, [0]),  # every fault is a HardFault, unless vector-caught before
             Write(cm.CFSR, [_ALL, _ALL]),
-            Write(cm.VTOR, [vectors]),
+            Write(cm.VTOR, [stage.vectors]),
         ]
     )
     try:
@@ -71,7 +78,7 @@ def known_state(target: Target, vectors: int) -> Iterator[None]:
         _quieten(target)
         if target.read_word(cm.CCR) & (cm.Ccr.DC | cm.Ccr.IC) & ~saved.ccr:
             _caches_off(target, target.read_word(cm.CCR))
-        saved.restore()
+        saved.restore(stage)
 
 
 @contextmanager
@@ -108,36 +115,79 @@ class _Saved:
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        self._systick, self._enabled, system, (self.cpacr,), (self._mpu,), (self.fpccr,) = (
-            target.run(
-                [
-                    Read(cm.SYST_CSR, 2),
-                    Read(cm.NVIC_ISER, _IRQ_WORDS),
-                    Read(cm.VTOR, _SYSTEM),
-                    Read(cm.CPACR),
-                    Read(cm.MPU_CTRL),
-                    Read(cm.FPCCR),
-                ]
-            )
+        (
+            self._systick,
+            self._enabled,
+            self._pending,
+            active,
+            self._interrupt_priorities,
+            (self._icsr,),
+            system,
+            (self.cpacr,),
+            (self._mpu,),
+            self.fpu_frames,
+        ) = target.run(
+            [
+                Read(cm.SYST_CSR, 2),
+                Read(cm.NVIC_ISER, _IRQ_WORDS),
+                Read(cm.NVIC_ISPR, _IRQ_WORDS),
+                Read(cm.NVIC_IABR, _IRQ_WORDS),
+                Read(cm.NVIC_IPR, _PRIORITY_WORDS),
+                Read(cm.ICSR),
+                Read(cm.VTOR, _SYSTEM),
+                Read(cm.CPACR),
+                Read(cm.MPU_CTRL),
+                Read(cm.FPCCR, _FPU_FRAMES),
+            ]
         )
         self._vtor, self._aircr, self._scr, self.ccr, *self._priorities, self._shcsr = system
+        self._handlers = Handlers.seen(self._icsr, active)
+        self._regions = _mpu_regions(target) if self._mpu & 1 else None
 
-    def restore(self) -> None:
+    def restore(self, stage: Stage) -> None:
+        """In a quiet core: interrupts that were pending are so again, and come when it runs."""
+        target = self._target
+        ((mpu,),) = target.run([Read(cm.MPU_CTRL), Write(cm.MPU_CTRL, [0])])
+        if self._regions is not None or mpu & 1:
+            _set_mpu_regions(target, self._regions or [(0, 0)] * _MPU_REGIONS)
+        if self._handlers:
+            self._handlers.enter(target, stage)
         csr, reload = self._systick
-        self._target.run(
+        target.run(
             [
+                Write(cm.NVIC_ICER, [_ALL] * _IRQ_WORDS),
                 Write(cm.VTOR, [self._vtor]),
                 Write(cm.AIRCR, [cm.VECTKEY | self._aircr & _PRIGROUP]),
-                Write(cm.SCR, [self._scr, self.ccr, *self._priorities, self._shcsr & ~_ACTIVE]),
+                Write(cm.SCR, [self._scr, self.ccr, *self._priorities, self._shcsr]),
                 Write(cm.CPACR, [self.cpacr]),
                 Write(cm.MPU_CTRL, [self._mpu]),
-                Write(cm.FPCCR, [self.fpccr]),
+                Write(cm.FPCCR, self.fpu_frames),
                 Write(cm.CFSR, [_ALL, _ALL]),
                 Write(cm.SYST_RVR, [reload]),
                 Write(cm.SYST_CSR, [csr & 7]),
+                Write(cm.NVIC_IPR, self._interrupt_priorities),
+                Write(cm.NVIC_ISPR, self._pending),
+                Write(cm.ICSR, [self._icsr & _PENDING]),
                 Write(cm.NVIC_ISER, self._enabled),
             ]
         )
+
+
+def _mpu_regions(target: Target) -> list[tuple[int, int]]:
+    """RBAR without the number, and RASR."""
+    accesses: list[Read | Write] = []
+    for number in range(_MPU_REGIONS):
+        accesses += [Write(cm.MPU_RNR, [number]), Read(cm.MPU_RBAR, 2)]
+    return [(base & ~0x1F, attributes) for base, attributes in target.run(accesses)]
+
+
+def _set_mpu_regions(target: Target, regions: Sequence[tuple[int, int]]) -> None:
+    target.run(
+        [
+            Write(cm.MPU_RBAR, [base | _MPU_VALID | number, attributes])
+            for number, (base, attributes) in enumerate(regions)
+        ]
+    )
 
 
 def _quieten(target: Target) -> None:
