@@ -61,7 +61,8 @@ from gdbserver.sim.flash_interface import FlashInterface, SharedRegisters
 from gdbserver.sim.gpio import Gpio
 from gdbserver.sim.link import Link
 from gdbserver.sim.nor import Nor
-from gdbserver.sim.options import DEFAULT_PINS, BoardOptions
+from gdbserver.sim.nor_parts import PARTS
+from gdbserver.sim.options import CHIP_SELECTS, DEFAULT_PINS, BoardOptions
 from gdbserver.sim.pwr import Pwr
 from gdbserver.sim.quadspi import QuadSpi
 from gdbserver.sim.rcc import ClockGated, Rcc, ResetCause
@@ -211,12 +212,14 @@ class Board:
             axi_hz=lambda: self.rcc.hclk3_hz,
             debugger=lambda: self.scs.debug_enabled,
         )
-        self.nor = Nor(self.options.nor, self.clock, timing=self.options.timing)
+        self._nor_wires = self.options.qspi_wires
+        self._nor_array, self.nors = self._solder_nors()
+        self.nor = self.nors[0]
         self.quadspi = QuadSpi(
             self.clock,
             self.bus,
-            self.nor,
-            bank=self.options.qspi_bank,
+            dict(zip(self._nor_wires, self.nors, strict=True)),
+            self._nor_array,
             kernel_hz=lambda: self.rcc.quadspi_hz,
             wired=self._nor_wired,
             clocked=lambda: self.rcc.clocked("QSPI"),
@@ -261,6 +264,26 @@ class Board:
         self._end_reset()
 
     # --- Wiring --------------------------------------------------------------------------------
+
+    def _solder_nors(self) -> tuple[bytearray, tuple[Nor, ...]]:
+        """The NORs, and the array behind them as the QUADSPI's window shows it.
+
+        Of two side by side each holds every other byte.
+        """
+        options = self.options
+        names = [options.nor, options.nor2 or options.nor][: len(self._nor_wires)]
+        array = bytearray(b"\xff") * (len(names) * max(PARTS[name].size for name in names))
+        nors = []
+        for number, name in enumerate(names):
+            memory: bytearray | memoryview = array
+            if len(names) > 1:
+                memory = memoryview(array)[number :: len(names)][: PARTS[name].size]
+            nors.append(Nor(name, self.clock, timing=options.timing, memory=memory))
+        return array, tuple(nors)
+
+    def nor_contents(self, start: int, length: int) -> bytes:
+        """What the NORs hold, as an ideal reader of the QUADSPI's window would see it."""
+        return bytes(self._nor_array[start : start + length])
 
     def _attach_memories(self) -> None:
         attach = self.bus.attach
@@ -311,12 +334,16 @@ class Board:
         gated = ClockGated(device, self.rcc, name, self.bus, Span.of(start, size))
         self.bus.attach(start, size, gated)
 
-    def _nor_wired(self) -> bool:
-        """Whether every pin that the NOR is soldered to has the function that it needs."""
-        table = QUADSPI_BANKS[self.options.qspi_bank]
+    def _nor_wired(self, bank: int, dual: bool) -> bool:
+        """Whether every pin that a bank's NOR is soldered to has the function that it needs.
+
+        Both chip selects fall in dual-flash mode; else only the bank's own.
+        """
+        table = QUADSPI_BANKS[bank]
         return all(
-            self.gpio[pin[1]].alternate(int(pin[2:])) == table[signal][pin]
-            for signal, pin in self.options.qspi_pins.items()
+            self.gpio[pin[1]].alternate(int(pin[2:]))
+            == (CHIP_SELECTS if signal == "NCS" and dual else table[signal]).get(pin)
+            for signal, pin in self._nor_wires.get(bank, {}).items()
         )
 
     def _fill_gaps(self, name: str, span: Span) -> None:
@@ -447,7 +474,8 @@ class Board:
     def power_cycle(self) -> None:
         """Take the power away from chip and NOR, and give it back."""
         self._begin_reset(ResetCause.POWER_ON)
-        self.nor.power_cycle()
+        for nor in self.nors:
+            nor.power_cycle()
         self.scs.power_on_reset()
         for unit in (self.fpb, self.dwt, self.itm, self.dbgmcu):
             unit.reset()

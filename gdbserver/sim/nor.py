@@ -106,18 +106,25 @@ class Nor:
     """The die.  `timing` picks the typical or the maximum times of the datasheet.
 
     Inspection: `memory`, `contents`, `erases`, `programs`, `busy`, `busy_until`,
-    `address_bytes`.  Faults: `stick_busy`, `fail_cell`, `power_loss`, and setting `jedec_id`.
+    `address_bytes`.  Faults: `stick_busy`, `fail_cell`, `power_loss`, `lift_off`, and setting
+    `jedec_id`.
     """
 
     def __init__(
-        self, part: str, clock: Clock, *, timing: Literal["typical", "maximum"] = "typical"
+        self,
+        part: str,
+        clock: Clock,
+        *,
+        timing: Literal["typical", "maximum"] = "typical",
+        memory: bytearray | memoryview | None = None,
     ) -> None:
         if part not in PARTS:
             raise ValueError(f"no NOR is called {part!r}; there are {', '.join(PARTS)}")
         self.part: Part = PARTS[part]
         self.clock = clock
-        self.memory = bytearray(b"\xff") * self.part.size
-        """The array; shared with whoever executes from it, never rebound."""
+        self.memory = bytearray(b"\xff") * self.part.size if memory is None else memory
+        """The array; shared with whoever executes from it, never rebound.  Of one of two dice
+        side by side it is every other byte of what the microcontroller sees."""
         self.jedec_id = self.part.jedec_id
         self.erases: Counter[tuple[int, int]] = Counter()
         """Erases that began, by (address, size)."""
@@ -126,6 +133,7 @@ class Nor:
         self.on_change: list[Callable[[], None]] = []
         """Called when the die becomes busy or ready, or understands reads differently."""
         self._timing = 0 if timing == "typical" else 1
+        self._on_board = True
         self._failed: dict[int, int] = {}
         self._stuck: Literal["no", "next", "yes"] = "no"
         self._event: Event | None = None
@@ -217,6 +225,11 @@ class Nor:
         mask = 0xFF if bit is None else 1 << bit
         self._failed[address] = self._failed.get(address, 0) | mask
 
+    def lift_off(self) -> None:
+        """The part is not on the board (any more): nobody hears, and nobody drives a line."""
+        self._on_board = False
+        self.changed()
+
     def power_loss(self) -> None:
         """Power goes: what was being programmed or erased stays as far as it got."""
         self._stuck = "no"
@@ -233,7 +246,7 @@ class Nor:
 
     def transfer(self, frame: Frame) -> bytes:
         """One chip-select cycle; gives the `frame.read` bytes that the controller samples."""
-        if self.clock.now < self._deaf_until:
+        if self.clock.now < self._deaf_until or not self._on_board:
             return b"\xff" * frame.read
         before = self._reading()
         request, late = self._decode(frame)
@@ -266,6 +279,8 @@ class Nor:
     def understands(self, frame: Frame) -> bool:
         """Would this frame, for any address, read the array from just that address on?"""
         if self.busy or self.powered_down or self.suspended or self.clock.now < self._deaf_until:
+            return False
+        if not self._on_board:
             return False
         command = self._command(frame.instruction)
         if command is None or command.action != "read_array":
@@ -436,9 +451,9 @@ class Nor:
         start = self.full_address(request)
         if self.wrap and request.command.wraps:
             base = start - start % self.wrap
-            ring = self.memory[base : base + self.wrap]
+            ring = bytes(self.memory[base : base + self.wrap])
             turn = start - base
-            return repeat(bytes(ring[turn:] + ring[:turn]), request.read)
+            return repeat(ring[turn:] + ring[:turn], request.read)
         data = bytes(self.memory[start : start + request.read])
         while len(data) < request.read:  # the address counter rolls over
             data += bytes(self.memory[: request.read - len(data)])

@@ -4,6 +4,11 @@ RM0433, "Quad-SPI interface (QUADSPI)".  In indirect mode software moves every b
 a FIFO of 32; in automatic-polling mode the controller reads a status register until it
 matches; in memory-mapped mode the NOR is memory at 0x90000000.
 
+In dual-flash mode two dice, one on each bank, get the same instruction and half the address.
+Each of them has its own data lines: bytes at even addresses are the first die's, those at odd
+ones the second's, and they travel in pairs.  An odd address or length cannot be asked for: the
+bits stick.
+
 Rule 1: a frame reaches the NOR once, whole: a write when chip select rises, a read when its
 command begins.  What passes in between is time, computed from the clocks of each phase.
 Rule 2: nothing happens by being looked at.  BUSY, TCF, FTF, SMF and TOF change at events on
@@ -15,8 +20,8 @@ debugger's link is slower than the wires of the NOR.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 from gdbserver.chip.memory import Span
@@ -42,6 +47,7 @@ RESUME_FREE = 4  # a read that filled the FIFO goes on once so many bytes are fr
 LINES = (0, 1, 2, 4)  # what IMODE, ADMODE, ABMODE and DMODE mean
 _PS = 1000  # picoseconds per nanosecond: a clock cycle is rarely whole nanoseconds
 _DR = 0x20
+_DFM = 1 << 6  # in CR
 _FTF, _BUSY, _LATCHED = 1 << 2, 1 << 5, 0b11011  # in SR; TOF, SMF, TCF and TEF are latched
 _LONGEST = 1 << 28  # bytes of one command: more than any NOR holds
 
@@ -70,11 +76,38 @@ class _Transfer:
     """Of a read: bytes that software fetched."""
     paused: bool = False
     """Of a read: the clock stands still because the FIFO is full, or all has arrived."""
+    together: int = 1
+    """Bytes that cross the wires at the same time: a pair in dual-flash mode."""
 
     @property
     def complete(self) -> bool:
         """All data is here; what is left is for the wires."""
         return len(self.data) == self.total
+
+    def whole(self, count: int) -> int:
+        """How many bytes will have passed when `count` more have: a pair passes as one."""
+        return count + count % self.together
+
+    def passed_by(self, now_ps: int, most: int) -> int:
+        """How many bytes more have passed by now; there are, or is room for, `most`."""
+        count = min(most, (now_ps - self.next_ps) // self.byte_ps + 1)
+        return count - count % self.together
+
+
+def _shared_out(frame: Frame, dice: int) -> list[Frame]:
+    """What each die gets of a frame: the same, but for its own part of the data."""
+    if dice == 1:
+        return [frame]
+    address, length = frame.address >> 1, frame.read // 2
+    return [
+        replace(frame, address=address, write=frame.write[number::2], read=length)
+        for number in range(dice)
+    ]
+
+
+def _interleaved(parts: list[bytes]) -> bytes:
+    """The bytes of two dice as one sees them: in turns."""
+    return bytes(byte for pair in zip(*parts, strict=True) for byte in pair)
 
 
 class Window:
@@ -130,7 +163,7 @@ class QuadSpi(Peripheral):
             Padding(3),
             "FTHRES" / BitsInteger(5),
             "FSEL" / Flag,
-            Unmodelled("DFM"),
+            "DFM" / Flag,
             Padding(1),
             "SSHIFT" / Flag,  # when to sample: these wires have no delay
             "TCEN" / Flag,
@@ -208,20 +241,25 @@ class QuadSpi(Peripheral):
         self,
         clock: Clock,
         bus: Bus,
-        nor: Nor,
+        nors: Mapping[int, Nor],
+        array: bytearray | memoryview,
         *,
-        bank: int = 1,
         kernel_hz: Callable[[], int],
-        wired: Callable[[], bool] = lambda: True,
+        wired: Callable[[int, bool], bool] = lambda bank, dual: True,
         clocked: Callable[[], bool] = lambda: True,
     ) -> None:
+        """Dice by their bank, and in `array` what the window shows of them.
+
+        `wired(bank, dual)`: is every line of a bank's die driven, its chip select too, in dual-
+        or in single-flash mode?
+        """
         self.clock = clock
         self.bus = bus
-        self.nor = nor
+        self.nors = nors
+        self._array = array
         self.window = Window(self)
         self.set_irq: Callable[[int, bool], None] = lambda number, level: None
         self._kernel_hz = kernel_hz
-        self._other_bank = bank == 1  # CR.FSEL when it selects the one that the NOR is not on
         self._wired = wired
         self._clocked = clocked
         self._event: Event | None = None
@@ -230,7 +268,8 @@ class QuadSpi(Peripheral):
         self._out: _Transfer | None = None
         self._in: _Transfer | None = None
         super().__init__("QUADSPI")
-        nor.on_change.append(self._nor_changed)
+        for nor in nors.values():
+            nor.on_change.append(self._nor_changed)
 
     def reset(self) -> None:
         """RCC reset, or that of the chip.  The NOR sees chip select rise, and nothing else."""
@@ -275,6 +314,9 @@ class QuadSpi(Peripheral):
             self._abort()
         if (old.value ^ cr.value) & 0xC1:  # EN, FSEL, DFM
             self._revoke()
+        if cr.DFM:
+            self.set_raw(self.DLR, self.raw(self.DLR) | 1)
+            self.set_raw(self.AR, self.raw(self.AR) & ~1)
         self._schedule_again()
         self._update_irq()
 
@@ -324,7 +366,8 @@ class QuadSpi(Peripheral):
 
     @DLR.writes
     def _data_length(self, dlr: Fields) -> None:
-        self._when_idle(self.DLR, dlr)
+        """Bit 0 is stuck at 1 in dual-flash mode: no access has an odd number of bytes."""
+        self._when_idle(self.DLR, Fields(self.DLR.fields, dlr.value | self._dual))
 
     @ABR.writes
     def _alternate_bytes(self, abr: Fields) -> None:
@@ -366,6 +409,8 @@ class QuadSpi(Peripheral):
     def _address(self, ar: Fields) -> None:
         """Starts a command with an address, unless data to write must come first."""
         ccr = self[self.CCR]
+        if self._dual:  # bit 0 is stuck at 0
+            ar = Fields(self.AR.fields, ar.value & ~1)
         if ccr.FMODE == Mode.MEMORY_MAPPED or not self._when_idle(self.AR, ar):
             return
         if not ccr.ADMODE:
@@ -382,8 +427,12 @@ class QuadSpi(Peripheral):
 
     # --- Commands -----------------------------------------------------------------------------
 
+    @property
+    def _dual(self) -> bool:
+        return bool(self.raw(self.CR) & _DFM)
+
     def _size(self) -> int:
-        """Bytes of flash, as DCR says."""
+        """Bytes of flash, as DCR says: of both dice together in dual-flash mode."""
         return 2 << self[self.DCR].FSIZE
 
     def _length(self) -> int:
@@ -394,6 +443,7 @@ class QuadSpi(Peripheral):
         return length + 1
 
     def _frame(self, address: int, *, write: bytes = b"", read: int = 0) -> Frame:
+        """A frame as the software sees it: of whole addresses, with the bytes of both dice."""
         ccr = self[self.CCR]
         instruction: int | None = None
         if ccr.IMODE and not (ccr.SIOO and self._instruction_sent):
@@ -432,17 +482,33 @@ class QuadSpi(Peripheral):
         """Cycles from the last bit to when chip select may fall again."""
         return 1 + int(self[self.DCR].CSHT) + 1
 
-    @property
-    def _selected(self) -> bool:
-        """Whether the wires that are driven are those of the NOR."""
-        return self._wired() and bool(self[self.CR].FSEL) != self._other_bank
+    def _data_ps(self, frame: Frame, clock_ps: int) -> int:
+        """How long a byte of data takes; two dice take two at a time."""
+        return 8 * clock_ps // frame.data_lines // (2 if frame.ddr else 1) // (1 + self._dual)
+
+    def _selected(self) -> list[Nor | None]:
+        """Who hangs on the wires that are driven, for each of the banks in use."""
+        cr = self[self.CR]
+        banks = (1, 2) if cr.DFM else (2,) if cr.FSEL else (1,)
+        return [self.nors.get(b) if self._wired(b, bool(cr.DFM)) else None for b in banks]
 
     def _ask(self, frame: Frame) -> bytes:
-        """The wires: to the NOR, if it hangs on them, or into the void."""
+        """The wires: to the dice, where there are any, or into the void."""
         self._instruction_sent = True
-        if not self._selected:
-            return b"\xff" * frame.read
-        return self.nor.transfer(frame)
+        dice = self._selected()
+        answers = [
+            b"\xff" * part.read if nor is None else nor.transfer(part)
+            for nor, part in zip(dice, _shared_out(frame, len(dice)), strict=True)
+        ]
+        return answers[0] if len(answers) == 1 else _interleaved(answers)
+
+    def _understood(self, frame: Frame) -> bool:
+        """Would this frame read the arrays of all dice that are selected, in step?"""
+        dice = self._selected()
+        return all(
+            nor is not None and nor.understands(part)
+            for nor, part in zip(dice, _shared_out(frame, len(dice)), strict=True)
+        )
 
     def _start(self) -> None:
         ccr, cr = self[self.CCR], self[self.CR]
@@ -472,13 +538,14 @@ class QuadSpi(Peripheral):
         reading = ccr.FMODE == Mode.INDIRECT_READ and has_data
         frame = self._frame(address, read=length if reading else 0)
         data_ps = now_ps + self._lead_clocks(frame) * clock_ps
-        byte_ps = 8 * clock_ps // frame.data_lines // (2 if frame.ddr else 1)
+        byte_ps = self._data_ps(frame, clock_ps)
+        transfer = _Transfer(frame, length, byte_ps, data_ps + byte_ps, together=1 + self._dual)
         if reading:
-            self._in = _Transfer(frame, length, byte_ps, data_ps + byte_ps)
-            self._in.data = bytearray(self._ask(frame))
+            transfer.data = bytearray(self._ask(frame))
+            self._in = transfer
             self._schedule()
         elif has_data:
-            self._out = _Transfer(frame, length, byte_ps, data_ps + byte_ps)
+            self._out = transfer
         else:
             end_ps = data_ps + self._tail_clocks() * clock_ps
             self._at(end_ps, lambda: self._end_without_data(frame))
@@ -514,14 +581,14 @@ class QuadSpi(Peripheral):
         if waiting:
             # What `_settle` does, in place: a loader moves every byte of a page through here.
             if now_ps >= out.next_ps:
-                passed = min(waiting, (now_ps - out.next_ps) // out.byte_ps + 1)
+                passed = out.passed_by(now_ps, waiting)
                 out.passed += passed
                 out.next_ps += passed * out.byte_ps
                 waiting -= passed
             if waiting + size > FIFO:
-                ready = out.next_ps + (waiting + size - FIFO - 1) * out.byte_ps
+                ready = out.next_ps + (out.whole(waiting + size - FIFO) - 1) * out.byte_ps
                 raise BusStall(-(-ready // _PS))
-        if not waiting:  # the clock stood still
+        if waiting < out.together:  # the clock stood still
             out.next_ps = max(out.next_ps, now_ps + out.byte_ps)
         out.data += value.to_bytes(size, "little")
         if len(out.data) >= out.total:
@@ -552,7 +619,7 @@ class QuadSpi(Peripheral):
         self._settle()
         level = incoming.passed - incoming.taken
         if level < size and incoming.passed < incoming.total and self._busy:
-            ready = incoming.next_ps + (size - level - 1) * incoming.byte_ps
+            ready = incoming.next_ps + (incoming.whole(size - level) - 1) * incoming.byte_ps
             raise BusStall(-(-ready // _PS))
         data = incoming.data[incoming.taken : incoming.taken + min(size, level)]
         incoming.taken += len(data)
@@ -579,14 +646,14 @@ class QuadSpi(Peripheral):
                 most = min(free, transfer.total - transfer.passed)
             else:
                 most = len(transfer.data) - transfer.passed
-            passed = min(most, (now_ps - transfer.next_ps) // transfer.byte_ps + 1)
+            passed = transfer.passed_by(now_ps, most)
             transfer.passed += passed
             transfer.next_ps += passed * transfer.byte_ps
             if transfer is self._in:
                 if transfer.passed == transfer.total:
                     transfer.paused = True
                     self.update(self.SR, TCF=1)
-                elif transfer.passed - transfer.taken == FIFO:
+                elif FIFO - (transfer.passed - transfer.taken) < transfer.together:
                     transfer.paused = True
 
     def _threshold_reached(self) -> bool:
@@ -632,14 +699,15 @@ class QuadSpi(Peripheral):
                 return
             level = transfer.passed - transfer.taken
             room = min(FIFO - level, transfer.total - transfer.passed)
-            wanted = min(needed - level, room) if level < needed else room
+            room -= room % transfer.together
+            wanted = min(transfer.whole(needed - level), room) if level < needed else room
             self._at(transfer.next_ps + (wanted - 1) * transfer.byte_ps, self._progress)
             return
         transfer = self._out
         if transfer is not None:
             waiting = len(transfer.data) - transfer.passed
-            wanted = needed - (FIFO - waiting)
-            if wanted > 0:
+            wanted = transfer.whole(needed - (FIFO - waiting))
+            if 0 < wanted <= waiting:
                 self._at(transfer.next_ps + (wanted - 1) * transfer.byte_ps, self._progress)
 
     def _mark_next_byte(self) -> None:
@@ -647,9 +715,10 @@ class QuadSpi(Peripheral):
         transfer = self._out or self._in
         if self._mark is not None or transfer is None or transfer.paused:
             return
-        if transfer is self._out and transfer.passed == len(transfer.data):
+        if transfer is self._out and len(transfer.data) - transfer.passed < transfer.together:
             return
-        delay = -(-transfer.next_ps // _PS) - self.clock.now
+        when_ps = transfer.next_ps + (transfer.whole(1) - 1) * transfer.byte_ps
+        delay = -(-when_ps // _PS) - self.clock.now
         self._mark = self.clock.after(delay, self._forget_mark)
 
     def _forget_mark(self) -> None:
@@ -695,17 +764,18 @@ class QuadSpi(Peripheral):
         clock_ps = self._clock_ps()
         if not clock_ps:
             return
-        data_clocks = 8 * length // frame.data_lines // (2 if frame.ddr else 1)
-        command_ps = (self._lead_clocks(frame) + data_clocks + self._tail_clocks()) * clock_ps
+        around_ps = (self._lead_clocks(frame) + self._tail_clocks()) * clock_ps
+        command_ps = around_ps + length * self._data_ps(frame, clock_ps)
         period_ps = command_ps + self[self.PIR].INTERVAL * clock_ps
         first_ps = self._poll_start_ps + command_ps
         now_ps = self.clock.now * _PS
         if now_ps < first_ps:
             self._at(first_ps, self._poll)
             return
-        change = self.clock.now if soon else self.nor.changes_at
-        if change is None:
+        changes = [nor.changes_at for nor in self.nors.values() if nor.changes_at is not None]
+        if not soon and not changes:
             return
+        change = self.clock.now if soon else min(changes)
         polls = max((change * _PS - first_ps + period_ps - 1) // period_ps, 0)
         polls = max(polls, (now_ps - first_ps) // period_ps + 1)
         self._at(first_ps + polls * period_ps, self._poll)
@@ -762,33 +832,37 @@ class QuadSpi(Peripheral):
         if not self._mapped(offset, size):
             raise BusError("read")
         self._access()
-        return self._ask(self._frame(offset, read=size))
+        if not self._dual:
+            return self._ask(self._frame(offset, read=size))
+        start = offset & ~1  # pairs travel, and the part that nobody asked for is dropped
+        pairs = self._ask(self._frame(start, read=offset + size - start + 1 & ~1))
+        return pairs[offset - start : offset - start + size]
 
     def mapped_directly(self, offset: int) -> Direct | None:
         """The NOR's array, if the configuration of both sides makes the window show it."""
-        length = min(self._size(), len(self.nor.memory))
-        if not self._mapped(offset, 1) or offset >= length:
-            return None
+        if not self._mapped(offset, 1) or self._dual != (len(self.nors) == 2):
+            return None  # one of two dice by itself is every other byte: no plain memory
+        length = min(self._size(), *(len(self.nors) * n.part.size for n in self.nors.values()))
         ccr = self[self.CCR]
-        if not self._selected or length > 1 << 8 * (ccr.ADSIZE + 1):
+        if offset >= length or length > len(self.nors) << 8 * (ccr.ADSIZE + 1):
             return None
         if not self._granted:
-            # The access itself: its mode bits may put the NOR into continuous read.
-            if not self.nor.understands(self._frame(offset, read=4)):
+            start = offset & ~1
+            if not self._understood(self._frame(start, read=4)):
                 return None
-            self._ask(self._frame(offset, read=4))
-            if not self.nor.understands(self._frame(offset, read=4)):
+            # The access itself: its mode bits may put the NOR into continuous read.
+            self._ask(self._frame(start, read=4))
+            if not self._understood(self._frame(start, read=4)):
                 return None
         self._access()
         self._granted = True
-        memory = self.nor.memory
-        whole = length == len(memory)
-        return Direct(0, memory if whole else memoryview(memory)[:length], writable=False)
+        whole = length == len(self._array)
+        return Direct(0, self._array if whole else memoryview(self._array)[:length], writable=False)
 
     def _revoke(self) -> None:
         if self._granted:
             self._granted = False
-            self.bus.revoke(Span.of(QSPI_WINDOW.start, len(self.nor.memory)))
+            self.bus.revoke(Span.of(QSPI_WINDOW.start, len(self._array)))
 
     def pins_changed(self) -> None:
         """The board says so when a pin is multiplexed differently."""

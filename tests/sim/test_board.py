@@ -43,6 +43,7 @@ from gdbserver.chip.stm32h743 import (
     IWDG1,
     QSPI_WINDOW,
     QUADSPI,
+    QUADSPI_BANKS,
     QUADSPI_PINS,
     RCC,
     SRAM1,
@@ -358,9 +359,9 @@ def set_pin(board: Board, pin: str, function: int) -> None:
     write(board, afr, read(board, afr) & ~(0xF << shift) | function << shift)
 
 
-def enable_quadspi(board: Board) -> None:
+def enable_quadspi(board: Board, control: int = 0) -> None:
     write(board, AHB3ENR, read(board, AHB3ENR) | QSPIEN)
-    write(board, QUADSPI + 0x00, 3 << 24 | 1)
+    write(board, QUADSPI + 0x00, 3 << 24 | control | 1)
     write(board, QUADSPI + 0x04, 24 << 16)
     write(board, QUADSPI + 0x0C, 0x1B)
 
@@ -372,13 +373,13 @@ def command(board: Board, instruction: int) -> None:
     pass_time(board, 100 * MICROSECOND)
 
 
-def jedec_id(board: Board) -> int:
+def jedec_id(board: Board, control: int = 0, length: int = 3) -> int:
     """Ask the NOR who it is, over one line."""
-    enable_quadspi(board)
-    write(board, QUADSPI + 0x10, 2)
+    enable_quadspi(board, control)
+    write(board, QUADSPI + 0x10, length - 1)
     write(board, QUADSPI + 0x14, 1 << 26 | 1 << 24 | 1 << 8 | 0x9F)
     pass_time(board, 100 * MICROSECOND)
-    return read(board, QUADSPI + 0x20) & 0xFFFFFF
+    return read(board, QUADSPI + 0x20) & (1 << 8 * length) - 1
 
 
 def test_the_nor_answers_when_its_pins_have_the_right_functions(board: Board):
@@ -396,6 +397,42 @@ def test_the_nor_can_be_soldered_elsewhere():
     for signal, pin in pins.items():
         set_pin(board, pin, QUADSPI_PINS[signal][pin])
     assert jedec_id(board) == 0x1840EF
+
+
+TWO_NORS = {**DEFAULT_PINS, "BK2_IO0": "PH2", "BK2_IO1": "PH3", "BK2_IO2": "PG9", "BK2_IO3": "PG14"}
+DFM, FSEL = 1 << 6, 1 << 7
+
+
+def set_both_nors_pins(board: Board, pins: dict[str, str]) -> None:
+    for signal, pin in pins.items():
+        bank = QUADSPI_BANKS[2 if signal.startswith("BK2_") else 1]
+        set_pin(board, pin, bank[signal.removeprefix("BK2_")][pin])
+
+
+def test_two_nors_share_a_chip_select_in_dual_flash_mode():
+    board = Board(BoardOptions(nor="W25Q64JV", nor2="W25Q128JV", qspi_pins=TWO_NORS))
+    set_both_nors_pins(board, TWO_NORS)
+    assert jedec_id(board, DFM, 4) == 0x4040EFEF
+    assert jedec_id(board) == 0x1740EF
+    assert jedec_id(board, FSEL) == 0xFFFFFF, "its own chip select would fall, and it has none"
+    set_pin(board, "PG14", 5)
+    assert jedec_id(board, DFM, 4) == 0xFF40FFEF
+
+
+def test_two_nors_with_a_chip_select_each_can_be_asked_one_by_one():
+    pins = {**TWO_NORS, "BK2_NCS": "PC11"}
+    board = Board(BoardOptions(nor="W25Q64JV", nor2="W25Q128JV", qspi_pins=pins))
+    set_both_nors_pins(board, pins)
+    assert jedec_id(board, DFM, 4) == 0x4040EFEF
+    assert jedec_id(board) == 0x1740EF
+    assert jedec_id(board, FSEL) == 0x1840EF
+
+
+def test_two_nors_hold_every_other_byte_of_what_the_board_shows():
+    board = Board(BoardOptions(nor="W25Q64JV", qspi_pins=TWO_NORS))
+    for nor, data in zip(board.nors, (b"ace", b"bdf"), strict=True):
+        nor.memory[0x100:0x103] = data
+    assert board.nor_contents(0x200, 6) == b"abcdef"
 
 
 def test_the_window_is_closed_until_the_controller_opens_it(board: Board):

@@ -426,13 +426,18 @@ def test_the_id_says_which_board_and_which_link():
     [
         ("sim:jlink", "no link is called 'jlink'; there are cmsis-dap-v1"),
         ("sim:ideal,nor=M25P40", "no NOR is called 'M25P40'; there are"),
-        ("sim:ideal,colour=red", "no option is called 'colour'; there are nor, timing"),
+        ("sim:ideal,colour=red", "no option is called 'colour'; there are nor, nor2, timing"),
         ("sim:ideal,waits=many", "waits is a number, not 'many'"),
         ("sim:ideal,revision=1", "revision is one of 0x1000, 0x1001, 0x1003"),
         ("sim:ideal,flash_kib=512", "flash_kib is one of 128, 1024, 2048"),
         ("sim:ideal,timing=slow", "timing is typical or maximum, not 'slow'"),
         ("sim:ideal,qspi_pins=PB2", "qspi_pins are six"),
         ("sim:ideal,qspi_pins=PB2/PB6/PF8/PF9/PF7/PA0", "IO3 can be on PA1, PD13, PF6, not on PA0"),
+        (
+            "sim:ideal,qspi_pins=PB2/PB6/PF8/PF9/PF7/PF6/PH2/PH3/PG9/PA0",
+            "IO3 can be on PE10, PG14, not on PA0",
+        ),
+        ("sim:ideal,nor2=W25Q128JV", "a second NOR needs qspi_pins of its own: BK2_IO0 to BK2_IO3"),
     ],
 )
 def test_a_bad_id_is_refused_with_a_sentence(uid: str, sentence: str):

@@ -2,144 +2,42 @@
 
 from __future__ import annotations
 
-import logging
 import random
 from itertools import pairwise
 
 import pytest
+from quadspi_driver import (
+    ABR,
+    AR,
+    BASE,
+    BUSY,
+    CCR,
+    CR,
+    DCR,
+    DLR,
+    DR,
+    FCR,
+    FTF,
+    INDIRECT_READ,
+    LPTR,
+    MAPPED,
+    PIR,
+    POLL,
+    PSMAR,
+    PSMKR,
+    SMF,
+    SR,
+    TCF,
+    TEF,
+    TOF,
+    WINDOW,
+    Driver,
+    ccr,
+)
 
 from gdbserver.chip.memory import Span
-from gdbserver.sim.bus import Bus, BusError, BusStall, Master
-from gdbserver.sim.clock import MICROSECOND, MILLISECOND, SECOND, Clock
-from gdbserver.sim.nor import Nor
-from gdbserver.sim.quadspi import QuadSpi
-
-BASE = 0x52005000
-CR, DCR, SR, FCR, DLR, CCR, AR, ABR, DR = (BASE + 4 * i for i in range(9))
-PSMKR, PSMAR, PIR, LPTR = (BASE + 0x24 + 4 * i for i in range(4))
-WINDOW = 0x90000000
-
-TEF, TCF, FTF, SMF, TOF, BUSY = (1 << i for i in range(6))
-INDIRECT_WRITE, INDIRECT_READ, POLL, MAPPED = (i << 26 for i in range(4))
-LINES = {0: 0, 1: 1, 2: 2, 4: 3}
-
-
-def ccr(
-    opcode: int,
-    mode: int = INDIRECT_WRITE,
-    *,
-    address: int = 0,
-    lines: tuple[int, int] = (1, 1),
-    data: bool = False,
-    dummy: int = 0,
-    alternate: bool = False,
-    sioo: bool = False,
-) -> int:
-    value = mode | opcode | 1 << 8 | dummy << 18 | sioo << 28
-    if address:
-        value |= LINES[lines[0]] << 10 | address - 1 << 12
-    if alternate:
-        value |= LINES[lines[0]] << 14
-    if data:
-        value |= LINES[lines[1]] << 24
-    return value
-
-
-class Driver:
-    """What firmware does with the controller, stalls included."""
-
-    def __init__(self, part: str = "W25Q256JV", prescaler: int = 0) -> None:
-        self.hz = 64_000_000
-        self.clock = Clock()
-        self.bus = Bus()
-        self.nor = Nor(part, self.clock)
-        self.pins = True
-        self.clocked = True
-        self.irqs: list[tuple[int, bool]] = []
-        self.quadspi = QuadSpi(
-            self.clock,
-            self.bus,
-            self.nor,
-            kernel_hz=lambda: self.hz,
-            wired=lambda: self.pins,
-            clocked=lambda: self.clocked,
-        )
-        self.quadspi.set_irq = lambda number, level: self.irqs.append((number, level))
-        self.revoked: list[Span] = []
-        self.bus.on_revoked.append(self.revoked.append)
-        self.bus.attach(BASE, 0x400, self.quadspi)
-        self.bus.attach(WINDOW, 0x10000000, self.quadspi.window)
-        self.write(CR, prescaler << 24 | 1)
-        self.write(DCR, 24 << 16)
-
-    def read(self, address: int, size: int = 4) -> int:
-        while True:
-            try:
-                return self.bus.read(address, size, Master.CORE)
-            except BusStall as stall:
-                self.stall(stall)
-
-    def write(self, address: int, value: int, size: int = 4) -> None:
-        while True:
-            try:
-                return self.bus.write(address, size, value, Master.CORE)
-            except BusStall as stall:
-                self.stall(stall)
-
-    def stall(self, stall: BusStall) -> None:
-        assert stall.ready > self.clock.now
-        self.clock.advance_to(stall.ready)
-
-    def wait(self, flag: int) -> None:
-        while not self.read(SR) & flag:
-            when = self.clock.next_event
-            assert when is not None, "nothing will ever set this flag"
-            self.clock.advance_to(when)
-
-    def command(self, opcode: int) -> None:
-        self.write(CCR, ccr(opcode))
-        self.wait(TCF)
-        self.write(FCR, TCF)
-
-    def fetch(self, value: int, length: int, address: int | None = None) -> bytes:
-        self.write(DLR, length - 1)
-        self.write(CCR, value)
-        if address is not None:
-            self.write(AR, address)
-        data = bytes(self.read(DR, 1) for _ in range(length))
-        self.wait(TCF)
-        self.write(FCR, TCF)
-        return data
-
-    def send(self, value: int, data: bytes, address: int | None = None) -> None:
-        self.write(DLR, len(data) - 1)
-        self.write(CCR, value)
-        if address is not None:
-            self.write(AR, address)
-        for byte in data:
-            self.write(DR, byte, 1)
-        self.wait(TCF)
-        self.write(FCR, TCF)
-
-    def wait_ready(self) -> None:
-        self.write(PSMKR, 1)
-        self.write(PSMAR, 0)
-        self.write(PIR, 0x10)
-        self.write(DLR, 0)
-        self.write(CR, 1 | 1 << 22)
-        self.write(CCR, ccr(0x05, POLL, data=True))
-        self.wait(SMF)
-        self.write(FCR, SMF)
-
-    def map(self, value: int | None = None) -> None:
-        if value is None:
-            value = ccr(0xEC, MAPPED, address=4, lines=(4, 4), data=True, dummy=6)
-        self.write(CCR, value)
-
-    def abort(self) -> None:
-        self.write(CR, 1 | 2)
-        self.wait(TCF)
-        self.write(FCR, TCF)
+from gdbserver.sim.bus import BusError, BusStall, Master
+from gdbserver.sim.clock import MICROSECOND, MILLISECOND, SECOND
 
 
 @pytest.fixture
@@ -461,14 +359,6 @@ def test_without_pins_the_nor_neither_answers_nor_hears(driver: Driver) -> None:
 def test_the_second_flash_is_not_on_this_board(driver: Driver) -> None:
     driver.write(CR, 1 << 7 | 1)
     assert driver.fetch(ID, 3) == b"\xff\xff\xff"
-
-
-def test_dual_flash_mode_is_logged_as_not_modelled(
-    driver: Driver, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.WARNING):
-        driver.write(CR, 1 << 6 | 1)
-    assert "QUADSPI.CR: bits 0x00000040 are not modelled" in caplog.text
 
 
 def test_double_data_rate_halves_the_data_phase(driver: Driver) -> None:
