@@ -380,18 +380,22 @@ class Core:
 
     def _pass_bkpt(self) -> bool:
         """Set pc behind the BKPT that stopped the core, if it still stands on one of its own."""
+        if self.own_bkpt() is None:
+            return False
+        self.write_registers({"pc": self.read_registers(["pc"])["pc"] + 2})
+        return True
+
+    def own_bkpt(self) -> int | None:
+        """The number in the program's own BKPT that stopped the core, if it still stands there."""
         halt = self._need_halt()
         self._explain(halt)
         if halt.bkpt is None:
-            return False
+            return None
         pc = self.read_registers(["pc"])["pc"]
         if pc != halt.bkpt:
-            return False
+            return None
         here = int.from_bytes(self._breakpoints.overlay(pc, self._memory.read(pc, 2)), "little")
-        if here & 0xFF00 != BKPT:
-            return False
-        self.write_registers({"pc": pc + 2})
-        return True
+        return here & 0xFF if here & 0xFF00 == BKPT else None
 
     def describe_fault(self) -> str | None:
         """One sentence about the fault that the status registers tell of, or None."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import struct
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ from gdbserver.chip.stm32h743 import (
     DbgmcuCr,
 )
 from gdbserver.errors import (
+    AccessStalled,
     ChipLocked,
     GdbServerError,
     MemoryFault,
@@ -73,6 +75,12 @@ _DBGMCU_SETTINGS: Final = (
     (DBGMCU_CR_OFFSET, int(_LOW_POWER)),  # debugging goes on while the program sleeps
     (DBGMCU_APB3FZ1_OFFSET, APB3FZ1_WWDG1),  # a halted core cannot feed its watchdogs
     (DBGMCU_APB4FZ1_OFFSET, APB4FZ1_IWDG1),
+)
+
+
+_ASLEEP: Final = (
+    "the core may be asleep without a clock (WFI, Stop mode), and DBGMCU cannot be reached to "
+    "keep it going: connect under reset"
 )
 
 
@@ -161,10 +169,14 @@ class Target:
 
     def _connect(self, connect: Connect) -> None:
         self._set_up_dbgmcu()
-        self._port.try_banked()
-        self._core.start(
-            in_reset=connect is Connect.UNDER_RESET, halt=connect is not Connect.ATTACH
-        )
+        try:
+            self._port.try_banked()
+            self._core.start(
+                in_reset=connect is Connect.UNDER_RESET, halt=connect is not Connect.ATTACH
+            )
+        except AccessStalled as stall:
+            stall.hint = _ASLEEP
+            raise
         if self._dbgmcu is None:
             self._set_up_dbgmcu()
         self.chip = self._identify()
@@ -197,6 +209,29 @@ class Target:
             port, base = self._dbgmcu
             settings = zip(_DBGMCU_SETTINGS, self._dbgmcu_before, strict=True)
             port.run([Write(base + offset, [b | bits]) for (offset, bits), b in settings])
+
+    def _wake(self, stall: AccessStalled) -> None:
+        """The program has switched off what keeps the clock going in its sleep: on it again.
+
+        Raises:
+            AccessStalled: it is not that.
+        """
+        if self._dbgmcu is None:
+            raise stall
+        port, base = self._dbgmcu
+        try:
+            (cr,) = port.read(base + DBGMCU_CR_OFFSET)
+        except TargetError:
+            stall.hint = _ASLEEP
+            raise stall from None
+        if cr & _LOW_POWER == _LOW_POWER:
+            raise stall
+        log.warning(
+            "the program has switched off debugging in low power (DBGMCU_CR = %#010x), and "
+            "sleeps: switched on again",
+            cr,
+        )
+        self._write_dbgmcu()
 
     def _identify(self) -> ChipInfo:
         idcode = self._idcode
@@ -340,11 +375,19 @@ class Target:
 
     def is_halted(self) -> bool:
         """Look now; a chip that somebody reset is not where we left it."""
-        return self._core.is_halted()
+        try:
+            return self._core.is_halted()
+        except AccessStalled as stall:
+            self._wake(stall)
+            return self._core.is_halted()
 
     def halt(self) -> None:
         """Stop the core, if it is not stopped already."""
-        self._core.halt()
+        try:
+            self._core.halt()
+        except AccessStalled as stall:
+            self._wake(stall)
+            self._core.halt()
 
     def resume(self) -> None:
         """Let the core run; a breakpoint at its pc stops it there and then."""
@@ -368,12 +411,20 @@ class Target:
 
     def poll_stop(self) -> StopReason | None:
         """Look once: why the core is stopped, or None while it runs or sleeps."""
-        return self._core.poll_stop()
+        try:
+            return self._core.poll_stop()
+        except AccessStalled as stall:
+            self._wake(stall)
+            return self._core.poll_stop()
 
     @property
     def unasked_resets(self) -> int:
         """How often `poll_stop` has found that a watchdog, or somebody else, reset the chip."""
         return self._core.unasked_resets
+
+    def own_bkpt(self) -> int | None:
+        """The number in the program's own BKPT that stopped the core, if it still stands there."""
+        return self._core.own_bkpt()
 
     def describe_fault(self) -> str | None:
         """One sentence about the fault that the status registers tell of, or None."""
@@ -421,3 +472,7 @@ class Target:
     def deadline(self, seconds: float) -> Deadline:
         """A time-out in the target's time; ask its `expired` once per look."""
         return self.link.deadline(seconds)
+
+    def monotonic(self) -> float:
+        """Seconds of the target's time, since whenever: a simulated board keeps its own."""
+        return (self.link.monotonic or time.monotonic)()
