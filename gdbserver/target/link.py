@@ -51,7 +51,17 @@ from pyocd.coresight.dap import (
 )
 from pyocd.probe.debug_probe import DebugProbe
 
-from gdbserver.chip.cortex_m import CPUID, DHCSR
+from gdbserver.chip.cortex_m import (
+    CPUID,
+    DCRDR,
+    DCRSR,
+    DEMCR,
+    DFSR,
+    DHCSR,
+    DWT_BASE,
+    FPB_BASE,
+)
+from gdbserver.chip.memory import Span
 from gdbserver.errors import (
     AccessRefused,
     AccessStalled,
@@ -104,11 +114,15 @@ SHORTEST_LOOK: Final = 100e-6
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """`count` units of `size` bytes from `address` up; only words come in blocks."""
+    """`count` units of `size` bytes from `address` up; only words come in blocks.
+
+    One that is `cacheable` looks into the D-cache, whatever the rest of its list does.
+    """
 
     address: int
     count: int = 1
     size: int = 4
+    cacheable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +137,21 @@ class Write:
 Access = Read | Write
 
 
+_KEEP_MEMORY: Final = (Span.of(DWT_BASE, 0x1000), Span.of(FPB_BASE, 0x1000))
+_KEEP_MEMORY_TOO: Final = frozenset({DFSR, DCRSR, DCRDR, DEMCR})
+
+
+def _keeps_memory(access: Access) -> bool:
+    """Whether memory is afterwards as it was, and the core where it was.
+
+    Comparators and core registers are not memory.  Of everything else that can be written it is
+    not known what it does.
+    """
+    if isinstance(access, Read) or access.address in _KEEP_MEMORY_TOO:
+        return True
+    return any(access.address in unit for unit in _KEEP_MEMORY)
+
+
 class Link:
     """One opened probe, connected to the chip's debug port."""
 
@@ -135,6 +164,10 @@ class Link:
         self._dp: Any = session.board.target.dp
         self._ports: dict[int, Port] = {}
         self.closed = False
+        self.changes = 0
+        """Counts whatever went over the link and may have changed memory, or let the core run.
+
+        As long as it stays the same, memory was changed by nobody but the chip itself."""
 
     @classmethod
     def open(cls, probe: Any, frequency: int | None, *, under_reset: bool) -> Link:
@@ -189,6 +222,7 @@ class Link:
         with driver_errors("the debug probe cannot be opened again", hint="plug it in again"):
             self._session.open(init_board=False)
         self.closed = False
+        self.changes += 1
         self._connect_at(self._hertz, under_reset=False)
         for number, port in self._ports.items():
             with self._translated("read", number << 24):
@@ -227,6 +261,7 @@ class Link:
             return int(self._dp.read_dp(address))
 
     def write_dp(self, address: int, value: int) -> None:
+        self.changes += 1
         with self._translated("write", address):
             self._dp.write_dp(address, value)
             self._dp.flush()
@@ -238,6 +273,7 @@ class Link:
 
     def write_ap(self, address: int, value: int) -> None:
         """The same; what its `Port` knew about it is forgotten."""
+        self.changes += 1
         with self._translated("write", address):
             self._dp.write_ap(address, value)
             self._dp.flush()
@@ -246,6 +282,7 @@ class Link:
 
     def hold_reset(self, asserted: bool) -> None:
         """Pull NRST low, or let it go; with a probe that has no such pin, nothing happens."""
+        self.changes += 1
         with self._translated("write", 0):
             try:
                 self.probe.assert_reset(asserted)
@@ -370,6 +407,8 @@ class Port(ABC):
 
     def run(self, accesses: Sequence[Access], *, cacheable: bool = False) -> list[list[int]]:
         """Carry out `accesses` in order; the result has what each `Read` found."""
+        if not all(map(_keeps_memory, accesses)):
+            self._link.changes += 1
         first = accesses[0]
         with self._link._translated("read" if isinstance(first, Read) else "write", first.address):
             return self._run(accesses, cacheable)
@@ -393,6 +432,7 @@ class Port(ABC):
         Fewer than all means that the probe gave up waiting.  What the slave took it has
         finished, unless `patience` (asked before each new look) ran out first.
         """
+        self._link.changes += 1
         # A port that still works on something would not take TAR; then TAR would tell nothing.
         self._idle_tar(address, patience)
         done = 0
@@ -439,10 +479,11 @@ class Port(ABC):
         results = _Results()
         try:
             for access, following in itertools.zip_longest(accesses, accesses[1:]):
+                cached = cacheable or (isinstance(access, Read) and access.cacheable)
                 if self._in_line(access, following):
-                    self._through_line(access, cacheable, results)
+                    self._through_line(access, cached, results)
                 else:
-                    self._directly(access, cacheable, results)
+                    self._directly(access, cached, results)
         except BaseException:
             results.abandon()
             raise
