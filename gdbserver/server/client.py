@@ -1,0 +1,124 @@
+"""The client at the other end of the stream: what it sends, and what it is sent.
+
+Rule 1: `receive` is the one place that waits for the client, and cancelling it loses nothing.
+Rule 2: what is sent leaves in one piece, whoever else is sending.
+Rule 3: console output and keep-alives go out only where GDB and LLDB expect or ignore them.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import trio
+
+from gdbserver.errors import ClientLeft
+from gdbserver.rsp import replies
+from gdbserver.rsp.packets import Connection, Event
+from gdbserver.server.control import Control
+
+# GDB gives up on most packets after three silences of 2 s; any notification starts them anew.
+_KEEP_ALIVE = 1.0
+
+
+class Client:
+    """One client, known by its name, and what it said that it understands."""
+
+    def __init__(self, stream: trio.abc.Stream, name: str, control: Control) -> None:
+        self.name = name
+        self.features: frozenset[str] = frozenset()
+        self.error_strings = False
+        self.gone = False
+        self._stream = stream
+        self._control = control
+        self._connection = Connection()
+        self._sending = trio.Lock()
+        self._unheard: list[Event] = []
+
+    # --- Hearing ---------------------------------------------------------------------------------
+
+    async def next_event(self) -> Event:
+        """Wait for what the client says next."""
+        while (event := self.event()) is None:
+            await self.flush()
+            await self.receive()
+        return event
+
+    async def listen(self, patience: float) -> Event | None:
+        """Wait for what the client says next, but not longer than `patience`."""
+        if (event := self.event()) is None:
+            with trio.move_on_after(patience):
+                await self.receive()
+            event = self.event()
+        await self.flush()
+        return event
+
+    def event(self) -> Event | None:
+        """What it has said already, or None."""
+        return self._unheard.pop(0) if self._unheard else self._connection.next_event()
+
+    def hear_again(self, event: Event) -> None:
+        """Put back what somebody else is to deal with, once it is their turn."""
+        self._unheard.append(event)
+
+    async def receive(self) -> None:
+        try:
+            data = await self._stream.receive_some()
+        except trio.BrokenResourceError:
+            data = b""  # a client that vanished has disconnected
+        if not data:
+            self._note_departure()
+        self._connection.receive_data(data)
+
+    async def attend(self) -> None:
+        """While a command is carried out: say that we live, and notice if the client leaves."""
+        for beat in itertools.count():
+            with trio.move_on_after(_KEEP_ALIVE):
+                while not self.gone:
+                    await self.receive()
+                return
+            self._connection.notify(b"Busy:%x" % beat)
+            # Cut off in the middle it would garble what follows.
+            with trio.move_on_after(_KEEP_ALIVE, shield=True):
+                await self.flush()
+
+    def look(self) -> None:
+        """End a job whose client is there no more.
+
+        Raises: ClientLeft.
+        """
+        if self.gone:
+            raise ClientLeft
+
+    def _note_departure(self) -> None:
+        self.gone = True
+        self._control.depart(self.name)
+
+    # --- Telling ---------------------------------------------------------------------------------
+
+    async def send(self, payload: bytes) -> None:
+        self._connection.send(payload)
+        await self.flush()
+
+    async def say(self, text: str) -> None:
+        """Print on the client's console: only while the core runs or a qRcmd does."""
+        await self.send(replies.console(text))
+
+    async def stop_acks(self) -> None:
+        self._connection.send(replies.OK)
+        self._connection.stop_acks()
+        await self.flush()
+
+    async def flush(self) -> None:
+        async with self._sending:
+            if data := self._connection.data_to_send():
+                try:
+                    await self._stream.send_all(data)
+                except trio.BrokenResourceError:
+                    self._note_departure()
+                    self._connection.receive_data(b"")
+
+    def error(self, code: int, text: str) -> bytes:
+        """An error in the form that this client can show."""
+        if self.error_strings:
+            return replies.lldb_error(code, text)
+        return replies.error(code, text if "error-message+" in self.features else None)
