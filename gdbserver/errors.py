@@ -188,6 +188,14 @@ class BreakpointError(TargetError):
     code = errno.ENOSPC
 
 
+class ExpressionError(GdbServerError):
+    """A condition or command of a breakpoint that cannot be evaluated; `at` is the byte."""
+
+    def __init__(self, why: str, at: int) -> None:
+        super().__init__(f"the breakpoint's expression cannot be evaluated: {why} (byte {at})")
+        self.hint = "in GDB: set breakpoint condition-evaluation host"
+
+
 # --- Flash ---
 
 
@@ -304,3 +312,17 @@ class VerifyError(FlashError):
             f"{expected.hex(' ')} was expected, and {found.hex(' ')} found"
         )
         self.hint = looks
+
+
+# --- A GDB that a program drives ------------------------------------------------------------------
+
+
+class GdbRefused(GdbServerError):
+    """GDB does not do what it was asked for."""
+
+    def __init__(self, command: str, message: str) -> None:
+        super().__init__(f"GDB refused {command!r}: {message}")
+
+
+class GdbSilent(GdbServerError):
+    """GDB has not said within the time given what was waited for."""

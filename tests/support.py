@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 TESTS = Path(__file__).parent
 FIRMWARE = TESTS / "firmware"
@@ -48,3 +51,17 @@ def demo() -> Path:
 def drills() -> Path:
     """Faults, watchpoints, recursion: internal flash only."""
     return build_firmware("drills")
+
+
+def client(path: str) -> Path:
+    """A debugger or an adapter that `scripts/clients` has installed.
+
+    Without it, a test is skipped when somebody runs it by hand; in CI it has to be there.
+    """
+    program = Path(sys.prefix) / "clients" / path
+    if not program.exists():
+        sentence = f"there is no {program}: run scripts/clients"
+        if os.environ.get("CI"):
+            pytest.fail(sentence)
+        pytest.skip(sentence)
+    return program

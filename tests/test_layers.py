@@ -21,6 +21,7 @@ LAYERS = {
     "server": {"rsp", "target", "flash"},
     "sim": set(),
     "cli": {"server", "target", "loader", "flash"},
+    "testing": {"server", "target", "loader", "flash", "cli"},
     "__main__": {"cli"},
     "__init__": set(),
 }
@@ -28,8 +29,9 @@ GROUND = {"errors", "chip"}
 
 # Third-party package -> the only places that may import it.
 HOMES = {
-    "trio": {"server", "cli"},
-    "click": {"cli"},
+    "trio": {"server", "cli", "testing/server"},
+    "click": {"cli", "testing/server"},
+    "pytest": {"testing/plugin"},
     "pyocd": {"target", "sim"},
     "unicorn": {"sim"},
     "capstone": {"loader/hazards"},

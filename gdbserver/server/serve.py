@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from gdbserver.server.observer import Observer
 from gdbserver.server.session import Session
 from gdbserver.server.worker import Bench, Machine, owning
 
-__all__ = ["Machine", "Options", "serve", "serve_clients"]
+__all__ = ["Machine", "Options", "serve", "serve_clients", "serving"]
 
 log = logging.getLogger(__name__)
 
@@ -126,6 +127,21 @@ async def _serve_all(
         await house.keep(listeners)
 
     await _until_signal(open_machine, work, endings=_ENDINGS)
+
+
+@asynccontextmanager
+async def serving(bench: Bench, options: Options) -> AsyncIterator[int]:
+    """Serve in the background of the block, for a program that has a server in it: the port.
+
+    Signals are that program's business, and so is the machine.
+    """
+    async with (
+        listening(options.host, options.port, options.path) as listeners,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(_House(bench, options).keep, listeners)
+        yield 0 if options.path else listeners[0].socket.getsockname()[1]
+        nursery.cancel_scope.cancel()
 
 
 async def _until_signal(

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 import support
-import trio
-from gdb_session import Session, debug
+from gdb_session import debugging
 from test_gdb_load import assert_loaded
 
 
@@ -19,36 +18,30 @@ def harsh_elf() -> Path:
 def test_a_download_over_watchdog_mpu_caches_and_interrupts(
     harsh_elf: Path, demo_elf: Path
 ) -> None:
-    async def body(here: Session) -> None:
+    with debugging(harsh_elf) as here:
         gdb = here.gdb
-        assert "Transfer rate" in await gdb.do("load")
-        await gdb.begin("continue")
-        await gdb.wait_for("Continuing.")
-        await trio.sleep(0.5)
-        gdb.interrupt()
-        assert "SIGINT" in await gdb.end()
-        assert int((await gdb.do("output counter")).strip()) > 0
-        assert (await gdb.do("output/x $basepri")).strip() == "0xf0"
-        assert (await gdb.do("output/x $sp == $psp")).strip() == "0x1"
+        assert "Transfer rate" in gdb.do("load")
+        gdb.resume()
+        here.let_run(0.5)
+        assert gdb.interrupt().signal == "SIGINT"
+        assert int((gdb.do("output counter")).strip()) > 0
+        assert (gdb.do("output/x $basepri")).strip() == "0xf0"
+        assert (gdb.do("output/x $sp == $psp")).strip() == "0x1"
 
-        await gdb.do(f"file {demo_elf}")
+        gdb.do(f"file {demo_elf}")
         here.elf = demo_elf
-        said = await gdb.do("load")
+        said = gdb.do("load")
         assert "Transfer rate" in said, said
         assert_loaded(here)
-        assert (await gdb.do("output/x $basepri")).strip() == "0xf0", "not touched by a download"
+        assert (gdb.do("output/x $basepri")).strip() == "0xf0", "not touched by a download"
 
-        await gdb.do("monitor reset halt")
-        await gdb.do("flushregs")
-        await gdb.do("break add")
-        said = await gdb.do("continue")
+        gdb.do("monitor reset halt")
+        gdb.do("flushregs")
+        gdb.do("break add")
+        said = gdb.do("continue")
         assert "Breakpoint 1, add" in said, said
-        await gdb.do("delete")
-        await gdb.begin("continue")
-        await gdb.wait_for("Continuing.")
-        await trio.sleep(0.3)
-        gdb.interrupt()
-        assert "SIGINT" in await gdb.end()
-        assert int((await gdb.do("output ticks")).strip()) > 0
-
-    debug(body, harsh_elf)
+        gdb.do("delete")
+        gdb.resume()
+        here.let_run(0.3)
+        assert gdb.interrupt().signal == "SIGINT"
+        assert int((gdb.do("output ticks")).strip()) > 0

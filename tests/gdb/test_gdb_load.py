@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import trio
-from gdb_session import Session, debug, segments, symbol
+from gdb_session import Session, debugging, segments, symbol
 
 from gdbserver.chip.memory import Span
 from gdbserver.sim.board import Board
@@ -32,27 +31,23 @@ def assert_loaded(here: Session) -> None:
     "link", ["stlink-v2", "stlink-v3", "cmsis-dap-v1", "cmsis-dap-v2", "ideal"]
 )
 def test_one_load_brings_an_image_into_both_banks_and_the_nor(demo_elf: Path, link: str) -> None:
-    async def body(here: Session) -> None:
-        said = await here.gdb.do("load")
+    with debugging(demo_elf, f"sim:{link}") as here:
+        said = here.gdb.do("load")
         assert "Transfer rate" in said, said
         assert_loaded(here)
-        said = await here.gdb.do("compare-sections")
+        said = here.gdb.do("compare-sections")
         assert said.count("matched") >= 4
         assert "MIS-MATCHED" not in said
-
-    debug(body, demo_elf, f"sim:{link}")
 
 
 @pytest.mark.parametrize(
     "nor", ["W25Q64JV", "W25Q128JV", "W25Q256JV-IM", "MT25QL512ABB", "IS25LP256D"]
 )
 def test_a_load_works_with_every_nor(demo_elf: Path, nor: str) -> None:
-    async def body(here: Session) -> None:
-        said = await here.gdb.do("load")
+    with debugging(demo_elf, f"sim:stlink-v3,nor={nor}") as here:
+        said = here.gdb.do("load")
         assert "Transfer rate" in said, said
         assert_loaded(here)
-
-    debug(body, demo_elf, f"sim:stlink-v3,nor={nor}")
 
 
 def test_what_gdb_did_not_name_stays(demo_elf: Path) -> None:
@@ -65,13 +60,11 @@ def test_what_gdb_did_not_name_stays(demo_elf: Path) -> None:
             else:
                 board.flash.load(address, OLD)
 
-    async def body(here: Session) -> None:
-        await here.gdb.do("load")
+    with debugging(demo_elf, prepare=prepare) as here:
+        here.gdb.do("load")
         assert_loaded(here)
         for address in elsewhere:
             assert in_flash(here.board, address, len(OLD)) == OLD
-
-    debug(body, demo_elf, prepare=prepare)
 
 
 def test_old_contents_are_erased_once_and_a_second_load_has_nothing_to_do(demo_elf: Path) -> None:
@@ -80,97 +73,85 @@ def test_old_contents_are_erased_once_and_a_second_load_has_nothing_to_do(demo_e
         board.flash.load(0x08100000, bytes(1024))
         board.nor.memory[: 2 * BLOCK] = bytes(2 * BLOCK)
 
-    async def body(here: Session) -> None:
+    with debugging(demo_elf, prepare=prepare) as here:
         board = here.board
-        await here.gdb.do("load")
+        here.gdb.do("load")
         assert_loaded(here)
         assert board.flash.erases == {0x08000000: 1, 0x08100000: 1}
         assert board.nor.erases == {(0, BLOCK): 1, (BLOCK, BLOCK): 1}
         programs = dict(board.nor.programs)
         assert set(programs.values()) == {1}
-        await here.gdb.do("load")
+        here.gdb.do("load")
         assert board.flash.erases == {0x08000000: 1, 0x08100000: 1}
         assert board.nor.erases == {(0, BLOCK): 1, (BLOCK, BLOCK): 1}
         assert dict(board.nor.programs) == programs
 
-    debug(body, demo_elf, prepare=prepare)
-
 
 def test_load_then_continue_at_once_runs_the_new_program(demo_elf: Path) -> None:
-    async def body(here: Session) -> None:
+    with debugging(demo_elf) as here:
         gdb = here.gdb
-        await gdb.do("load")
-        assert symbol(here.elf, "Reset_Handler") & ~1 == int(await value(here, "$pc"), 16)
-        await gdb.do("break main")
-        said = await gdb.do("continue")
+        gdb.do("load")
+        assert symbol(here.elf, "Reset_Handler") & ~1 == int(value(here, "$pc"), 16)
+        gdb.do("break main")
+        said = gdb.do("continue")
         assert "Breakpoint 1, main ()" in said, said
-
-    debug(body, demo_elf)
 
 
 def test_a_load_without_a_loader_for_the_nor_is_refused_before_anything_is_erased(
     demo_elf: Path,
 ) -> None:
-    async def body(here: Session) -> None:
-        said = await here.gdb.do("load")
+    with debugging(demo_elf, loaders=[]) as here:
+        said = here.gdb.do("load")
         assert "Error erasing flash" in said, said
         assert not here.board.flash.erases
-        why = await here.gdb.do("monitor why")
+        why = here.gdb.do("monitor why")
         assert "0x90000000-0x9001ffff is not in flash" in why, why
         assert "external flash needs its loader: give it with --extload" in why, why
 
-    debug(body, demo_elf, loaders=[])
-
 
 def test_flash_erase_without_a_loader_erases_what_there_is(demo_elf: Path) -> None:
-    async def body(here: Session) -> None:
+    with debugging(demo_elf, loaders=[]) as here:
         here.board.flash.load(0x08000000, b"something")
-        await here.gdb.do("flash-erase")
+        here.gdb.do("flash-erase")
         assert here.board.flash.contents(Span.of(0x08000000, 9)) == b"\xff" * 9
-        assert "nothing has failed" in await here.gdb.do("monitor why")
-
-    debug(body, demo_elf, loaders=[])
+        assert "nothing has failed" in here.gdb.do("monitor why")
 
 
-@pytest.mark.parametrize("when", [0.0, 0.05, 0.2, 0.5])
+@pytest.mark.parametrize("pages", [0, 1, 100, 380])
 def test_a_gdb_that_dies_during_a_download_leaves_a_server_that_goes_on(
-    demo_elf: Path, when: float
+    demo_elf: Path, pages: int
 ) -> None:
-    async def body(here: Session) -> None:
-        await here.gdb.begin("load")
-        await here.gdb.wait_for("Loading section .vectors")
-        await trio.sleep(when)
-        await here.gdb.die()
-        gdb = await here.connect()
-        said = await gdb.do("load")
+    with debugging(demo_elf) as here:
+        here.gdb.begin("load")
+        here.gdb.wait_for("Loading section .vectors")
+        here.wait_until(lambda: len(here.board.nor.programs) >= pages)
+        here.gdb.kill()
+        gdb = here.connect()
+        said = gdb.do("load")
         assert "Transfer rate" in said, said
         assert_loaded(here)
-        await gdb.do("break main")
-        assert "Breakpoint 1, main ()" in await gdb.do("continue")
-
-    debug(body, demo_elf)
+        gdb.do("break main")
+        assert "Breakpoint 1, main ()" in gdb.do("continue")
 
 
 def test_flash_erase_erases_every_flash_of_the_map_and_no_register(demo_elf: Path) -> None:
-    async def body(here: Session) -> None:
+    with debugging(demo_elf) as here:
         gdb = here.gdb
-        await gdb.do("load")
+        gdb.do("load")
         here.board.flash.load(0x081FFF00, bytes(256))
         here.board.nor.memory[-256:] = bytes(256)
-        await gdb.do("break add")
-        assert "Breakpoint 1, add (" in await gdb.do("continue")
-        await gdb.do("set $r7 = 0x12345678")
-        await gdb.do("set $d7 = 1.5")
-        before = await gdb.do("info all-registers")
-        said = await gdb.do("flash-erase")
+        gdb.do("break add")
+        assert "Breakpoint 1, add (" in gdb.do("continue")
+        gdb.do("set $r7 = 0x12345678")
+        gdb.do("set $d7 = 1.5")
+        before = gdb.do("info all-registers")
+        said = gdb.do("flash-erase")
         # Two banks, the NOR, and the rest of both areas, where there is nothing to erase.
         assert said.count("Erasing flash memory region") == 5, said
         for address in (0x08000000, 0x081FFF00, NOR, NOR + 0x1FFFF00):
             assert in_flash(here.board, address, 256) == b"\xff" * 256, hex(address)
-        await gdb.do("flushregs")
-        assert await gdb.do("info all-registers") == before
-
-    debug(body, demo_elf)
+        gdb.do("flushregs")
+        assert gdb.do("info all-registers") == before
 
 
 def test_a_nor_that_does_not_take_the_data_fails_the_load_with_the_address(demo_elf: Path) -> None:
@@ -178,13 +159,11 @@ def test_a_nor_that_does_not_take_the_data_fails_the_load_with_the_address(demo_
         board.nor.memory[0x1234] = 0
         board.nor.fail_cell(0x1234)
 
-    async def body(here: Session) -> None:
-        said = await here.gdb.do("load")
+    with debugging(demo_elf, prepare=prepare) as here:
+        said = here.gdb.do("load")
         assert "Transfer rate" not in said, said
-        assert "0x9000" in await here.gdb.do("monitor why")
-
-    debug(body, demo_elf, prepare=prepare)
+        assert "0x9000" in here.gdb.do("monitor why")
 
 
-async def value(here: Session, expression: str) -> str:
-    return (await here.gdb.do(f"output/x {expression}")).strip()
+def value(here: Session, expression: str) -> str:
+    return (here.gdb.do(f"output/x {expression}")).strip()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from fixture_loaders import build
-from gdb_session import Session, debug, segments
+from gdb_session import debugging, segments
 
 from gdbserver.chip.memory import Span
 from gdbserver.loader.file import LoaderFile
@@ -36,54 +36,46 @@ def test_a_mixed_image_is_loaded_and_runs(demo_elf: Path, names: tuple[str, ...]
         board.flash.load(0x08000000, bytes(1024))
         board.nor.memory[:1024] = bytes(1024)
 
-    async def body(here: Session) -> None:
+    with debugging(demo_elf, loaders=loaders(*names), prepare=prepare) as here:
         gdb = here.gdb
-        said = await gdb.do("load")
+        said = gdb.do("load")
         assert "Transfer rate" in said, said
         for address, data in segments(here.elf):
             assert in_flash(here.board, address, len(data)) == data
-        await gdb.do("monitor reset halt")
-        await gdb.do("break main")
-        said = await gdb.do("continue")
+        gdb.do("monitor reset halt")
+        gdb.do("break main")
+        said = gdb.do("continue")
         assert "Breakpoint 1, main ()" in said, said
-
-    debug(body, demo_elf, loaders=loaders(*names), prepare=prepare)
 
 
 def test_without_a_reset_the_loaded_program_runs_as_well(demo_elf: Path) -> None:
     """The loader's tick, vectors and clocks are gone when GDB says `continue`."""
 
-    async def body(here: Session) -> None:
-        await here.gdb.do("load")
-        await here.gdb.do("break main")
-        said = await here.gdb.do("continue")
+    with debugging(demo_elf, loaders=loaders("W25Q256_F8_400_MHZ")) as here:
+        here.gdb.do("load")
+        here.gdb.do("break main")
+        said = here.gdb.do("continue")
         assert "Breakpoint 1, main ()" in said, said
-
-    debug(body, demo_elf, loaders=loaders("W25Q256_F8_400_MHZ"))
 
 
 def test_a_loader_that_crashes_is_explained_by_monitor_why(demo_elf: Path) -> None:
-    async def body(here: Session) -> None:
-        said = await here.gdb.do("load")
+    with debugging(demo_elf, loaders=loaders("W25Q256_F9_WRITE_UDF")) as here:
+        said = here.gdb.do("load")
         assert "Transfer rate" not in said, said
-        why = await here.gdb.do("monitor why")
+        why = here.gdb.do("monitor why")
         assert "W25Q256_F9_WRITE_UDF.stldr crashed in Write(0x90000000," in why
         assert "undefined instruction at 0x24000004" in why
         assert "stacked: pc fault+0x0 (0x24000004), lr 0x2400001d" in why
         assert "QUADSPI: memory-mapped" in why
 
-    debug(body, demo_elf, loaders=loaders("W25Q256_F9_WRITE_UDF"))
-
 
 def test_a_loader_for_another_nor_is_told_with_both_ids(demo_elf: Path) -> None:
-    async def body(here: Session) -> None:
-        await here.gdb.do("load")
-        why = await here.gdb.do("monitor why")
+    with debugging(demo_elf, loaders=loaders("W25Q128_WRONG")) as here:
+        here.gdb.do("load")
+        why = here.gdb.do("monitor why")
         assert "Init() returned 0x0 (expected 1)" in why
         assert "JEDEC id is EF 40 19 (Winbond, 32 MiB)" in why
         assert "promises W25Q128 of 16 MiB" in why
-
-    debug(body, demo_elf, loaders=loaders("W25Q128_WRONG"))
 
 
 def test_a_mistyped_address_is_refused_before_anything_is_erased(
@@ -96,13 +88,11 @@ def test_a_mistyped_address_is_refused_before_anything_is_erased(
     def prepare(board: Board) -> None:
         board.flash.load(0x08000000, bytes(1024))
 
-    async def body(here: Session) -> None:
-        said = await here.gdb.do("load")
-        why = await here.gdb.do("monitor why")
+    with debugging(elf, loaders=loaders("W25Q256_F1"), prepare=prepare) as here:
+        said = here.gdb.do("load")
+        why = here.gdb.do("monitor why")
         assert "0x09000000-0x0901ffff is not in flash" in why
         assert "the QSPI window is at 0x90000000, not 0x09000000" in why
         assert "Transfer rate" not in said, said
         assert not here.board.flash.erases
         assert in_flash(here.board, 0x08000000, 1024) == bytes(1024)
-
-    debug(body, elf, loaders=loaders("W25Q256_F1"), prepare=prepare)
