@@ -89,22 +89,22 @@ FLASH_DEVICE = Struct(
 Sectors of `size` begin at `offset` and go on up to the next offset; FFFFFFFFh ends the list.
 """
 
+_PIN = Struct(
+    "port" / Int8ul,  # 0 = GPIOA ... 10 = GPIOK; FFh: no such pin
+    "pin" / Int8ul,  # 0 to 15
+    "function" / Int8ul,  # alternate function number
+    Padding(1),
+)
+_NO_PIN = {"port": 0xFF, "pin": 0, "function": 0}
+
 CONFIG = Struct(
     "magic" / Const(0x43505351, Int32ul),  # "QSPC"
-    "bank" / Int32ul,  # 1 or 2: which QUADSPI flash bank (CR.FSEL)
+    "bank" / Int32ul,  # 1 or 2: which QUADSPI flash bank (CR.FSEL); 3: both (CR.DFM)
     "clock_hz" / Int32ul,  # highest NOR clock on this board; 0: the loader's choice
-    "pins"  # CLK, NCS, IO0, IO1, IO2, IO3
-    / Array(
-        6,
-        Struct(
-            "port" / Int8ul,  # 0 = GPIOA ... 10 = GPIOK
-            "pin" / Int8ul,  # 0 to 15
-            "function" / Int8ul,  # alternate function number
-            Padding(1),
-        ),
-    ),
+    "pins" / Array(6, _PIN),  # CLK, NCS, IO0, IO1, IO2, IO3
     "base" / Default(Int32ul, chip.QSPI_WINDOW.start),  # where the QUADSPI maps the NOR
     "sector_size" / Default(Int32ul, 64 * chip.KIB),  # as StorageInfo has it
+    "second" / Default(Array(5, _PIN), [_NO_PIN] * 5),  # IO0 to IO3 of bank 2, and its NCS
 )
 """Our own loader's ``config`` symbol: how the NOR is wired.  Patched in before the upload."""
 
@@ -124,6 +124,8 @@ FOUND = Struct(
     "program_lines" / Int32ul,
     "status_registers" / Int32ul,  # SR1 in bits 7:0; block protection is bits 5:2 of most parts
     "flags" / Int32ul,  # FOUND_ in loaders/qspi/loader.h
+    "second_jedec" / Int32ul,  # of two NORs side by side: that of bank 2; else 0
+    "culprits" / Int32ul,  # of two NORs: which failed, bank 1's in bit 0, bank 2's in bit 1
 )
 """Our own loader's ``found`` symbol: what Init has found out, for the host to read."""
 

@@ -24,6 +24,7 @@ struct config config = {
         },
     .base = 0x90000000u,
     .sector_size = 0x10000u,
+    .second = {[0 ... 4] = {NO_PIN, 0, 0, 0}},
 };
 
 static void forget(void)

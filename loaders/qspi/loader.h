@@ -19,14 +19,17 @@ struct pin {
 
 struct config {
     uint32_t magic;       /* CONFIG_MAGIC: the host knows by it that it patches the right thing */
-    uint32_t bank;        /* 1 or 2: which of the QUADSPI's two banks the NOR is wired to */
+    uint32_t bank;        /* 1 or 2: the QUADSPI's bank that the NOR is wired to; or BOTH_BANKS */
     uint32_t clock_hz;    /* the NOR is never clocked faster than this; 0 leaves it to us */
     struct pin pins[6];   /* CLK, NCS, IO0, IO1, IO2, IO3 */
     uint32_t base;        /* where the QUADSPI maps the NOR */
     uint32_t sector_size; /* what SectorErase counts in: the sector size in StorageInfo */
+    struct pin second[5]; /* of BOTH_BANKS: IO0, IO1, IO2, IO3 of bank 2, and NCS or NO_PIN */
 };
 
 #define CONFIG_MAGIC 0x43505351u /* "QSPC" */
+#define BOTH_BANKS 3u /* dual-flash mode: two equal NORs side by side, seen as one twice as large */
+#define NO_PIN 0xFFu  /* as a port: both NORs hang on one chip select */
 
 /* Why the last routine that failed did so; READY when none has since Init. */
 enum status {
@@ -41,8 +44,10 @@ enum status {
     WRITE_REFUSED = 8,   /* write enable did not take */
     NOT_ERASED = 9,      /* still not blank after an erase: protected, or worn out */
     NOT_PROGRAMMED = 10, /* the flag status register reports a failed program operation */
+    NOT_ALIKE = 11,      /* of BOTH_BANKS: their JEDEC IDs or SFDP tables differ */
 };
 
+/* Of BOTH_BANKS, sizes are of both together; the second's status registers are in bits 31:16. */
 struct found {
     uint32_t jedec; /* manufacturer, type, capacity: 0x00EF4019 is a W25Q256JV; 0: none read */
     uint32_t size;  /* bytes */
@@ -59,6 +64,8 @@ struct found {
     uint32_t program_lines;
     uint32_t status_registers; /* SR1 in bits 7:0, SR2 in bits 15:8 where the part has one */
     uint32_t flags;            /* FOUND_... */
+    uint32_t second_jedec;     /* of BOTH_BANKS: what the NOR on bank 2 says; `jedec` is bank 1's */
+    uint32_t culprits;         /* of BOTH_BANKS: who failed; bit 0 for bank 1, bit 1 for bank 2 */
 };
 
 #define FOUND_SFDP (1u << 0)         /* described by its own SFDP table, not by guesswork */
@@ -69,3 +76,8 @@ struct found {
 
 extern struct config config;
 extern struct found found;
+
+static inline bool both_banks(void)
+{
+    return config.bank == BOTH_BANKS;
+}

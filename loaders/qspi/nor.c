@@ -5,6 +5,10 @@
  *
  * Opcodes that carry four address bytes by themselves are preferred: then the part stays in
  * three-byte mode, which is where the boot code of an application expects it after a reset.
+ *
+ * Two NORs side by side (BOTH_BANKS) must be equal.  They are driven as one whose pages, sectors
+ * and size are twice as large: what is written to both or read from both is in pairs of bytes,
+ * and a register of one is bits 7:0, that of the other bits 15:8.
  */
 #include "nor.h"
 
@@ -67,11 +71,27 @@ struct erase_type {
 
 static struct erase_type erase_types[4]; /* largest first */
 static uint32_t read_phases, program_phases;
+static uint32_t every = 1; /* times a bit of a register: that bit of each NOR's */
+
+static uint32_t nors(void)
+{
+    return 1u + (every >> 8);
+}
 
 bool nor_failed(uint32_t status, uint32_t address)
 {
     found.status = status;
     found.address = address;
+    found.culprits = 0;
+    return false;
+}
+
+/* The same, where it can be told which of two NORs it is: those with a 1 in `registers`. */
+static bool failed_in(uint32_t registers, uint32_t status, uint32_t address)
+{
+    nor_failed(status, address);
+    if (every != 1u)
+        found.culprits = ((registers & 0xFFu) != 0) | (uint32_t)((registers >> 8) != 0) << 1;
     return false;
 }
 
@@ -87,32 +107,49 @@ static uint32_t manufacturer(void)
 
 /* --- Small frames --------------------------------------------------------------------- */
 
+/* Ones, where the QUADSPI does not finish. */
 static uint32_t read_register(uint32_t opcode)
 {
-    uint8_t value = 0xFF;
-    quadspi_read(WITH_DATA(opcode), 0, &value, 1);
-    return value;
+    uint8_t values[2] = {0xFF, (uint8_t)(0xFFu * (every >> 8))};
+    quadspi_read(WITH_DATA(opcode), 0, values, nors());
+    return values[0] | (uint32_t)values[1] << 8;
 }
 
 static bool ready(uint32_t milliseconds)
 {
+    uint32_t done = FLAGS_READY * every;
     if (found.flags & FOUND_FLAG_STATUS) {
-        if (!quadspi_poll(
-                WITH_DATA(READ_FLAGS), FLAGS_READY, FLAGS_READY, deadline_in(milliseconds)))
+        if (!quadspi_poll(WITH_DATA(READ_FLAGS), done, done, deadline_in(milliseconds)))
             return false;
     }
-    return quadspi_poll(WITH_DATA(READ_STATUS), BUSY, 0, deadline_in(milliseconds));
+    return quadspi_poll(WITH_DATA(READ_STATUS), BUSY * every, 0, deadline_in(milliseconds));
 }
 
-static bool enable_write(void)
+static bool stuck_busy(uint32_t address)
 {
-    return quadspi_command(INSTRUCTION(WRITE_ENABLE)) &&
-           (read_register(READ_STATUS) & (WRITE_ENABLED | BUSY)) == WRITE_ENABLED;
+    return failed_in(read_register(READ_STATUS) & BUSY * every, STUCK_BUSY, address);
 }
 
-static bool write_register(uint32_t opcode, const uint8_t *values, uint32_t count)
+/* Send write enable; 0, or a bit for those that did not take it. */
+static uint32_t refused_write_enable(void)
 {
-    return enable_write() && quadspi_write(WITH_DATA(opcode), 0, values, count) &&
+    if (!quadspi_command(INSTRUCTION(WRITE_ENABLE)))
+        return every;
+    uint32_t wanted = WRITE_ENABLED * every, mask = (WRITE_ENABLED | BUSY) * every;
+    return (read_register(READ_STATUS) & mask) ^ wanted;
+}
+
+/* One register, or two that follow each other. */
+static bool write_registers(uint32_t opcode, uint32_t first, uint32_t second, uint32_t count)
+{
+    uint8_t values[4];
+    uint32_t length = 0;
+
+    for (uint32_t i = 0; i < nors(); i++)
+        values[length++] = (uint8_t)(first >> 8 * i);
+    for (uint32_t i = 0; count == 2 && i < nors(); i++)
+        values[length++] = (uint8_t)(second >> 8 * i);
+    return !refused_write_enable() && quadspi_write(WITH_DATA(opcode), 0, values, length) &&
            ready(STATUS_WRITE_MS);
 }
 
@@ -125,12 +162,12 @@ static bool write_register(uint32_t opcode, const uint8_t *values, uint32_t coun
  */
 static void wake_up(void)
 {
-    static const uint8_t ones[16] = {
-        [0 ... 15] = 0xFF,
+    static const uint8_t ones[32] = {
+        [0 ... 31] = 0xFF,
     };
     static const uint8_t on_four_lines[] = {WAKE_UP, EXIT_QPI_WINBOND, EXIT_QPI_MICRON};
 
-    quadspi_write(CCR_ABMODE(FOUR) | CCR_ABSIZE(4) | CCR_DMODE(FOUR), 0, ones, sizeof ones);
+    quadspi_write(CCR_ABMODE(FOUR) | CCR_ABSIZE(4) | CCR_DMODE(FOUR), 0, ones, 16u * nors());
     for (uint32_t i = 0; i < sizeof on_four_lines; i++) {
         quadspi_command(ON_FOUR_LINES(on_four_lines[i]));
         pause_us(50); /* a NOR needs up to 30 us from power-down to its next instruction */
@@ -142,20 +179,34 @@ static void wake_up(void)
 static bool reset_nor(void)
 {
     /* Let an erase end: cut short, it leaves a sector that is neither old nor blank. */
-    bool answers = read_register(READ_STATUS) != 0xFF;
-    if (answers)
-        ready(LEFT_BUSY_MS);
+    uint32_t status = read_register(READ_STATUS), answer = 0;
+    for (uint32_t shift = 0; shift < 8u * nors(); shift += 8)
+        if ((status >> shift & 0xFFu) != 0xFF)
+            answer |= 1u << shift;
+    if (answer)
+        quadspi_poll(WITH_DATA(READ_STATUS), BUSY * answer, 0, deadline_in(LEFT_BUSY_MS));
     quadspi_command(INSTRUCTION(ENABLE_RESET));
     quadspi_command(INSTRUCTION(RESET));
     pause_us(200); /* tRST: 30 us (Winbond) to 100 us (ISSI) */
 
-    uint8_t id[3] = {0};
-    if (!quadspi_read(WITH_DATA(READ_ID), 0, id, 3))
+    uint8_t id[6] = {0};
+    if (!quadspi_read(WITH_DATA(READ_ID), 0, id, 3u * nors()))
         return quadspi_fault();
-    found.jedec = (uint32_t)id[0] << 16 | (uint32_t)id[1] << 8 | id[2];
-    if (found.jedec == 0 || found.jedec == 0xFFFFFF)
-        return nor_failed(answers && read_register(READ_STATUS) & BUSY ? STUCK_BUSY : NO_ANSWER, 0);
-    return ready(RESET_MS) || nor_failed(STUCK_BUSY, 0);
+    uint32_t silent = 0;
+    for (uint32_t i = 0; i < nors(); i++) {
+        const uint8_t *at = id + i;
+        uint32_t jedec = (uint32_t)at[0] << 16 | (uint32_t)at[nors()] << 8 | at[2u * nors()];
+        if (jedec == 0 || jedec == 0xFFFFFF)
+            silent |= 1u << 8 * i;
+        *(i ? &found.second_jedec : &found.jedec) = jedec;
+    }
+    if (silent) {
+        bool busy = answer & silent & read_register(READ_STATUS);
+        return failed_in(silent, busy ? STUCK_BUSY : NO_ANSWER, 0);
+    }
+    if (every != 1u && found.jedec != found.second_jedec)
+        return nor_failed(NOT_ALIKE, 0);
+    return ready(RESET_MS) || stuck_busy(0);
 }
 
 /* --- What it is ----------------------------------------------------------------------- */
@@ -169,8 +220,19 @@ struct sfdp {
 
 static bool read_sfdp(uint32_t address, void *data, uint32_t length)
 {
-    return quadspi_read(WITH_DATA(READ_SFDP) | CCR_ADMODE(ONE) | CCR_ADSIZE(3) | CCR_DCYC(8),
-                        address, data, length);
+    uint32_t phases = WITH_DATA(READ_SFDP) | CCR_ADMODE(ONE) | CCR_ADSIZE(3) | CCR_DCYC(8);
+
+    if (every == 1u)
+        return quadspi_read(phases, address, data, length);
+    for (uint8_t *byte = data; length; length--, address++, byte++) {
+        uint8_t pair[2];
+        if (!quadspi_read(phases, 2u * address, pair, 2))
+            return false;
+        if (pair[0] != pair[1])
+            found.status = NOT_ALIKE;
+        *byte = pair[0];
+    }
+    return true;
 }
 
 static bool load_sfdp(struct sfdp *sfdp)
@@ -376,41 +438,45 @@ static uint32_t quad_enable_method(const struct sfdp *sfdp)
 /* Leaves IO2 and IO3 as data lines.  The bit is non-volatile, and written only when it is 0. */
 static bool enable_quad(uint32_t method)
 {
-    uint8_t values[2] = {(uint8_t)(read_register(READ_STATUS) & ~(BUSY | WRITE_ENABLED))};
+    uint32_t status = read_register(READ_STATUS) & ~((BUSY | WRITE_ENABLED) * every);
+    uint32_t from, bit, missing;
 
     switch (method) {
     case NO_QE_BIT:
         return true;
     case SR1_BIT6:
-        if (values[0] & 1u << 6)
-            return true;
-        values[0] |= 1u << 6;
-        found.flags |= FOUND_QE_SET;
-        return write_register(WRITE_STATUS, values, 1) &&
-               (read_register(READ_STATUS) & 1u << 6) != 0;
+        from = READ_STATUS;
+        bit = (1u << 6) * every;
+        break;
     case SR2_BIT7_OWN_OPCODES:
-        values[0] = (uint8_t)read_register(READ_STATUS_2_MACRONIX);
-        if (values[0] & 1u << 7)
-            return true;
-        values[0] |= 1u << 7;
-        found.flags |= FOUND_QE_SET;
-        return write_register(WRITE_STATUS_2_MACRONIX, values, 1) &&
-               (read_register(READ_STATUS_2_MACRONIX) & 1u << 7) != 0;
+        from = READ_STATUS_2_MACRONIX;
+        bit = (1u << 7) * every;
+        break;
     case SR2_BIT1_WITH_SR1_A:
     case SR2_BIT1_WITH_SR1_B:
     case SR2_BIT1_WITH_SR1_C:
     case SR2_BIT1_OWN_OPCODE:
-        values[1] = (uint8_t)read_register(READ_STATUS_2);
-        if (values[1] & 1u << 1)
-            return true;
-        values[1] |= 1u << 1;
-        found.flags |= FOUND_QE_SET;
-        return (method == SR2_BIT1_OWN_OPCODE ? write_register(WRITE_STATUS_2, &values[1], 1)
-                                              : write_register(WRITE_STATUS, values, 2)) &&
-               (read_register(READ_STATUS_2) & 1u << 1) != 0;
+        from = READ_STATUS_2;
+        bit = (1u << 1) * every;
+        break;
     default:
-        return false;
+        return nor_failed(QE_REFUSED, 0);
     }
+    uint32_t value = from == READ_STATUS ? status : read_register(from);
+    if ((value & bit) == bit)
+        return true;
+    found.flags |= FOUND_QE_SET;
+    value |= bit;
+    if (method == SR1_BIT6)
+        write_registers(WRITE_STATUS, value, 0, 1);
+    else if (method == SR2_BIT7_OWN_OPCODES)
+        write_registers(WRITE_STATUS_2_MACRONIX, value, 0, 1);
+    else if (method == SR2_BIT1_OWN_OPCODE)
+        write_registers(WRITE_STATUS_2, value, 0, 1);
+    else
+        write_registers(WRITE_STATUS, status, value, 2);
+    missing = ~read_register(from) & bit;
+    return !missing || failed_in(missing, QE_REFUSED, 0);
 }
 
 /* True if four lines read what one line reads, wherever we look: IO2 and IO3 are wired. */
@@ -461,7 +527,10 @@ static bool describe(void)
 {
     struct sfdp sfdp;
 
-    if (!load_sfdp(&sfdp))
+    bool has_table = load_sfdp(&sfdp);
+    if (found.status == NOT_ALIKE)
+        return nor_failed(NOT_ALIKE, 0);
+    if (!has_table)
         return describe_by_id();
     found.flags |= FOUND_SFDP;
     found.size = size_of(&sfdp);
@@ -486,9 +555,18 @@ static bool describe(void)
     if (method == 7)
         return true; /* one line is enough for a part that nobody described */
     if (!enable_quad(method))
-        return nor_failed(QE_REFUSED, 0);
+        return false;
     use_four_lines(&sfdp, addressing);
     return true;
+}
+
+/* What one of them is has been told; seen together they are twice that. */
+static void count_all_nors(void)
+{
+    found.size *= nors();
+    found.page_size *= nors();
+    for (uint32_t i = 0; i < 4; i++)
+        erase_types[i].size *= nors();
 }
 
 /* Tell the host what can be erased.  True if what it calls a sector can be. */
@@ -504,15 +582,23 @@ static bool publish_erase_sizes(void)
     return fits;
 }
 
+static void note_registers(uint32_t opcode, uint32_t shift)
+{
+    uint32_t values = read_register(opcode);
+    found.status_registers |= ((values & 0xFFu) | values >> 8 << 16) << shift;
+}
+
 bool nor_open(void)
 {
     uint32_t max_hz = config.clock_hz ? config.clock_hz : DEFAULT_HZ;
+    every = both_banks() ? 0x0101u : 1u;
     for (uint32_t i = 0; i < 4; i++)
         erase_types[i].size = 0;
     quadspi_open(max_hz < IDENTIFY_HZ ? max_hz : IDENTIFY_HZ);
     wake_up();
     if (!reset_nor() || !describe())
         return false;
+    count_all_nors();
     if (!publish_erase_sizes())
         return nor_failed(UNSUPPORTED, 0);
     found.clock_hz = quadspi_set(max_hz, found.size);
@@ -520,9 +606,9 @@ bool nor_open(void)
         found.flags |= FOUND_QUAD_FAILED;
         use_plain_lines(found.address_bytes == 4 && !(found.flags & FOUND_ENTERED_4BYTE));
     }
-    found.status_registers = read_register(READ_STATUS);
+    note_registers(READ_STATUS, 0);
     if (manufacturer() == WINBOND)
-        found.status_registers |= read_register(READ_STATUS_2) << 8;
+        note_registers(READ_STATUS_2, 8);
     found.status = READY;
     return true;
 }
@@ -532,13 +618,15 @@ bool nor_open(void)
 static bool completed(uint32_t milliseconds, uint32_t failure, uint32_t address)
 {
     if (!ready(milliseconds))
-        return nor_failed(STUCK_BUSY, address);
-    if ((found.flags & FOUND_FLAG_STATUS) && (read_register(READ_FLAGS) & FLAGS_FAILED)) {
-        quadspi_command(INSTRUCTION(CLEAR_FLAGS));
-        quadspi_command(INSTRUCTION(WRITE_DISABLE)); /* a failed operation leaves it enabled */
-        return nor_failed(failure, address);
-    }
-    return true;
+        return stuck_busy(address);
+    if (!(found.flags & FOUND_FLAG_STATUS))
+        return true;
+    uint32_t failed = read_register(READ_FLAGS) & FLAGS_FAILED * every;
+    if (!failed)
+        return true;
+    quadspi_command(INSTRUCTION(CLEAR_FLAGS));
+    quadspi_command(INSTRUCTION(WRITE_DISABLE)); /* a failed operation leaves it enabled */
+    return failed_in(failed, failure, address);
 }
 
 /* A protected sector ignores the erase, and says nothing: look at its first bytes. */
@@ -549,7 +637,7 @@ static bool looks_blank(uint32_t address)
         return quadspi_fault();
     for (uint32_t i = 0; i < sizeof bytes; i++)
         if (bytes[i] != 0xFF)
-            return nor_failed(NOT_ERASED, address + i);
+            return failed_in(1u << 8 * (i & 1u), NOT_ERASED, address + i);
     return true;
 }
 
@@ -569,8 +657,9 @@ bool nor_erase(uint32_t start, uint32_t end)
         const struct erase_type *unit = largest_unit(start, end);
         if (!unit)
             return nor_failed(OUT_OF_RANGE, start);
-        if (!enable_write())
-            return nor_failed(WRITE_REFUSED, start);
+        uint32_t refused = refused_write_enable();
+        if (refused)
+            return failed_in(refused, WRITE_REFUSED, start);
         if (!quadspi_command_at(INSTRUCTION(unit->opcode) | address_phase(ONE), start))
             return nor_failed(QUADSPI_FAULT, start);
         if (!completed(unit->max_ms, NOT_ERASED, start) || !looks_blank(start))
@@ -582,11 +671,35 @@ bool nor_erase(uint32_t start, uint32_t end)
 
 bool nor_erase_all(void)
 {
-    if (!enable_write())
-        return nor_failed(WRITE_REFUSED, 0);
+    uint32_t refused = refused_write_enable();
+    if (refused)
+        return failed_in(refused, WRITE_REFUSED, 0);
     if (!quadspi_command(INSTRUCTION(ERASE_CHIP)))
         return quadspi_fault();
     return completed(ERASE_CHIP_MS, NOT_ERASED, 0) && looks_blank(0);
+}
+
+struct piece {
+    uint32_t address;
+    const uint8_t *data;
+    uint32_t length;
+};
+
+/*
+ * Two NORs take bytes in pairs.  One at an odd end goes with a neighbour of all ones, which
+ * programs nothing.  Cuts `piece` down to what is even, or widens it; returns how many bytes of
+ * the caller's it holds.
+ */
+static uint32_t even_piece(struct piece *piece)
+{
+    static uint8_t pair[2];
+
+    if (!(piece->address & 1u) && piece->length > 1u)
+        return --piece->length;
+    pair[piece->address & 1u] = *piece->data;
+    pair[~piece->address & 1u] = 0xFF;
+    *piece = (struct piece){piece->address & ~1u, pair, 2};
+    return 1;
 }
 
 bool nor_program(uint32_t address, const uint8_t *data, uint32_t length)
@@ -594,13 +707,17 @@ bool nor_program(uint32_t address, const uint8_t *data, uint32_t length)
     while (length) {
         uint32_t room = found.page_size - address % found.page_size;
         uint32_t count = length < room ? length : room;
+        struct piece piece = {address, data, count};
+        if (every != 1u && (address | count) & 1u)
+            count = even_piece(&piece);
         /* Whether write enable takes is asked while the page is programmed, not before. */
         if (!quadspi_command(INSTRUCTION(WRITE_ENABLE)) ||
-            !quadspi_write(program_phases, address, data, count))
+            !quadspi_write(program_phases, piece.address, piece.data, piece.length))
             return nor_failed(QUADSPI_FAULT, address);
-        if (!(read_register(READ_STATUS) & BUSY)) {
-            if (!enable_write())
-                return nor_failed(WRITE_REFUSED, address);
+        if ((read_register(READ_STATUS) & BUSY * every) != BUSY * every) {
+            uint32_t refused = refused_write_enable();
+            if (refused)
+                return failed_in(refused, WRITE_REFUSED, address);
             quadspi_command(INSTRUCTION(WRITE_DISABLE)); /* protected: verifying will tell */
         }
         if (!completed(PROGRAM_MS, NOT_PROGRAMMED, address))

@@ -106,6 +106,9 @@ uint32_t quadspi_open(uint32_t max_hz)
     uint32_t hz = quadspi_set(max_hz, 0);
     for (int i = 0; i < 6; i++)
         configure_pin(&config.pins[i], i == 1); /* NCS must be high while nobody drives it */
+    for (int i = 0; both_banks() && i < 5; i++)
+        if (config.second[i].port != NO_PIN)
+            configure_pin(&config.second[i], i == 4);
     return hz;
 }
 
@@ -133,6 +136,8 @@ uint32_t quadspi_set(uint32_t max_hz, uint32_t size)
               CR_FTHRES(BURST_BYTES - 1u);
     if (config.bank == 2u)
         control |= CR_FSEL;
+    if (both_banks())
+        control |= CR_DFM;
     QUADSPI_CR = control;
     return kernel / divider;
 }
@@ -229,7 +234,7 @@ bool quadspi_write(uint32_t phases, uint32_t address, const uint8_t *data, uint3
 bool quadspi_poll(uint32_t phases, uint32_t mask, uint32_t match, struct deadline deadline)
 {
     begin();
-    QUADSPI_DLR = 0;
+    QUADSPI_DLR = 0; /* a byte; in dual-flash mode the QUADSPI takes a pair by itself */
     QUADSPI_PSMKR = mask;
     QUADSPI_PSMAR = match;
     QUADSPI_PIR = POLL_INTERVAL;

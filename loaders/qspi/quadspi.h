@@ -4,6 +4,10 @@
  * `phases` is QUADSPI_CCR without FMODE: instruction, address, alternate bytes, dummy cycles,
  * data, each with its lines.  Every call returns false when the QUADSPI did not finish in time
  * or refused (TEF); it is idle again afterwards.
+ *
+ * On BOTH_BANKS a frame reaches two NORs: the same instruction for both, half the address, and of
+ * the data the even bytes for the first and the odd ones for the second.  Addresses and lengths
+ * are those of both together, and even (RM0433, "Dual-flash mode").
  */
 #pragma once
 
@@ -24,7 +28,7 @@ bool quadspi_command_at(uint32_t phases, uint32_t address);
 bool quadspi_read(uint32_t phases, uint32_t address, uint8_t *data, uint32_t length);
 bool quadspi_write(uint32_t phases, uint32_t address, const uint8_t *data, uint32_t length);
 
-/* Repeat a one-byte read until (byte & mask) == match. */
+/* Repeat a read of a byte, or of one from each NOR, until (bytes & mask) == match. */
 bool quadspi_poll(uint32_t phases, uint32_t mask, uint32_t match, struct deadline deadline);
 
 /* Let the core and the debugger read the NOR as memory, until the next call. */

@@ -59,6 +59,7 @@
 #define CR_EN (1u << 0)
 #define CR_ABORT (1u << 1)
 #define CR_SSHIFT (1u << 4)
+#define CR_DFM (1u << 6)
 #define CR_FSEL (1u << 7)
 #define CR_FTHRES(value) ((value) << 8)
 #define CR_APMS (1u << 22)
