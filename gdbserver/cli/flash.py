@@ -9,148 +9,25 @@ Ctrl-C or SIGTERM ended it.  With 2 nothing was touched.
 
 from __future__ import annotations
 
-import functools
-import signal
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
 import click
 
 from gdbserver.chip.memory import FlashRegion, Span, merge
-from gdbserver.chip.stm32h743 import BANK1, BANK2, QSPI_WINDOW
-from gdbserver.cli.options import (
-    address_range,
-    chosen_wiring,
-    load_loader,
-    names_the_simulator,
-    number,
-    probe_options,
-    wiring_options,
-)
-from gdbserver.cli.progress import Reporter, reporter
+from gdbserver.chip.stm32h743 import BANK1, BANK2
+from gdbserver.cli.bench import Bench, bench_options, files_argument, load_images
+from gdbserver.cli.options import address_range, number
 from gdbserver.errors import ContentsDiffer, UsageError
-from gdbserver.flash.image import Image, check_places, download, load_image
+from gdbserver.flash.image import Image, download
 from gdbserver.flash.option_bytes import describe_option_bytes
 from gdbserver.flash.plan import Download
-from gdbserver.flash.programmer import Programmer, Step
-from gdbserver.loader.file import LoaderFile
+from gdbserver.flash.programmer import Programmer
 from gdbserver.server.monitor import describe_chip
-from gdbserver.server.worker import Machine
-from gdbserver.target.target import Connect, Target
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-# --- What the commands share --------------------------------------------------------------------
-
-
-class _Bench:
-    """What was chosen, checked before the probe is touched; `machine` opens it."""
-
-    def __init__(
-        self,
-        *,
-        probe: str | None,
-        connect: str,
-        frequency: int | None,
-        loaders: Sequence[str],
-        qspi_pins: dict[str, str] | None,
-        board: str | None,
-        shown: Reporter,
-    ) -> None:
-        self._probe, self._connect, self._frequency = probe, Connect(connect), frequency
-        if not loaders and (names_the_simulator(probe) or qspi_pins or board):
-            loaders = ["builtin"]
-        wiring = chosen_wiring(qspi_pins, board)
-        self.loaders: list[LoaderFile] = [load_loader(name, wiring) for name in loaders]
-        self.reporter = shown
-        self._unfinished = False
-
-    def possible_flash(self) -> list[Span]:
-        """Where flash can be.  How large a chip and a NOR are, they say themselves, later."""
-        external = [
-            QSPI_WINDOW if loader.finds_out else loader.region.span for loader in self.loaders
-        ]
-        return [BANK1, BANK2, *external]
-
-    @contextmanager
-    def machine(self, *, resume: bool = True) -> Iterator[Machine]:
-        """The chip; afterwards its core runs, or stays halted.
-
-        A core whose program was left unfinished in flash is not let go.
-        """
-        with _ending_like_ctrl_c():
-            target = Target.open(self._probe, connect=self._connect, frequency=self._frequency)
-            try:
-                yield Machine(target, Programmer(target, self.loaders))
-            finally:
-                target.close(resume=resume and not self._unfinished)
-
-    def carry_out(self, steps: Generator[Step, None, None]) -> None:
-        """Closing the steps brings the devices to rest, whatever ends the loop."""
-        with closing(steps):
-            for step in steps:
-                self._unfinished = True
-                self.reporter.step(step)
-        self._unfinished = False
-
-
-@contextmanager
-def _ending_like_ctrl_c() -> Iterator[None]:
-    """A CI that loses patience sends SIGTERM; the chip shall be left in order then, too."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _options(command: F) -> F:
-    """Options of every command here; it gets them as a `_Bench`."""
-
-    @functools.wraps(command)
-    def with_bench(**options: Any) -> Any:
-        names = ("probe", "connect", "frequency", "loaders", "qspi_pins", "board")
-        with reporter(as_json=options.pop("as_json")) as shown:
-            bench = _Bench(**{name: options.pop(name) for name in names}, shown=shown)
-            return command(bench, **options)
-
-    for option in (
-        click.option("--json", "as_json", is_flag=True, help="JSON events, one a line."),
-        wiring_options,
-        click.option(
-            "--extload",
-            "loaders",
-            metavar="FILE|builtin",
-            multiple=True,
-            help="External loader for flash on the QSPI; repeatable.",
-        ),
-        probe_options,
-    ):
-        with_bench = option(with_bench)
-    return with_bench  # type: ignore[return-value]
-
-
-_files = click.argument("files", metavar="FILE[@ADDRESS]...", nargs=-1, required=True)
-
-
-def _images(files: Sequence[str], bench: _Bench) -> list[Image]:
-    images = [load_image(name) for name in files]
-    check_places(images, bench.possible_flash())
-    return images
-
-
-# --- Commands -----------------------------------------------------------------------------------
 
 
 @click.command()
-@_files
+@files_argument
 @click.option("--verify", is_flag=True, help="Accepted; every byte is verified anyway.")
 @click.option(
     "--reset/--no-reset",
@@ -161,9 +38,9 @@ def _images(files: Sequence[str], bench: _Bench) -> list[Image]:
     "--erase-all", is_flag=True, help="Erase the whole of each device that is programmed."
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and change nothing.")
-@_options
+@bench_options
 def flash(
-    bench: _Bench,
+    bench: Bench,
     files: Sequence[str],
     *,
     verify: bool,
@@ -178,7 +55,7 @@ def flash(
 
     Exit status: 0 done, 1 something failed, 2 a file or an option cannot be.
     """
-    images = _images(files, bench)
+    images = load_images(files, bench)
     wanted = download(images)
     with bench.machine(resume=reset or dry_run) as machine:
         if erase_all:
@@ -194,9 +71,9 @@ def flash(
 
 
 @click.command()
-@_files
-@_options
-def verify(bench: _Bench, files: Sequence[str]) -> None:
+@files_argument
+@bench_options
+def verify(bench: Bench, files: Sequence[str]) -> None:
     """Compare flash with files, byte by byte, and change nothing.
 
     The program is restarted; with --connect halt it is stopped for a moment, and goes on.
@@ -204,7 +81,7 @@ def verify(bench: _Bench, files: Sequence[str]) -> None:
     Exit status: 0 when all is there, 3 when it is not, 1 when something failed, 2 when a file
     or an option cannot be.
     """
-    images = _images(files, bench)
+    images = load_images(files, bench)
     download(images)
     with bench.machine() as machine:
         for image in images:
@@ -228,8 +105,8 @@ def _compare(programmer: Programmer, image: Image, address: int, data: bytes) ->
 @click.command()
 @click.argument("what", metavar="WHAT...", nargs=-1, required=True)
 @click.option("--dry-run", is_flag=True, help="Show what would be erased, and change nothing.")
-@_options
-def erase(bench: _Bench, what: Sequence[str], *, dry_run: bool) -> None:
+@bench_options
+def erase(bench: Bench, what: Sequence[str], *, dry_run: bool) -> None:
     """Erase the sectors that hold an ADDRESS, START+LENGTH or START-LAST; or a device.
 
     WHAT may also be `internal`, `external` or `all`. The core stays halted.
@@ -276,8 +153,8 @@ def _is_internal(region: FlashRegion) -> bool:
     required=True,
     help="Where the bytes go.",
 )
-@_options
-def read(bench: _Bench, address: str, length: str, output: Path) -> None:
+@bench_options
+def read(bench: Bench, address: str, length: str, output: Path) -> None:
     """Read LENGTH bytes at ADDRESS, of flash or of any other memory, into a file.
 
     The program is restarted; with --connect halt it is stopped for a moment, and goes on.
@@ -300,8 +177,8 @@ def read(bench: _Bench, address: str, length: str, output: Path) -> None:
 
 
 @click.command()
-@_options
-def info(bench: _Bench) -> None:
+@bench_options
+def info(bench: Bench) -> None:
     """Describe probe, chip, option bytes and flash devices, and which sectors are in use.
 
     The program is restarted; with --connect halt it is stopped for a moment, and goes on.
@@ -340,8 +217,8 @@ def info(bench: _Bench) -> None:
 
 @click.command()
 @click.option("--halt", is_flag=True, help="Stay at the first instruction.")
-@_options
-def reset(bench: _Bench, *, halt: bool) -> None:
+@bench_options
+def reset(bench: Bench, *, halt: bool) -> None:
     """Reset the chip, and let its program run.
 
     Exit status: 0 done, 1 something failed, 2 it cannot be.

@@ -39,14 +39,18 @@ class Reporter(Protocol):
         ...
 
 
-def reporter(*, as_json: bool) -> Reporter:
+def reporter(*, as_json: bool, to_stderr: bool = False) -> Reporter:
     if as_json:
         return _Events()
-    return _Bars() if sys.stdout.isatty() else _Lines()
+    stream = sys.stderr if to_stderr else sys.stdout
+    return _Bars(to_stderr) if stream.isatty() else _Lines(to_stderr)
 
 
 class _Lines:
     """A line for each device and action, once it is complete."""
+
+    def __init__(self, to_stderr: bool = False) -> None:
+        self._to_stderr = to_stderr
 
     def __enter__(self) -> Self:
         return self
@@ -60,7 +64,7 @@ class _Lines:
         pass
 
     def say(self, line: str, **facts: Any) -> None:
-        click.echo(line)
+        click.echo(line, err=self._to_stderr)
 
     def plan(self, changes: list[Change]) -> None:
         for line in plan_lines(changes):
@@ -68,19 +72,20 @@ class _Lines:
 
     def step(self, step: Step) -> None:
         if step.action != "waiting" and step.done == step.total:
-            click.echo(f"{step.region.name}: {step.action} {step.total} bytes")
+            self.say(f"{step.region.name}: {step.action} {step.total} bytes")
 
 
 class _Bars(_Lines):
     """A bar for each device: where it is in what it does now."""
 
-    def __init__(self) -> None:
+    def __init__(self, to_stderr: bool = False) -> None:
+        super().__init__(to_stderr)
         self._progress = Progress(
             TextColumn("{task.description:12}"),
             BarColumn(),
             TextColumn("{task.fields[action]}"),
             TimeElapsedColumn(),
-            console=Console(),
+            console=Console(stderr=to_stderr),
         )
         self._bars: dict[str, TaskID] = {}
 

@@ -277,7 +277,7 @@ class Folder:
 
         Raises: OSError, where that is not in the folder.
         """
-        # Not `Path.resolve`: before Python 3.13 it raises RuntimeError for links that go in circles.
+        # `Path.resolve` raises RuntimeError for links that go in circles, before Python 3.13.
         return self._inside(name, Path(os.path.realpath(self._root / self._relative(name))))
 
     def _entry(self, name: bytes) -> Path:

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from elftools.elf.elffile import ELFFile
 
 from gdbserver.chip.memory import Span
-from gdbserver.cli import flash, progress
+from gdbserver.cli import progress
 from gdbserver.cli.main import command
 from gdbserver.flash.programmer import Step
 from gdbserver.sim.board import Board
@@ -51,7 +51,7 @@ def here(monkeypatch: pytest.MonkeyPatch, probe: SimProbe) -> Board:
         assert uid == SIM[1]
         return Target.behind(probe, connect=connect, frequency=frequency)
 
-    monkeypatch.setattr(flash.Target, "open", opened)
+    monkeypatch.setattr(Target, "open", opened)
     board: Board = probe.board
     return board
 
