@@ -165,7 +165,7 @@ class ExternalFlash:
             return
         yield from self._post([*requests, *self._dialect.look()], Did("erased", self.region.span))
         while self._under_way:
-            yield from self._collect(2.0)
+            yield from self._collect(self._queue.patience)
 
     def _post(
         self, requests: Sequence[Request], did: Did | None = None

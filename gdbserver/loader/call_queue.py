@@ -18,6 +18,7 @@ The resident routine, as ``loaders/queue`` implements it and this module relies 
         if (record->function == 0) { queue->state = ENDED; for (;;) bkpt; }
         queue->state = CALLING;
         r9 = queue->static_base;
+        sp = as it was at first;
         record->result = record->function(record->arguments[0..3]);
         queue->done += 1;                      // after the result (DMB between)
         if (record->check && record->result != record->expected) {
@@ -26,9 +27,11 @@ The resident routine, as ``loaders/queue`` implements it and this module relies 
         queue->state = WAITING;
     }
 
-It keeps its own variables in r4-r8, r10 and r11, which a routine preserves (AAPCS32), uses
-the stack pointer that the host sets, no FPU, no literal that depends on its address, and reads
-`put` from memory each time.  ``expected`` is what the loader's kind calls success.
+It keeps nothing in registers over a call, for there are routines that preserve none (AAPCS32 says
+which they must); it uses the stack pointer that the host sets, no FPU, no literal that depends on
+its address, and reads `put` from memory each time.  ``expected`` is what the loader's kind
+calls success.  While it waits it feeds the watchdogs: the independent one always, the window
+watchdog with the word in ``window_watchdog``, when that is not 0.
 
 Helpers in the same image, called through the ring like any other routine (AAPCS32; they
 preserve r9):
@@ -52,7 +55,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from construct import Array, Const, Int32ul, Struct
+from construct import Array, Const, Int32ul, Padding, Struct
 
 from gdbserver.chip import cortex_m as cm
 from gdbserver.chip.memory import Span, merge
@@ -70,16 +73,10 @@ from gdbserver.errors import (
 from gdbserver.loader.clocks import same_clocks
 from gdbserver.loader.diagnosis import RCC_RSR, inherited, reset_cause
 from gdbserver.loader.file import Image, built, load_image
-from gdbserver.loader.known_state import (
-    FEED,
-    FEED_EVERY,
-    IWDG_KR,
-    VECTORS,
-    known_state,
-    patient_watchdog,
-)
+from gdbserver.loader.known_state import VECTORS, known_state
 from gdbserver.loader.nor_survey import describe_quadspi
 from gdbserver.loader.reentry import Stage
+from gdbserver.loader.watchdogs import WWDG_FOOD, Watchdogs, patient_watchdogs
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)
@@ -100,12 +97,14 @@ RING = Struct(
     "state" / Int32ul,  # written by the target: one of the STATE_ values
     "capacity" / Int32ul,  # records in the ring: a power of two
     "static_base" / Int32ul,  # r9 for each call
-    "spare" / Array(2, Int32ul),
+    "window_watchdog" / Int32ul,  # for WWDG1_CR, between calls; 0: it does not run
+    Padding(4),
 )
 """Header of the ring, 8 words; the records follow it at once."""
 
 _HEADER_SIZE, _RECORD_SIZE = 32, 32
-_DONE, _STATE, _RESULT = 8, 12, 28  # where to look: bytes from the start of header and record
+# Where to look: bytes from the start of header and record.
+_DONE, _STATE, _WINDOW_WATCHDOG, _RESULT = 8, 12, 24, 28
 
 HELPERS = ("crc32", "crc32_each")
 RESULTS = 128
@@ -122,6 +121,7 @@ _VECTOR_TABLE = 1024  # 166 words, and VTOR wants the next power of two
 _SCRATCH = 4 * 1024  # for r9 of a loader that is movable but brings no data section
 _INTERVAL = 0.002  # seconds between two looks, while others may have the link
 _FIRST_LOOK = 0.2  # seconds without progress until the core itself is looked at; then twice that
+_PATIENCE = 2.0  # seconds between two looks at what takes minutes
 _XPSR_THUMB = cm.XPSR_THUMB
 _FAULTS = range(cm.ExceptionNumber.HARD_FAULT, cm.ExceptionNumber.USAGE_FAULT + 1)
 _EXC_RETURN = 0xFFFFFFE0
@@ -203,7 +203,7 @@ class CallQueue:
 
     Calls are posted, finish in order, and are followed up by `poll`; a call that fails ends the
     queue with an exception.  `queued=False` makes calls one at a time through the core's
-    registers instead, for a loader that cannot live beside the resident routine.
+    registers instead, as other tools do: for `loader test`, and where there is only one to make.
 
     `careful=False` does as other tools do: nothing is put into a known state before, no fault
     is caught, nothing is put back.  It is for the test that shows what comes of it.
@@ -233,8 +233,7 @@ class CallQueue:
         self._idle_since = self._look_after = 0.0
         self._running = self._broken = False
         self._constants: list[tuple[int, bytes]] = []
-        self._watchdog = False
-        self._fed = self._now()
+        self._watchdogs: Watchdogs | None = None
 
     # --- Opening and closing --------------------------------------------------------------------
 
@@ -254,7 +253,7 @@ class CallQueue:
             demcr = target.read_word(cm.DEMCR)
             if self._careful:
                 stack.enter_context(same_clocks(target))
-                self._watchdog = stack.enter_context(patient_watchdog(target))
+                self._watchdogs = stack.enter_context(patient_watchdogs(target))
                 stack.enter_context(known_state(target, layout.stage))
                 target.write_word(cm.DEMCR, demcr | cm.VC_ALL_FAULTS)
                 special = {"control": 0, "faultmask": 0, "basepri": 0, "primask": 0, "psp": 0}
@@ -288,7 +287,7 @@ class CallQueue:
                 "state": STATE_WAITING,
                 "capacity": _RING_CALLS,
                 "static_base": layout.static_base,
-                "spare": [0, 0],
+                "window_watchdog": 0,
             }
         )
         self._constants = [
@@ -315,6 +314,8 @@ class CallQueue:
 
     def _start_resident(self) -> None:
         entry = self._resident.entries["run"] & ~1
+        if self._watchdogs is not None and self._watchdogs.wwdg:
+            self._target.write_word(self._layout.ring + _WINDOW_WATCHDOG, WWDG_FOOD)
         self._target.write_registers({"r0": self._layout.ring, "pc": entry})
         self._target.resume()
         self._running = True
@@ -333,9 +334,19 @@ class CallQueue:
             self._calls = deque([first])
             deadline = self._target.deadline(first.timeout)
             while not self._at_rest() and not deadline.expired():
-                pass
+                self._feed_watchdogs()
         self._target.halt()
         self._running = False
+
+    def _feed_watchdogs(self) -> None:
+        if self._watchdogs is not None:
+            self._watchdogs.feed()
+
+    @property
+    def patience(self) -> float:
+        """Seconds for which a call that is under way need not be looked at."""
+        interval = None if self._watchdogs is None else self._watchdogs.interval
+        return _PATIENCE if interval is None else min(interval, _PATIENCE)
 
     def _at_rest(self) -> bool:
         """Whether the core has nothing more to do, or has stopped doing it."""
@@ -436,10 +447,8 @@ class CallQueue:
         if not self._calls:
             return self._finished
         before = self._finished
-        if self._watchdog and self._now() - self._fed > FEED_EVERY:
-            self._fed = self._now()
-            self._target.write_word(IWDG_KR, FEED)
         try:
+            self._feed_watchdogs()
             if self._queued:
                 self._poll_ring()
             else:

@@ -9,7 +9,7 @@ inherited: `known_state` takes away all that the Armv7-M architecture lets an ea
 leave active, and gives it back at the end; what is under way is `reentry`'s business.
 
 Armv7-M Architecture Reference Manual (DDI 0403E.e), "System Control Space"; Cortex-M7 Technical
-Reference Manual (DDI 0489), "Cache maintenance operations"; RM0433, "Independent watchdog (IWDG)".
+Reference Manual (DDI 0489), "Cache maintenance operations".
 """
 
 from __future__ import annotations
@@ -38,15 +38,6 @@ _ACTIVE = 0xFFF & ~(1 << 8)  # SHCSR: system exceptions that are being handled
 _PENDING = cm.Icsr.PENDSTSET | cm.Icsr.PENDSVSET
 _MPU_REGIONS = 16
 _MPU_VALID = 1 << 4  # RBAR: the region's number comes along
-_RCC_CSR, _LSIRDY = chip.RCC + 0x74, 1 << 1
-IWDG_KR, FEED = chip.IWDG1, 0xAAAA
-_UNLOCK = 0x5555
-_IWDG_SR = chip.IWDG1 + 0x0C
-_WATCHDOG = (chip.IWDG1 + 0x10, chip.IWDG1 + 0x04, chip.IWDG1 + 0x08)  # WINR, PR, RLR
-_PATIENT = (0xFFF, 6, 0xFFF)  # no window; LSI / 256; 4096 of these: 32 seconds
-_CROSSING = 0.01  # five cycles of LSI, and time to look
-FEED_EVERY = 10.0
-"""Seconds after which a patient watchdog wants to be fed."""
 VECTORS = 16 + chip.IRQ_COUNT
 """Words in a vector table of this chip; VTOR wants it aligned to the next power of two."""
 
@@ -79,35 +70,6 @@ def known_state(target: Target, stage: Stage) -> Iterator[None]:
         if target.read_word(cm.CCR) & (cm.Ccr.DC | cm.Ccr.IC) & ~saved.ccr:
             _caches_off(target, target.read_word(cm.CCR))
         saved.restore(stage)
-
-
-@contextmanager
-def patient_watchdog(target: Target) -> Iterator[bool]:
-    """Whether the independent watchdog runs; if so, it has all the time that it can be given.
-
-    A program may have started it, nothing but a reset stops it, and a loader does not feed it.
-    While it runs it keeps LSI on, and its registers can be changed: up to half a minute.
-    """
-    if not target.read_word(_RCC_CSR) & _LSIRDY:
-        yield False
-        return
-    values = [target.read_word(register) for register in _WATCHDOG]
-    _set_watchdog(target, _PATIENT)
-    try:
-        yield True
-    finally:
-        _set_watchdog(target, values)
-
-
-def _set_watchdog(target: Target, values: Sequence[int]) -> None:
-    """Prescaler, reload value and window; what was written last is still on its way, perhaps."""
-    for register, value in zip(_WATCHDOG, values, strict=True):
-        deadline = target.deadline(_CROSSING)
-        while target.read_word(_IWDG_SR) and not deadline.expired():
-            pass
-        if target.read_word(register) != value:
-            target.run([Write(IWDG_KR, [_UNLOCK]), Write(register, [value])])
-    target.write_word(IWDG_KR, FEED)
 
 
 class _Saved:

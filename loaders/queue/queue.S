@@ -15,6 +15,7 @@
 #define STATE 12
 #define CAPACITY 16
 #define STATIC_BASE 20
+#define WINDOW_WATCHDOG 24
 #define RECORDS 32
 
 #define FUNCTION 0
@@ -48,8 +49,25 @@
     str     \and, [\with]
     .endm
 
-/* run(r0 = ring): never returns.  r4 ring, r5 record, r6 records done, r7 function, r8 turns. */
+/* The record whose turn it is: r5, after r6 of them, in the ring at r4. */
+    .macro  find_record using
+    ldr     \using, [r4, #CAPACITY]
+    subs    \using, #1
+    ands    \using, r6
+    add     r5, r4, #RECORDS
+    add     r5, r5, \using, lsl #5
+    .endm
+
+/*
+ * run(r0 = ring): never returns.  r4 ring, r5 record, r6 records done, r7 function, r8 turns.
+ *
+ * A routine ought to preserve these, and the stack pointer, and not every one does: so what is
+ * needed after a call is in memory, and each call begins at the stack pointer of the first.
+ */
 routine run
+    adr     r1, .Lring
+    mov     r2, sp
+    strd    r0, r2, [r1]
     mov     r4, r0
 .Lnext:
     movs    r0, #WAITING
@@ -57,6 +75,12 @@ routine run
     ldr     r6, [r4, #DONE]
 .Lfeed:
     feed_watchdog r0, r1
+    ldr     r0, [r4, #WINDOW_WATCHDOG]  @ what keeps WWDG1 from biting, where it runs
+    cbz     r0, .Lturns
+    movw    r1, #0x3000             @ WWDG1_CR
+    movt    r1, #0x5000
+    str     r0, [r1]
+.Lturns:
     mov     r8, #0x10000            @ a few milliseconds, whatever the clock
 .Lwait:
     ldr     r0, [r4, #PUT]
@@ -67,11 +91,7 @@ routine run
     b       .Lfeed
 .Lcall:
     dmb                             @ the record was written before `put` was
-    ldr     r0, [r4, #CAPACITY]
-    subs    r0, #1
-    ands    r0, r6
-    add     r5, r4, #RECORDS
-    add     r5, r5, r0, lsl #5
+    find_record r0
     ldr     r7, [r5, #FUNCTION]
     movs    r0, #ENDED
     cbz     r7, .Lstop
@@ -83,6 +103,11 @@ routine run
     ldrd    r2, r3, [r5, #ARGUMENTS + 8]
     blx     r7
 
+    adr     r1, .Lring
+    ldrd    r4, r1, [r1]
+    mov     sp, r1
+    ldr     r6, [r4, #DONE]
+    find_record r1
     str     r0, [r5, #RESULT]
     dmb                             @ whoever sees the new count sees the result
     adds    r6, #1
@@ -253,6 +278,9 @@ routine crc32_each
     .size   crc32_each, . - crc32_each
 
     .align  2
+.Lring:
+    .word   0
+    .word   0                       @ and the stack pointer
 .Lpolynomial:
     .word   0xEDB88320
 .Ltables_offset:

@@ -42,6 +42,7 @@ RING_AT = 0x20008000
 DATA = 0x20010000
 STACK = 0x20020000
 TRAP = 0x2001FF00
+WWDG = 0x50003000
 ARGUMENTS = (UC_ARM_REG_R0, UC_ARM_REG_R1, UC_ARM_REG_R2, UC_ARM_REG_R3)
 
 
@@ -53,6 +54,7 @@ class Machine:
         self.uc.ctl_set_cpu_model(UC_CPU_ARM_CORTEX_M7)
         self.uc.mem_map(RAM, 0x20000)
         self.uc.mem_map(0x58004000, 0x1000)  # IWDG1, which is fed while the queue waits
+        self.uc.mem_map(WWDG & ~0xFFF, 0x1000)
         self.uc.mem_write(RAM, b"\xa5" * 0x20000)  # nothing relies on zeroed memory
         self.uc.hook_add(UC_HOOK_INTR, lambda uc, *_: uc.emu_stop())
         with ELF.open("rb") as file:
@@ -76,7 +78,7 @@ class Machine:
     def write_ring(self, records: list[dict[str, object]], **header: object) -> None:
         image = RING.build(
             {"put": len(records), "done": 0, "state": 9, "capacity": 8}
-            | {"static_base": 0, "spare": [0, 0]}
+            | {"static_base": 0, "window_watchdog": 0}
             | header
         )
         for record in records:
@@ -192,3 +194,27 @@ def test_the_ring_wraps_and_counts_run_freely() -> None:
     machine.run()
     assert machine.ring().done == 1
     assert [machine.record(i).result for i in range(4)] == [0, 0, 2, 3]
+
+
+# movs r4, #0; r5 to r7; mov r8, r4; r10, r11; sub sp, #64; movs r0, #1; bx lr
+PRESERVES_NOTHING = bytes.fromhex("0024 0025 0026 0027 a046 a246 a346 90b0 0120 7047")
+
+
+def test_routines_that_preserve_no_register_and_no_stack_pointer_are_called_all_the_same() -> None:
+    machine = Machine()
+    machine.uc.mem_write(DATA, PRESERVES_NOTHING)
+    call = {"function": DATA | 1, "arguments": [0] * 4, "check": 1, "expected": 1}
+    machine.write_ring([call] * 3)
+    machine.run()
+    ring = machine.ring()
+    assert (ring.done, ring.state) == (3, STATE_WAITING)
+    assert [machine.record(index).result for index in range(3)] == [1, 1, 1]
+    assert machine.uc.reg_read(UC_ARM_REG_SP) == STACK
+
+
+@pytest.mark.parametrize("food", [0, 0xFF])
+def test_a_window_watchdog_is_fed_only_where_it_runs(food: int) -> None:
+    machine = Machine()
+    machine.write_ring([], window_watchdog=food)
+    machine.run()
+    assert int.from_bytes(machine.uc.mem_read(WWDG, 4), "little") == food

@@ -14,7 +14,7 @@ from loader_runs import BANK1, NOR, Run, download, noise, run
 
 from gdbserver.chip import cortex_m as cm
 from gdbserver.chip.memory import Span
-from gdbserver.chip.stm32h743 import IWDG1
+from gdbserver.chip.stm32h743 import IWDG1, RCC, WWDG1
 from gdbserver.errors import LoaderFault, explain
 from gdbserver.loader.call_queue import CallQueue
 from gdbserver.loader.clocks import same_clocks
@@ -22,6 +22,7 @@ from gdbserver.loader.file import Image, LoaderFile, load_image
 from gdbserver.target.link import Write
 
 SECTOR = 0x20000
+RCC_APB3ENR = RCC + 0xE4
 
 
 def call(queue: CallQueue, routine: str, *arguments: int) -> None:
@@ -152,7 +153,19 @@ def test_what_init_leaves_behind_is_told(caplog: pytest.LogCaptureFixture) -> No
     assert vectors == "the vector table is the loader's (VTOR 0x24000200)"
 
 
-def test_a_watchdog_that_a_program_has_started_does_not_bite() -> None:
+def bites_when_the_program_runs_on(here: Run) -> bool:
+    """A program that does not feed it."""
+    target = here.target
+    target.write_registers({"pc": 0x20000000, "xpsr": cm.XPSR_THUMB})
+    target.resume()
+    deadline = target.deadline(1.0)
+    while not target.unasked_resets and not deadline.expired():
+        target.poll_stop()
+    return target.unasked_resets == 1
+
+
+@pytest.mark.parametrize("window", [0xFFF, 0x100])
+def test_a_watchdog_that_a_program_has_started_does_not_bite(window: int) -> None:
     """64 ms are nothing for a loader; afterwards they are the program's again."""
     with run("W25Q256_F8") as here:
         target = here.target
@@ -163,16 +176,42 @@ def test_a_watchdog_that_a_program_has_started_does_not_bite() -> None:
                 Write(IWDG1, [0x5555]),
                 Write(IWDG1 + 4, [0]),
                 Write(IWDG1 + 8, [0x200]),
+                Write(IWDG1 + 16, [window]),
             ]
         )
-        here.board.nor.memory[:200_000] = bytes(200_000)
-        external = noise(200_000)
+        here.board.nor.memory[:60_000] = bytes(60_000)
+        external = noise(60_000)
         here.load((NOR, external))
         assert here.contents(NOR, len(external)) == external
         assert target.read_words(IWDG1 + 4, 2) == [0, 0x200]
-        target.write_registers({"pc": 0x20000000, "xpsr": cm.XPSR_THUMB})
-        target.resume()
-        deadline = target.deadline(1.0)
-        while not target.unasked_resets and not deadline.expired():
-            target.poll_stop()
-        assert target.unasked_resets == 1
+        assert target.read_word(IWDG1 + 16) == window
+        assert bites_when_the_program_runs_on(here)
+
+
+@pytest.mark.parametrize("name", ["W25Q256_F8", "W25Q256_F8_400_MHZ"])
+def test_a_window_watchdog_does_not_bite_either(name: str) -> None:
+    """Four milliseconds, in the second half of which it may be fed; a loader takes seconds."""
+    with run(name) as here:
+        target = here.target
+        target.write_memory(0x20000000, b"\xfe\xe7")  # b .
+        target.write_word(RCC_APB3ENR, 1 << 6)
+        target.run([Write(WWDG1 + 4, [0x260]), Write(WWDG1, [0xF0])])
+        before = target.read_words(WWDG1, 2)
+        here.board.flash.load(BANK1, noise(SECTOR))
+        here.board.nor.memory[:20_000] = bytes(20_000)
+        internal, external = noise(SECTOR, 1), noise(20_000)
+        here.load((BANK1, internal), (NOR, external))
+        assert here.contents(NOR, len(external)) == external
+        assert target.read_words(WWDG1, 2) == before
+        assert bites_when_the_program_runs_on(here)
+
+
+def test_what_takes_minutes_is_looked_at_as_often_as_a_watchdog_wants() -> None:
+    with run("W25Q256_F8") as here:
+        image = LoaderFile.load(build("W25Q256_F8")).image
+        with CallQueue(here.target, image, good=1) as queue:
+            assert queue.patience == 2.0
+        here.target.write_word(RCC_APB3ENR, 1 << 6)
+        here.target.run([Write(WWDG1, [0xFF])])
+        with CallQueue(here.target, image, good=1) as queue:
+            assert queue.patience == 0.05
