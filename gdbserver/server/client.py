@@ -76,6 +76,8 @@ class Client:
                 while not self.gone:
                     await self.receive()
                 return
+            if self.error_strings:
+                continue  # LLDB, which takes a notification for the reply that it waits for
             self._connection.notify(b"Busy:%x" % beat)
             # Cut off in the middle it would garble what follows.
             with trio.move_on_after(_KEEP_ALIVE, shield=True):
@@ -97,6 +99,11 @@ class Client:
 
     async def send(self, payload: bytes) -> None:
         self._connection.send(payload)
+        await self.flush()
+
+    async def notify(self, payload: bytes) -> None:
+        """Say something that is no reply."""
+        self._connection.notify(payload)
         await self.flush()
 
     async def say(self, text: str) -> None:
