@@ -23,7 +23,7 @@ class GdbServerError(Exception):
     """Root of everything that is raised on purpose."""
 
     code: ClassVar[int] = errno.EIO
-    exit_status: ClassVar[int] = 1
+    exit_status: int = 1
     hint: str | None = None
     details: tuple[str, ...] = ()
     """What else was seen, for those who have to find the cause: a line each."""
@@ -57,6 +57,13 @@ class BadImage(UsageError):
     def __init__(self, path: Path, problem: str, *, hint: str | None = None) -> None:
         super().__init__(f"{path.name} {problem}")
         self.hint = hint
+
+
+class NobodyListens(GdbServerError):
+    """What a program prints can go nowhere any more."""
+
+    def __init__(self) -> None:
+        super().__init__("standard output was closed while the program ran")
 
 
 # --- The protocol -----------------------------------------------------------------------------
