@@ -77,6 +77,7 @@ class MemAp:
     """One access port and the transfer that it has in flight.
 
     `reaches` is asked before each transfer: not all of the chip is there while it is in reset.
+    It raises BusStall where the answer has to wait.
     """
 
     def __init__(
@@ -233,7 +234,11 @@ class MemAp:
         if self.tar & 3 or span.start // _INCREMENT_WRAP != (span.end - 1) // _INCREMENT_WRAP:
             return None
         found = self.bus.find(self.tar)
-        return found if found is not None and span in found[0] and self._reaches(self.tar) else None
+        try:
+            reached = self._reaches(self.tar)
+        except BusStall:
+            return None
+        return found if found is not None and span in found[0] and reached else None
 
     def read_block(self, words: int) -> bytes | None:
         """Read so many words through DRW at once; None, and nothing done, if that is not plain.

@@ -52,7 +52,7 @@ from gdbserver.chip.stm32h743 import (
 )
 from gdbserver.sim import components
 from gdbserver.sim.access_port import AHB_AP, APB_AP, MemAp
-from gdbserver.sim.bus import Bus, Device, Direct, Master, Ram
+from gdbserver.sim.bus import Bus, BusStall, Device, Direct, Master, Ram
 from gdbserver.sim.clock import MICROSECOND, MILLISECOND, Clock
 from gdbserver.sim.cpu import Core
 from gdbserver.sim.debug_port import DebugPort
@@ -77,6 +77,10 @@ __all__ = ["DEFAULT_PINS", "RESET_PULSE", "Board", "BoardOptions"]
 _WWDG_IRQ = 0
 
 RESET_PULSE = 20 * MICROSECOND  # DS12110, "NRST pin characteristics": an internal reset's pulse
+
+# An access that waits for a sleeping core, in nanoseconds: it is tried again after whatever
+# happens next, which may wake the core.
+_SHORTEST_NAP, _LONGEST_NAP = 1_000, 100_000
 
 _DEBUG_CLOCKS = int(DbgmcuCr.TRACECLKEN | DbgmcuCr.D1DBGCKEN | DbgmcuCr.D3DBGCKEN)
 
@@ -395,8 +399,20 @@ class Board:
         }
 
     def _ap0_reaches(self, address: int) -> bool:
-        """While the chip is in reset, the core's debug units answer and nothing behind them."""
-        return not self.core.in_reset or address in PPB
+        """While the chip is in reset, the core's debug units answer and nothing behind them.
+
+        The way leads through the core, and its clock stands still while it sleeps, unless
+        DBGMCU keeps it going: then an access waits until the core wakes.
+
+        Raises:
+            BusStall: the core sleeps without a clock.
+        """
+        core, deeply = self.core, self.scs.sleeps_deeply
+        if core.asleep and not core.in_reset and not self.dbgmcu.keeps_clock(deeply=deeply):
+            now, due = self.clock.now, self.clock.next_event
+            nap = _LONGEST_NAP if due is None else max(due - now, 0) + _SHORTEST_NAP
+            raise BusStall(now + min(nap, _LONGEST_NAP))
+        return not core.in_reset or address in PPB
 
     def _ap1_reaches(self, address: int) -> bool:
         return not self.core.in_reset and any(address in span for span in _D3)

@@ -51,7 +51,7 @@ class Dbgmcu(Peripheral):
             "D1DBGCKEN" / Flag,
             "TRACECLKEN" / Flag,
             Padding(11),
-            # Nothing here loses its clock in a low-power mode, with or without these.
+            # The D3 domain never loses its clock here, with or without these.
             "DBGSTBY_D3" / Flag,
             "DBGSTOP_D3" / Flag,
             Padding(4),
@@ -89,6 +89,11 @@ class Dbgmcu(Peripheral):
         super().reset()
         # Bits 15:12 are reserved and read 6 on silicon.
         self.set_raw(self.IDCODE, self._revision << 16 | 0x6000 | DEVICE_ID)
+
+    def keeps_clock(self, *, deeply: bool) -> bool:
+        """Whether the core can be debugged while it sleeps, or is in Stop mode."""
+        cr = self[self.CR]
+        return bool(cr.DBGSTOP_D1 if deeply else cr.DBGSLEEP_D1)
 
     @property
     def freezes_iwdg(self) -> bool:

@@ -110,7 +110,7 @@ class SystemControl(CoreSightComponent):
             Padding(27),
             "SEVONPEND" / Flag,
             Padding(1),
-            Unmodelled("SLEEPDEEP"),
+            "SLEEPDEEP" / Flag,
             "SLEEPONEXIT" / Flag,
             Padding(1),
         ),
@@ -614,6 +614,11 @@ class SystemControl(CoreSightComponent):
         _base.writes(_write_base)
         _attributes.writes(_write_attributes)
     del _base, _attributes, _refresh
+
+    @property
+    def sleeps_deeply(self) -> bool:
+        """Whether WFI and WFE ask for a Stop or Standby mode, rather than Sleep."""
+        return bool(self[self.SCR].SLEEPDEEP)
 
     # --- debug ------------------------------------------------------------------------------
 
