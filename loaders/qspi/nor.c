@@ -71,12 +71,8 @@ struct erase_type {
 
 static struct erase_type erase_types[4]; /* largest first */
 static uint32_t read_phases, program_phases;
+static uint32_t nors = 1;  /* side by side */
 static uint32_t every = 1; /* times a bit of a register: that bit of each NOR's */
-
-static uint32_t nors(void)
-{
-    return 1u + (every >> 8);
-}
 
 bool nor_failed(uint32_t status, uint32_t address)
 {
@@ -90,7 +86,7 @@ bool nor_failed(uint32_t status, uint32_t address)
 static bool failed_in(uint32_t registers, uint32_t status, uint32_t address)
 {
     nor_failed(status, address);
-    if (every != 1u)
+    if (nors == 2u)
         found.culprits = ((registers & 0xFFu) != 0) | (uint32_t)((registers >> 8) != 0) << 1;
     return false;
 }
@@ -110,9 +106,9 @@ static uint32_t manufacturer(void)
 /* Ones, where the QUADSPI does not finish. */
 static uint32_t read_register(uint32_t opcode)
 {
-    uint8_t values[2] = {0xFF, (uint8_t)(0xFFu * (every >> 8))};
-    quadspi_read(WITH_DATA(opcode), 0, values, nors());
-    return values[0] | (uint32_t)values[1] << 8;
+    uint32_t values = 0xFFu * every;
+    quadspi_read(WITH_DATA(opcode), 0, (uint8_t *)&values, nors);
+    return values;
 }
 
 static bool ready(uint32_t milliseconds)
@@ -145,9 +141,9 @@ static bool write_registers(uint32_t opcode, uint32_t first, uint32_t second, ui
     uint8_t values[4];
     uint32_t length = 0;
 
-    for (uint32_t i = 0; i < nors(); i++)
+    for (uint32_t i = 0; i < nors; i++)
         values[length++] = (uint8_t)(first >> 8 * i);
-    for (uint32_t i = 0; count == 2 && i < nors(); i++)
+    for (uint32_t i = 0; count == 2 && i < nors; i++)
         values[length++] = (uint8_t)(second >> 8 * i);
     return !refused_write_enable() && quadspi_write(WITH_DATA(opcode), 0, values, length) &&
            ready(STATUS_WRITE_MS);
@@ -167,7 +163,7 @@ static void wake_up(void)
     };
     static const uint8_t on_four_lines[] = {WAKE_UP, EXIT_QPI_WINBOND, EXIT_QPI_MICRON};
 
-    quadspi_write(CCR_ABMODE(FOUR) | CCR_ABSIZE(4) | CCR_DMODE(FOUR), 0, ones, 16u * nors());
+    quadspi_write(CCR_ABMODE(FOUR) | CCR_ABSIZE(4) | CCR_DMODE(FOUR), 0, ones, 16u * nors);
     for (uint32_t i = 0; i < sizeof on_four_lines; i++) {
         quadspi_command(ON_FOUR_LINES(on_four_lines[i]));
         pause_us(50); /* a NOR needs up to 30 us from power-down to its next instruction */
@@ -180,7 +176,7 @@ static bool reset_nor(void)
 {
     /* Let an erase end: cut short, it leaves a sector that is neither old nor blank. */
     uint32_t status = read_register(READ_STATUS), answer = 0;
-    for (uint32_t shift = 0; shift < 8u * nors(); shift += 8)
+    for (uint32_t shift = 0; shift < 8u * nors; shift += 8)
         if ((status >> shift & 0xFFu) != 0xFF)
             answer |= 1u << shift;
     if (answer)
@@ -190,12 +186,12 @@ static bool reset_nor(void)
     pause_us(200); /* tRST: 30 us (Winbond) to 100 us (ISSI) */
 
     uint8_t id[6] = {0};
-    if (!quadspi_read(WITH_DATA(READ_ID), 0, id, 3u * nors()))
+    if (!quadspi_read(WITH_DATA(READ_ID), 0, id, 3u * nors))
         return quadspi_fault();
     uint32_t silent = 0;
-    for (uint32_t i = 0; i < nors(); i++) {
+    for (uint32_t i = 0; i < nors; i++) {
         const uint8_t *at = id + i;
-        uint32_t jedec = (uint32_t)at[0] << 16 | (uint32_t)at[nors()] << 8 | at[2u * nors()];
+        uint32_t jedec = (uint32_t)at[0] << 16 | (uint32_t)at[nors] << 8 | at[2u * nors];
         if (jedec == 0 || jedec == 0xFFFFFF)
             silent |= 1u << 8 * i;
         *(i ? &found.second_jedec : &found.jedec) = jedec;
@@ -204,7 +200,7 @@ static bool reset_nor(void)
         bool busy = answer & silent & read_register(READ_STATUS);
         return failed_in(silent, busy ? STUCK_BUSY : NO_ANSWER, 0);
     }
-    if (every != 1u && found.jedec != found.second_jedec)
+    if (nors == 2u && found.jedec != found.second_jedec)
         return nor_failed(NOT_ALIKE, 0);
     return ready(RESET_MS) || stuck_busy(0);
 }
@@ -222,7 +218,7 @@ static bool read_sfdp(uint32_t address, void *data, uint32_t length)
 {
     uint32_t phases = WITH_DATA(READ_SFDP) | CCR_ADMODE(ONE) | CCR_ADSIZE(3) | CCR_DCYC(8);
 
-    if (every == 1u)
+    if (nors == 1u)
         return quadspi_read(phases, address, data, length);
     for (uint8_t *byte = data; length; length--, address++, byte++) {
         uint8_t pair[2];
@@ -563,10 +559,10 @@ static bool describe(void)
 /* What one of them is has been told; seen together they are twice that. */
 static void count_all_nors(void)
 {
-    found.size *= nors();
-    found.page_size *= nors();
+    found.size *= nors;
+    found.page_size *= nors;
     for (uint32_t i = 0; i < 4; i++)
-        erase_types[i].size *= nors();
+        erase_types[i].size *= nors;
 }
 
 /* Tell the host what can be erased.  True if what it calls a sector can be. */
@@ -591,6 +587,7 @@ static void note_registers(uint32_t opcode, uint32_t shift)
 bool nor_open(void)
 {
     uint32_t max_hz = config.clock_hz ? config.clock_hz : DEFAULT_HZ;
+    nors = both_banks() ? 2u : 1u;
     every = both_banks() ? 0x0101u : 1u;
     for (uint32_t i = 0; i < 4; i++)
         erase_types[i].size = 0;
@@ -679,54 +676,50 @@ bool nor_erase_all(void)
     return completed(ERASE_CHIP_MS, NOT_ERASED, 0) && looks_blank(0);
 }
 
-struct piece {
-    uint32_t address;
-    const uint8_t *data;
-    uint32_t length;
-};
-
-/*
- * Two NORs take bytes in pairs.  One at an odd end goes with a neighbour of all ones, which
- * programs nothing.  Cuts `piece` down to what is even, or widens it; returns how many bytes of
- * the caller's it holds.
- */
-static uint32_t even_piece(struct piece *piece)
+/* In place, because between two pages a NOR waits for each instruction of ours. */
+static inline __attribute__((always_inline)) bool
+program_page(uint32_t address, const uint8_t *data, uint32_t length)
 {
-    static uint8_t pair[2];
+    /* Whether write enable takes is asked while the page is programmed, not before. */
+    if (!quadspi_command(INSTRUCTION(WRITE_ENABLE)) ||
+        !quadspi_write(program_phases, address, data, length))
+        return nor_failed(QUADSPI_FAULT, address);
+    if ((read_register(READ_STATUS) & BUSY * every) != BUSY * every) {
+        uint32_t refused = refused_write_enable();
+        if (refused)
+            return failed_in(refused, WRITE_REFUSED, address);
+        quadspi_command(INSTRUCTION(WRITE_DISABLE)); /* protected: verifying will tell */
+    }
+    return completed(PROGRAM_MS, NOT_PROGRAMMED, address);
+}
 
-    if (!(piece->address & 1u) && piece->length > 1u)
-        return --piece->length;
-    pair[piece->address & 1u] = *piece->data;
-    pair[~piece->address & 1u] = 0xFF;
-    *piece = (struct piece){piece->address & ~1u, pair, 2};
-    return 1;
+/* Two NORs take bytes in pairs: this one goes with a neighbour of ones, which programs nothing. */
+static __attribute__((noinline)) bool program_half_a_pair(uint32_t address, uint8_t byte)
+{
+    uint8_t pair[2] = {0xFF, 0xFF};
+    pair[address & 1u] = byte;
+    return program_page(address & ~1u, pair, 2);
 }
 
 bool nor_program(uint32_t address, const uint8_t *data, uint32_t length)
 {
+    if (nors == 2u && length && (address & 1u)) {
+        if (!program_half_a_pair(address, *data))
+            return false;
+        address++, data++, length--;
+    }
+    uint32_t odd = nors == 2u ? length & 1u : 0;
+    length -= odd;
     while (length) {
         uint32_t room = found.page_size - address % found.page_size;
         uint32_t count = length < room ? length : room;
-        struct piece piece = {address, data, count};
-        if (every != 1u && (address | count) & 1u)
-            count = even_piece(&piece);
-        /* Whether write enable takes is asked while the page is programmed, not before. */
-        if (!quadspi_command(INSTRUCTION(WRITE_ENABLE)) ||
-            !quadspi_write(program_phases, piece.address, piece.data, piece.length))
-            return nor_failed(QUADSPI_FAULT, address);
-        if ((read_register(READ_STATUS) & BUSY * every) != BUSY * every) {
-            uint32_t refused = refused_write_enable();
-            if (refused)
-                return failed_in(refused, WRITE_REFUSED, address);
-            quadspi_command(INSTRUCTION(WRITE_DISABLE)); /* protected: verifying will tell */
-        }
-        if (!completed(PROGRAM_MS, NOT_PROGRAMMED, address))
+        if (!program_page(address, data, count))
             return false;
         address += count;
         data += count;
         length -= count;
     }
-    return true;
+    return !odd || program_half_a_pair(address, *data);
 }
 
 bool nor_map(void)
