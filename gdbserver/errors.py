@@ -158,8 +158,16 @@ class MemoryFault(TargetError):
 
     def __init__(self, access: Literal["read", "write"], span: Span, readable: bytes = b"") -> None:
         super().__init__(f"cannot {access} memory at {span}")
+        self.access = access
         self.span = span
         self.readable = readable
+
+    def again(self) -> MemoryFault:
+        """The same failure, for one more who asks."""
+        fault = MemoryFault(self.access, self.span, self.readable)
+        fault.hint = self.hint
+        fault.__cause__ = self.__cause__
+        return fault
 
 
 class StreamStalled(TargetError):

@@ -26,6 +26,7 @@ from gdbserver.cli.options import (
     probe_options,
     wiring_options,
 )
+from gdbserver.cli.run import run as run_command
 from gdbserver.errors import GdbServerError, UsageError, explain
 from gdbserver.flash.programmer import Programmer
 from gdbserver.server.monitor import describe_chip
@@ -137,6 +138,7 @@ def command(
 
 
 command.add_command(loader_command)
+command.add_command(run_command)
 command.add_command(coredump)
 for flash_command in FLASH_COMMANDS:
     command.add_command(flash_command)

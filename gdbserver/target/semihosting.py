@@ -144,19 +144,23 @@ class Semihosting:
         try:
             answer = _OPERATIONS[operation](self, target, parameter)
             return answer if isinstance(answer, int | Exit) else (yield from answer)
-        except MemoryFault as fault:
-            self._errno = errno.EFAULT
-            log.warning("semihosting: %s: %s", operation.name, fault)
-        except OSError as error:
-            self._errno = error.errno or errno.EIO
-            log.info("semihosting: %s: %s", operation.name, error.strerror or error)
-        return _FAILED
+        except (MemoryFault, OSError) as error:
+            self._note(operation, error)
+            return _FAILED
+
+    def _note(self, operation: Op, error: MemoryFault | OSError) -> None:
+        """What went wrong: for SYS_ERRNO, and for whoever looks at the terminal."""
+        if isinstance(error, MemoryFault):
+            self._errno, what = errno.EFAULT, str(error)
+        else:
+            self._errno, what = error.errno or errno.EIO, error.strerror or str(error)
+        log.info("semihosting: %s: %s", operation.name, what)
 
     # --- What the program passes ------------------------------------------------------------------
 
     def _file(self, handle: int) -> HostFile:
         if handle not in self._handles:
-            raise OSError(errno.EBADF, f"no file has the handle {handle}")
+            raise OSError(errno.EBADF, f"no file has the handle {handle:#x}")
         return self._handles[handle]
 
     # --- Files ------------------------------------------------------------------------------------
@@ -196,8 +200,7 @@ class Semihosting:
                 target, address, min(length, MAX_TRANSFER)
             )
         except (MemoryFault, OSError) as error:
-            self._errno = getattr(error, "errno", None) or errno.EFAULT
-            log.info("semihosting: WRITE: %s", error)
+            self._note(Op.WRITE, error)
             written = 0
         return length - written
 

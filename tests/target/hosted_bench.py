@@ -38,7 +38,9 @@ class Hosted:
         self.calls = 0
         self.waited = 0
         console = Console(self.write, self.read)
-        self.semihosting = Semihosting(console, self.files, command_line=self.command_line)
+        self.semihosting = Semihosting(
+            console, self.files, command_line=f"hosted {self.command_line}"
+        )
 
     def write(self, data: bytes, error: bool) -> None:
         if error:

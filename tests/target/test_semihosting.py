@@ -236,6 +236,6 @@ def test_gdb_is_asked_for_files_and_for_what_is_typed(program: Bench) -> None:
 
     hosted = Hosted(program, gdb=typist)
     console = GdbConsole(hosted.write)
-    hosted.semihosting = Semihosting(console, GdbFiles(), command_line="console")
+    hosted.semihosting = Semihosting(console, GdbFiles(), command_line="hosted console")
     assert hosted.run() == CLEAN
     assert b"typed!" in hosted.out

@@ -1,0 +1,1 @@
+"""What a program's ELF file knows: names, source lines, and how to walk its stack."""
