@@ -1,4 +1,4 @@
-"""Internal flash, driven by the host through the debug port: no code runs on the core.
+"""Internal flash, driven by the host through the debug port: no foreign code runs on the core.
 
 The two banks are two devices, each with its own lock, queue and error flags; a register set
 belongs to an address range, not to a die's half, so swapped banks need no care here.
@@ -7,7 +7,9 @@ A bank is programmed by setting PG and writing words into the mapped flash.  Eig
 words make a flash word of 32 bytes, which is programmed once per erase, because it has one
 ECC.  The controller executes one flash word, queues one, and fills the buffer for a third;
 after that it holds the bus, and the access port answers WAIT.  That is the throttle: as long as the
-probe is patient there is nothing to poll.
+probe is patient there is nothing to poll.  That is how it is done beside a loader, which has the
+core for itself.  In a download for internal flash alone, our own `feeder` moves words from
+buffers in SRAM; erasing, looking and verifying are the same.
 
 Some probes give up.  What then matters is never to program a flash word twice, and never to
 leave one half written:
@@ -26,7 +28,8 @@ RM0433, "Embedded flash memory (FLASH)"; times from DS12110, "Flash memory chara
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
@@ -61,6 +64,7 @@ from gdbserver.chip.stm32h743 import (
 from gdbserver.errors import FlashError, MemoryFault, ProbeError, StreamStalled, TargetError
 from gdbserver.flash.diff import crc_unit
 from gdbserver.flash.driver import Did, Event
+from gdbserver.flash.feeder import BUFFER, Feeder, Lane
 from gdbserver.flash.plan import RegionPlan, Run, SectorPlan
 from gdbserver.loader.call_queue import Busy
 from gdbserver.target.link import TAR_WRAP, Write
@@ -72,6 +76,10 @@ _CHUNK = 16 * 1024  # streamed in one go: long enough to hide the pause between 
 _TWO_WORDS = 2 * FLASH_WORD  # what a bank takes without holding the bus
 _CRC_BURST = 3  # 256 flash words, 8 KiB: the coarsest, and still a part of a sector
 _ONGOING = FlashSr.BSY | FlashSr.WBNE | FlashSr.QW
+_WORTH_FEEDING = 16 * 1024  # bytes: less is programmed while the feeder would be set up,
+_WORTH_FILLING = 64 * 1024  # or, with nothing to be erased, while its buffers would be filled
+_FED = 2.0  # seconds for a buffer: seven times the worst case of x8
+_LOOK = 0.004  # seconds between two looks at what the feeder does
 _BLOCKING = FlashSr.PGSERR | FlashSr.INCERR
 
 _MEANING = {
@@ -109,6 +117,7 @@ class InternalBank:
         *,
         parallelism: int = 3,
         pace: Pace | None = None,
+        feeder: Feeder | None = None,
     ) -> None:
         self.region = region
         self._target = target
@@ -117,6 +126,8 @@ class InternalBank:
         self._erase_seconds = SECTOR_ERASE_SECONDS[parallelism]
         self._mass_erase_seconds = MASS_ERASE_SECONDS[parallelism]
         self._pace = pace or Pace()
+        self._feeder = feeder
+        self._lane: Lane | None = None
         self._registers = FLASH + (FLASH_BANK2_OFFSET if region.span.start in BANK2 else 0)
 
     # --- Opening and closing --------------------------------------------------------------
@@ -151,10 +162,12 @@ class InternalBank:
     ) -> None:
         """Wait for what is under way, lock.  With the probe gone, there is nothing to be done."""
         try:
+            if self._lane is not None:
+                self._lane.switch_off()
             self._wait_idle(self._mass_erase_seconds[1])
             self._clear(FLASH_ERRORS | FlashSr.EOP | FlashSr.CRCEND)
             self._control(FlashCr.LOCK)
-        except (ProbeError, TargetError) as failure:
+        except (ProbeError, TargetError, FlashError) as failure:
             if error is None:
                 raise
             log.warning("%s was not locked again: %s", self.region.name, failure)
@@ -167,11 +180,19 @@ class InternalBank:
     # --- Erasing and programming ----------------------------------------------------------
 
     def change(self, sectors: Sequence[SectorPlan]) -> Generator[Event, None, None]:
+        fed = self._feeder is not None and self._worth_feeding(sectors)
         for sector in sectors:
-            yield from self._change(sector)
+            last = sector is sectors[-1]
+            yield from self._feed(sector, last=last) if fed else self._change(sector)
             if not sector.erase and not self._reads_back(sector):
                 log.info("%s was not quite blank: erasing it", sector.sector)
                 yield from self._change(replace(sector, erase=True))
+
+    def _worth_feeding(self, sectors: Sequence[SectorPlan]) -> bool:
+        """Setting up the feeder and its buffers takes time, which an erase hides."""
+        size = sum(len(run.data) for sector in sectors for run in sector.runs)
+        hidden = any(sector.erase for sector in sectors)
+        return size >= (_WORTH_FEEDING if hidden or not self._pace.patient else _WORTH_FILLING)
 
     def _change(self, sector: SectorPlan) -> Generator[Event, None, None]:
         if sector.erase:
@@ -180,6 +201,55 @@ class InternalBank:
             yield Busy(0)  # an erase elsewhere had better begin first
         for run in sector.runs:
             yield from self._program(run)
+
+    def _feed(self, sector: SectorPlan, *, last: bool) -> Generator[Event, None, None]:
+        """Erase and program a sector by way of the feeder, whose buffers fill during the erase."""
+        pieces = deque(
+            run.part(start, start + BUFFER)
+            for run in sector.runs
+            for start in range(0, len(run.data), BUFFER)
+        )
+        if sector.erase:
+            yield from self._erase(sector.sector, self._stage(pieces))
+        else:
+            yield Busy(0)  # an erase elsewhere had better begin first
+        lane = self._opened_lane()
+        self._control(FlashCr.PG)
+        lane.switch_on()
+        deadline = self._target.deadline(_FED)
+        while pieces or not lane.is_empty():
+            yield from self._stage(pieces)
+            finished, trouble = lane.collect()
+            for span in finished:
+                deadline = self._target.deadline(_FED)
+                yield Did("programmed", span)
+            if trouble:
+                self._check("program", sector.sector)
+            if deadline.expired():
+                raise self._stuck(self._program_seconds[1])
+            if last and not pieces:
+                lane.give_back()
+            yield Busy(0 if finished else _LOOK)
+        lane.switch_off()
+        yield from self._when_idle(self._program_seconds[1], 0)
+        self._check("program", sector.sector)
+        self._control(0)
+        while last and lane.give_back():
+            yield Busy(0)
+
+    def _stage(self, pieces: deque[Run]) -> Generator[Event, None, None]:
+        """Fill the feeder's buffers, as long as there are any."""
+        lane = self._opened_lane()
+        while pieces and lane.has_room():
+            piece = pieces.popleft()
+            lane.stage(piece.span, piece.data)
+            yield Busy(0)
+
+    def _opened_lane(self) -> Lane:
+        if self._lane is None:
+            assert self._feeder is not None
+            self._lane = self._feeder.lane(self._registers + FLASH_SR)
+        return self._lane
 
     def _reads_back(self, sector: SectorPlan) -> bool:
         """Whether a sector that was not erased first holds what was programmed into it.
@@ -193,23 +263,30 @@ class InternalBank:
             log.debug("%s", error)
             return False
 
-    def _erase(self, sector: Span) -> Generator[Event, None, None]:
+    def _erase(self, sector: Span, meanwhile: Iterable[Event] = ()) -> Generator[Event, None, None]:
         number = (sector.start - self.region.span.start) // len(sector)
         what = FlashCr.SER | number << FLASH_CR_SNB_SHIFT
-        yield from self._run_erase(what, sector, self._erase_seconds)
+        yield from self._run_erase(what, sector, self._erase_seconds, meanwhile)
 
     def erase_all(self) -> Generator[Event, None, None]:
         yield from self._run_erase(FlashCr.BER, self.region.span, self._mass_erase_seconds)
 
     def _run_erase(
-        self, what: int, span: Span, seconds: tuple[float, float]
+        self,
+        what: int,
+        span: Span,
+        seconds: tuple[float, float],
+        meanwhile: Iterable[Event] = (),
     ) -> Generator[Event, None, None]:
         typical, maximum = seconds
         self._control(what)
         self._control(what | FlashCr.START)
+        begun = self._target.monotonic()
+        yield Busy(0)  # another erase may begin
+        yield from meanwhile
         # A new part is often quicker than typical, a worn one slower.
-        yield Busy(0.8 * typical)
-        yield from self._when_idle(maximum, typical / 100)
+        yield Busy(max(0.0, 0.8 * typical - (self._target.monotonic() - begun)))
+        yield from self._when_idle(maximum, typical / 500)
         self._check("erase", span)
         self._control(0)
         yield Did("erased", span)

@@ -24,7 +24,8 @@ from gdbserver.chip.stm32h743 import FLASH, FLASH_BANK2_OFFSET, FLASH_PRAR_CUR, 
 from gdbserver.errors import ChipLocked, FlashError, GdbServerError, VerifyError
 from gdbserver.flash.diff import diff
 from gdbserver.flash.driver import Did, Event, FlashDriver
-from gdbserver.flash.external import ExternalFlash
+from gdbserver.flash.external import ExternalFlash, measured
+from gdbserver.flash.feeder import Feeder
 from gdbserver.flash.internal import InternalBank, Pace
 from gdbserver.flash.plan import Download, RegionPlan, SectorPlan, plan
 from gdbserver.loader.call_queue import Busy
@@ -115,9 +116,13 @@ class Programmer:
             OutsideFlash, FlashError: refused; nothing has been erased.
             FlashError: a device failed; the others have come to rest.
         """
-        lanes = [_Lane(self._driver(p.region), p) for p in self._plans(download)]
-        lanes.sort(key=lambda lane: lane.seconds, reverse=True)
-        yield from self._run(lanes)
+        plans = self._plans(download)
+        with Feeder(self._target) as feeder:
+            # A loader needs the core for itself: beside it, internal flash is streamed to.
+            alone = all(p.region in self._banks for p in plans)
+            lanes = [_Lane(self._driver(p.region, feeder if alone else None), p) for p in plans]
+            lanes.sort(key=lambda lane: lane.seconds, reverse=True)
+            yield from self._run(lanes)
 
     def preview(self, download: Download) -> list[Change]:
         """What `carry_out` would do: flash is compared with it, and not changed.
@@ -171,10 +176,12 @@ class Programmer:
     def mass_erase(self, which: Literal["internal", "external", "all"]) -> Iterator[Step]:
         """Erase whole devices."""
         internal = list(self._banks) if which != "external" else []
-        external = [loader.region for loader in self._loaders] if which != "internal" else []
         for region in internal:
             self._check_allowed([region.span], region)
         self._target.halt()
+        if which != "internal":
+            self._meet([loader.region for loader in self._loaders])
+        external = [loader.region for loader in self._loaders] if which != "internal" else []
         yield from self._run([_EraseLane(self._driver(r)) for r in [*external, *internal]])
 
     def _check_allowed(self, spans: Sequence[Span], region: FlashRegion) -> None:
@@ -208,11 +215,11 @@ class Programmer:
         start = self._banks[bank].span.start
         return Span(start + 256 * first, start + 256 * max(first, last + 1 if last >= first else 0))
 
-    def _driver(self, region: FlashRegion) -> FlashDriver:
+    def _driver(self, region: FlashRegion, feeder: Feeder | None = None) -> FlashDriver:
         for loader in self._loaders:
             if loader.region == region:
                 return ExternalFlash(self._target, loader)
-        return InternalBank(self._target, region, pace=self._pace)
+        return InternalBank(self._target, region, pace=self._pace, feeder=feeder)
 
     def _worker(self, region: FlashRegion) -> str:
         """Who programs a device, in words."""
@@ -267,7 +274,7 @@ class Programmer:
     def prepare_external_reads(self) -> None:
         """Leave the NOR memory-mapped, so that it can be read like memory."""
         for loader in self._loaders:
-            with ExternalFlash(self._target, loader, queued=False):
+            with ExternalFlash(self._target, loader, queued=False, for_good=True):
                 log.info("%s can be read", loader.region)
 
     def describe_external(self) -> str:
@@ -285,14 +292,18 @@ class Programmer:
         return "; ".join(lines) or "no external flash"
 
     def _meet(self, regions: Sequence[FlashRegion]) -> bool:
-        """Ask our own loaders for these regions, once; whether one has another size than thought.
+        """Ask loaders, or their NORs, for these regions, once; whether one has another size.
 
         Raises: FlashError, when a NOR that is larger than thought reaches into another device.
         """
         before = self.regions()
         for number, loader in enumerate(self._loaders):
-            if number not in self._met and loader.finds_out and loader.region in regions:
-                self._ask(number)
+            if number not in self._met and loader.region in regions:
+                if loader.finds_out:
+                    self._ask(number)
+                else:
+                    self._loaders[number] = measured(self._target, loader)
+                    self._met.add(number)
         return self.regions() != before
 
     def _ask(self, number: int) -> dict[str, int] | None:

@@ -42,6 +42,9 @@ preserve r9):
     The same for `count` adjacent blocks of `size` bytes; stores one word each at `results`.
 
 Both read memory by words where aligned, and are quick enough for megabytes.
+
+``feed(feeder) -> 0``
+    Keeps internal flash programming: see `gdbserver.flash.feeder`.
 """
 
 from __future__ import annotations
@@ -107,6 +110,7 @@ _HEADER_SIZE, _RECORD_SIZE = 32, 32
 _DONE, _STATE, _WINDOW_WATCHDOG, _RESULT = 8, 12, 24, 28
 
 HELPERS = ("crc32", "crc32_each")
+RESIDENT = (*HELPERS, "feed")
 RESULTS = 128
 """Words that a helper may fill in one call."""
 
@@ -414,7 +418,7 @@ class CallQueue:
         return number
 
     def _entry(self, routine: str) -> int:
-        if routine in HELPERS:
+        if routine in RESIDENT:
             return self._resident.entries[routine]
         return self._image.entries[routine]
 

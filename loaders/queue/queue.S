@@ -1,5 +1,5 @@
 /*
- * The resident call queue, and checksums: what runs on the core beside a loader.
+ * The resident call queue, checksums, and what feeds internal flash: our own code on the core.
  *
  * gdbserver/loader/call_queue.py is the host's half and describes the ring and each routine.
  * Position independent: the host puts the image anywhere (DTCM: no wait states), the stack
@@ -276,6 +276,112 @@ routine crc32_each
     movs    r0, #0
     pop     {r4-r8, r10, r11, pc}
     .size   crc32_each, . - crc32_each
+
+/*
+ * feed(r0 = feeder) -> 0, once the host has written its first word: keeps both banks of internal
+ * flash programming, from buffers in RAM.
+ *
+ * gdbserver/flash/feeder.py is the host's half and describes feeder, lanes and jobs.  A bank gets
+ * two flash words at a time, which is what it takes without holding the bus, and only when it
+ * has nothing to do: so the core never waits for one while the other could go on.
+ * RM0433, "FLASH program operations".
+ */
+#define LANE_A 32
+#define LANE_B 352
+
+#define STATUS_AT 0
+#define ON 4
+#define SEEN 8
+#define JOBS_DONE 12
+#define TROUBLE 16
+#define SOURCE 20
+#define DESTINATION 24
+#define LEFT 28
+
+#define JOB_SOURCE 64
+#define JOB_DESTINATION 68
+#define JOB_LENGTH 76
+#define JOBS 16
+
+#define FLASH_WORD 32
+#define FLASH_SR_ONGOING 7              /* BSY, WBNE, QW */
+#define FLASH_SR_ERRORS 0x17EE0000
+
+routine feed
+    push    {r4-r11, lr}
+    mov     r11, r0
+.Lround:
+    ldr     r0, [r11]
+    cbnz    r0, .Lfed
+    add     r4, r11, #LANE_A
+    bl      feed_lane
+    addw    r4, r11, #LANE_B
+    bl      feed_lane
+    b       .Lround
+.Lfed:
+    movs    r0, #0
+    pop     {r4-r11, pc}
+    .size   feed, . - feed
+
+/* r4: the lane.  Nothing is kept in registers between two turns. */
+feed_lane:
+    ldr     r0, [r4, #ON]
+    str     r0, [r4, #SEEN]
+    cmp     r0, #0
+    beq     .Lnot_now
+    ldr     r5, [r4, #LEFT]
+    cbnz    r5, .Lgoing
+    ldr     r0, [r4, #JOBS_DONE]
+    and     r0, #JOBS - 1
+    add     r6, r4, r0, lsl #4
+    ldr     r5, [r6, #JOB_LENGTH]
+    cmp     r5, #0
+    beq     .Lnot_now
+    dmb                             @ the rest of the job was written before its length was
+    movs    r0, #0
+    str     r0, [r6, #JOB_LENGTH]
+    ldrd    r0, r1, [r6, #JOB_SOURCE]
+    strd    r0, r1, [r4, #SOURCE]
+    str     r5, [r4, #LEFT]
+.Lgoing:
+    ldr     r0, [r4, #STATUS_AT]
+    ldr     r0, [r0]
+    movw    r1, #FLASH_SR_ERRORS >> 16
+    tst     r1, r0, lsr #16
+    bne     .Ltrouble
+    tst     r0, #FLASH_SR_ONGOING
+    bne     .Lnot_now
+    ldrd    r6, r7, [r4, #SOURCE]
+    mov     r8, #2
+.Lword:                               @ eight plain stores: a block store may begin anew
+    ldmia   r6!, {r0-r3}
+    str     r0, [r7], #4
+    str     r1, [r7], #4
+    str     r2, [r7], #4
+    str     r3, [r7], #4
+    ldmia   r6!, {r0-r3}
+    str     r0, [r7], #4
+    str     r1, [r7], #4
+    str     r2, [r7], #4
+    str     r3, [r7], #4
+    dsb                             @ and all of them are there before SR is looked at
+    subs    r5, #FLASH_WORD
+    beq     .Ljob_done
+    subs    r8, #1
+    bne     .Lword
+    strd    r6, r7, [r4, #SOURCE]
+    str     r5, [r4, #LEFT]
+    bx      lr
+.Ljob_done:
+    str     r5, [r4, #LEFT]
+    ldr     r0, [r4, #JOBS_DONE]
+    adds    r0, #1
+    str     r0, [r4, #JOBS_DONE]
+    bx      lr
+.Ltrouble:
+    str     r0, [r4, #TROUBLE]
+.Lnot_now:
+    bx      lr
 
     .align  2
 .Lring:

@@ -1,0 +1,185 @@
+"""Both banks of internal flash kept busy at once, from buffers in SRAM, by a routine of ours.
+
+Words that are streamed into flash through the debug port have two limits.  A probe that waits
+for one bank cannot feed the other.  And the link stands still while sectors are erased, which is
+two thirds of the time.  So where the core has nothing else to do, that is, where no loader
+runs on it, the host writes what comes next into buffers in AXI SRAM, during the erase as well,
+and `feed` (``loaders/queue``) moves it into flash: two flash words at a time, whenever a bank
+has nothing to do.  It never waits on the bus, so one bank does not hold up the other, and
+no probe ever sees a WAIT.
+
+The routine runs beside the call queue, as one call that lasts until the end, on a core in a
+known state.  It looks at this, which the host has put into SRAM::
+
+    feeder: 0 stop        written by the host; the routine returns
+            32, 352       two lanes, one for each bank
+
+    lane:   0 status      address of FLASH_SR of the bank
+            4 on          written by the host: flash may be written
+            8 seen        `on`, as the core has seen it: after 0 it touches flash no more
+            12 done       written by the core: jobs finished, which means taken out of their buffers
+            16 trouble    written by the core: FLASH_SR, when it has an error flag; it stops there
+            20            three words of the core's own
+            64 jobs[16]   in turn: source, destination, spare, length; the core clears the length
+
+    A job exists as soon as its length is there, which is therefore written last.
+
+What is in the buffers' place before is put back (`BorrowedRam`), as each comes free for good.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Final, Self
+
+from gdbserver.chip.memory import Span
+from gdbserver.errors import FlashError
+from gdbserver.loader.call_queue import CallQueue
+from gdbserver.loader.file import Image, built
+from gdbserver.target.target import Target
+
+_LANES: Final = (32, 352)
+_HEADER, _LANE = 32, 320
+_STOP = 0
+_ON, _SEEN, _DONE = 4, 8, 12
+_JOBS_AT, _JOBS, _JOB = 64, 16, 16
+_BLOCK = 1024  # header and lanes, and what is lost to alignment
+
+BUFFER: Final = 8 * 1024
+"""Bytes of a job at most: 26 ms of programming."""
+
+_BUFFERS = 8  # of each lane: half a sector
+
+_FOR_EVER = 24 * 3600.0
+_ACKNOWLEDGED = 0.1  # seconds; it takes a microsecond
+
+
+class Feeder:
+    """The routine and its lanes; it comes to life when the first lane is asked for."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._stack = ExitStack()
+        self._queue: CallQueue | None = None
+        self._lanes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, traceback)
+
+    def lane(self, status: int) -> Lane:
+        """The lane of the bank whose FLASH_SR is at `status`; there are two."""
+        if self._queue is None:
+            self._queue = self._open()
+        number = self._lanes
+        self._lanes += 1
+        start = self._queue.free.start + _BLOCK + number * _BUFFERS * BUFFER
+        buffers = [start + n * BUFFER for n in range(_BUFFERS)]
+        lane = self._block + _LANES[number]
+        self._target.write_words(lane, [status, 0])
+        return Lane(self._target, self._queue, lane, buffers)
+
+    def _open(self) -> CallQueue:
+        nothing = Image(built("queue.elf"), chunks=(), executable=(), symbols={}, entries={})
+        queue = CallQueue(self._target, nothing, good=0)
+        self._stack.enter_context(queue)
+        self._block = queue.free.start
+        block = Span.of(self._block, _HEADER + 2 * _LANE)
+        queue.borrow(block)
+        self._target.write_memory(block.start, bytes(len(block)))
+        number = queue.post("feed", self._block, timeout=_FOR_EVER, checked=False)
+        self._stack.push(lambda kind, error, traceback: self._stop(queue, number))
+        return queue
+
+    def _stop(self, queue: CallQueue, number: int) -> None:
+        self._target.write_word(self._block + _STOP, 1)
+        deadline = self._target.deadline(_ACKNOWLEDGED)
+        while queue.poll() <= number and not deadline.expired():
+            pass
+
+
+class Lane:
+    """What one bank gets to program, in order."""
+
+    def __init__(
+        self, target: Target, queue: CallQueue, address: int, buffers: Sequence[int]
+    ) -> None:
+        self._target = target
+        self._queue = queue
+        self._address = address
+        self._new = deque(buffers)
+        self._free: deque[int] = deque()
+        self._waiting: deque[tuple[int, Span]] = deque()  # (buffer, where its contents go)
+        self._staged = self._done = 0
+
+    def has_room(self) -> bool:
+        """Whether `stage` may be called."""
+        return bool(self._free or self._new) and len(self._waiting) < _JOBS
+
+    def stage(self, span: Span, data: bytes) -> None:
+        """Have `data` ready for whole flash words of flash, and programmed once the lane is on."""
+        if not self._free:
+            buffer = self._new.popleft()
+            self._queue.borrow(Span.of(buffer, BUFFER))
+            self._free.append(buffer)
+        buffer = self._free.popleft()
+        self._target.write_memory(buffer, data)
+        job = self._address + _JOBS_AT + self._staged % _JOBS * _JOB
+        self._target.write_words(job, [buffer, span.start, 0, len(data)])
+        self._staged += 1
+        self._waiting.append((buffer, span))
+
+    def switch_on(self) -> None:
+        """From now on the bank may be written to: it is erased, and PG is set."""
+        self._target.write_word(self._address + _ON, 1)
+
+    def switch_off(self) -> None:
+        """Return when the core has done with the bank's memory; jobs that wait stay where they are.
+
+        Raises: FlashError when the core does not say so.
+        """
+        self._target.write_word(self._address + _ON, 0)
+        deadline = self._target.deadline(_ACKNOWLEDGED)
+        while self._target.read_word(self._address + _SEEN):
+            if deadline.expired():
+                self._queue.poll()
+                raise FlashError("the core has stopped while it programmed internal flash")
+
+    def collect(self) -> tuple[list[Span], bool]:
+        """Look once: what has been taken since the last look, and whether there is trouble.
+
+        Raises: what `CallQueue.poll` raises when the core has stopped or the chip was reset.
+        """
+        done, trouble = self._target.read_words(self._address + _DONE, 2)
+        finished = []
+        while self._done != done and self._waiting:
+            self._done += 1
+            buffer, span = self._waiting.popleft()
+            self._free.append(buffer)
+            finished.append(span)
+        if not finished:
+            self._queue.poll()
+        return finished, bool(trouble)
+
+    def is_empty(self) -> bool:
+        """Whether all that was staged has been taken."""
+        return not self._waiting
+
+    def give_back(self) -> bool:
+        """Let the RAM of a buffer that nobody needs any more be as it was, if there is one."""
+        if self._free:
+            buffer = self._free.popleft()
+            self._queue.give_back(buffer)
+            self._new.append(buffer)
+            return True
+        return False

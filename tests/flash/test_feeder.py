@@ -1,0 +1,111 @@
+"""Internal flash, fed from buffers in SRAM by the resident routine: no loader is on the core."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from flash_bench import Bench, download, noise
+
+from gdbserver.chip.memory import Span
+from gdbserver.chip.stm32h743 import AXI_SRAM, DTCM, FLASH, FLASH_BANK2_OFFSET, FLASH_CR, FlashSr
+from gdbserver.errors import FlashError, LoaderReset
+from gdbserver.sim.rcc import ResetCause
+
+SECTOR = 0x20000
+SIZE = 0x8000  # of each bank's part: 1024 flash words, 0.1 s
+BOTH = ((0x08000000, noise(SIZE, seed=1)), (0x08100000, noise(SIZE, seed=2)))
+
+
+def all_there(bench: Bench) -> bool:
+    flash = bench.board.flash
+    return set(flash.programs.values()) == {1} and all(
+        bench.contents(Span.of(address, SIZE)) == data for address, data in BOTH
+    )
+
+
+def dirty(bench: Bench) -> None:
+    """Something to erase, during which buffers can be filled: then feeding is worth while."""
+    for address, data in BOTH:
+        bench.board.flash.load(address, data[::-1])
+
+
+def test_both_banks_are_programmed_at_once(bench: Bench) -> None:
+    dirty(bench)
+    programs = bench.board.flash.programs
+    for step in bench.programmer.carry_out(download(*BOTH)):
+        if step.action == "programmed" and step.region.name == "bank 1":
+            done = [
+                sum(0x100000 * n <= word - 0x08000000 < 0x100000 * (n + 1) for word in programs)
+                for n in range(2)
+            ]
+            assert abs(done[0] - done[1]) < 0x2000 // 32
+    assert all_there(bench)
+
+
+@pytest.mark.parametrize("link", ["cmsis-dap-v2", "stlink-v3"])
+def test_a_probe_that_gives_up_at_once_never_has_to_wait(
+    bench_at: Callable[..., Bench], link: str
+) -> None:
+    bench = bench_at(f"sim:{link},waits=1")
+    dirty(bench)
+    bench.carry_out(download(*BOTH))
+    assert all_there(bench)
+
+
+def test_ram_and_core_are_as_they_were(quick: Bench) -> None:
+    dirty(quick)
+    target = quick.target
+    target.halt()
+    ram = {span: noise(0x10000, seed=span.start) for span in (AXI_SRAM, DTCM)}
+    for span, data in ram.items():
+        target.write_memory(span.start, data)
+    target.write_registers({"r7": 0x12345678, "psp": 0x20001000, "primask": 1})
+    before = target.read_registers([f"r{n}" for n in range(13)] + ["pc", "psp", "primask"])
+    quick.carry_out(download(*BOTH))
+    assert all(target.read_memory(s.start, len(data)) == data for s, data in ram.items())
+    assert target.read_registers(list(before)) == before
+
+
+def test_an_abandoned_download_leaves_banks_idle_and_ram_as_it_was(quick: Bench) -> None:
+    dirty(quick)
+    target, flash = quick.target, quick.board.flash
+    target.halt()
+    data = noise(0x20000, seed=3)
+    target.write_memory(AXI_SRAM.start, data)
+    steps = quick.programmer.carry_out(download(*BOTH))
+    for step in steps:
+        if step.action == "programmed":
+            break
+    steps.close()
+    assert not flash.banks[0].busy
+    assert not flash.banks[1].busy
+    assert set(flash.programs.values()) == {1}
+    assert [target.read_word(FLASH + n * FLASH_BANK2_OFFSET + FLASH_CR) for n in (0, 1)] == [
+        0x31
+    ] * 2
+    assert target.is_halted()
+    assert target.read_memory(AXI_SRAM.start, len(data)) == data
+
+
+def test_an_error_flag_stops_the_bank_and_is_a_sentence(quick: Bench) -> None:
+    dirty(quick)
+    steps = quick.programmer.carry_out(download(*BOTH))
+    for step in steps:
+        if step.action == "programmed":
+            quick.board.flash.raise_error(1, FlashSr.WRPERR)
+            break
+    with pytest.raises(FlashError, match=r"cannot program 0x0800.* in bank 1: WRPERR"):
+        list(steps)
+    assert quick.target.is_halted()
+
+
+def test_a_reset_in_the_middle_is_noticed(quick: Bench) -> None:
+    dirty(quick)
+    steps = quick.programmer.carry_out(download(*BOTH))
+    for step in steps:
+        if step.action == "programmed":
+            quick.board.reset(ResetCause.PIN)
+            break
+    with pytest.raises(LoaderReset, match="the chip was reset during feed"):
+        list(steps)
