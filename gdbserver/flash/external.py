@@ -22,13 +22,16 @@ from typing import Self, TypeVar, cast
 
 from gdbserver.chip import cortex_m as cm
 from gdbserver.chip.memory import Span
-from gdbserver.errors import LoaderRefused, LoaderRejected
+from gdbserver.chip.stm32h743 import KIB, QSPI_WINDOW
+from gdbserver.errors import FlashError, LoaderRefused, LoaderRejected, ProbeError
 from gdbserver.flash.driver import Did, Event
 from gdbserver.flash.plan import RegionPlan, SectorPlan
 from gdbserver.loader.call_queue import Busy, CallQueue
 from gdbserver.loader.diagnosis import explain_refusal, inherited, what_it_found
 from gdbserver.loader.dialect import Request, dialect, read_seconds
-from gdbserver.loader.file import LoaderFile
+from gdbserver.loader.file import LoaderFile, cut
+from gdbserver.loader.nor_survey import Die, find_die
+from gdbserver.loader.quadspi_state import QuadspiState, Sample
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)
@@ -53,8 +56,17 @@ def _fold(crcs: Sequence[int]) -> int:
 class ExternalFlash:
     """The device of one loader; Init has been called inside the ``with`` block."""
 
-    def __init__(self, target: Target, loader: LoaderFile, *, queued: bool = True) -> None:
+    def __init__(
+        self,
+        target: Target,
+        loader: LoaderFile,
+        *,
+        queued: bool = True,
+        for_good: bool = False,
+    ) -> None:
+        """`for_good`: the QUADSPI shall stay as the loader sets it up, whoever used it before."""
         self.region = loader.region
+        self._for_good = for_good
         self._target = target
         self._loader = loader
         self._dialect = dialect(loader)
@@ -62,6 +74,7 @@ class ExternalFlash:
         self._under_way: deque[tuple[int, Did | None]] = deque()
         self._used: deque[tuple[int, int]] = deque()  # buffers: (address, call that reads it)
         self._free: deque[int] = deque()
+        self._changed: Span | None = None  # a page that has been programmed
         free = self._queue.free
         self._buffer_size = min(_BUFFER, len(free) // self.region.page_size * self.region.page_size)
         if not self._buffer_size:
@@ -76,18 +89,15 @@ class ExternalFlash:
     # --- Opening and closing --------------------------------------------------------------
 
     def __enter__(self) -> Self:
+        self._quadspi = None if self._for_good else QuadspiState.of(self._target)
         self._queue.__enter__()
         try:
             _finish(self._say(self._dialect.start()))
             self._queue.check_stack()
             if not self._loader.finds_out:
                 self._note_hazards()
-        except LoaderRefused as error:
-            self._explain(error)
-            self._queue.__exit__(type(error), error, None)
-            raise
         except BaseException as error:
-            self._queue.__exit__(type(error), error, None)
+            self._leave(error)
             raise
         return self
 
@@ -97,16 +107,31 @@ class ExternalFlash:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._leave(error)
+
+    def _leave(self, error: BaseException | None) -> None:
+        """Let all be as it was before the loader came."""
+        sample = None
         try:
             if isinstance(error, LoaderRefused):
                 self._explain(error)
             if error is None:
+                sample = self._sample()
                 _finish(self._say(self._dialect.finish()))
                 self._queue.check_stack()
                 if not self._loader.finds_out:  # of our own it is known
                     log.info("%s used %d bytes of stack", self._loader.path.name, self.stack_used())
         finally:
-            self._queue.__exit__(kind, error, traceback)
+            self._queue.__exit__(type(error) if error else None, error, None)
+            if self._quadspi is not None and not isinstance(error, ProbeError):
+                self._quadspi.put_back(self._target, sample)
+
+    def _sample(self) -> Sample | None:
+        """Something that is known to be in the device, where a program will look for it."""
+        if self._quadspi is None or not self._quadspi.mapped or not self._loader.mapped:
+            return None
+        span = self._changed or Span.of(self.region.span.start, self.region.page_size)
+        return Sample(span, self.read(span))
 
     def stack_used(self) -> int:
         """Bytes, at most, of all routines so far."""
@@ -123,6 +148,14 @@ class ExternalFlash:
     def found(self) -> dict[str, int] | None:
         """What our own loader has learned about the NOR; None for other loaders."""
         return what_it_found(self._target, self._loader)
+
+    def look_at_die(self) -> Die | None:
+        """What the NOR says of itself; whatever the loader has set up stays set up."""
+        before = QuadspiState.of(self._target)
+        die = find_die(self._target)
+        if before is not None:
+            before.put_back(self._target)
+        return die
 
     def seconds(self, plan: RegionPlan) -> float:
         return plan.erase_bytes * _TYPICAL_ERASE + plan.program_bytes * _TYPICAL_PROGRAM
@@ -143,6 +176,7 @@ class ExternalFlash:
                         part = run.part(start, start + self._buffer_size)
                         buffer = yield from self._buffer()
                         self._target.write_memory(buffer, part.data)
+                        self._changed = Span.of(part.span.start, self.region.page_size)
                         did = Did("programmed", part.span)
                         requests = self._dialect.program(part.span, buffer)
                         number = yield from self._post(requests, did)
@@ -314,6 +348,41 @@ class ExternalFlash:
             data += self._target.read_memory(buffer, length)
         self._free.append(buffer)
         return bytes(data)
+
+
+def measured(target: Target, loader: LoaderFile) -> LoaderFile:
+    """The same loader for no more than its NOR has, if that can be found out.
+
+    The loader says what its author thought, and the NOR what it is.  It is asked after an Init that
+    is for nothing else: what follows begins with another one.
+
+    Raises: FlashError, when the loader's idea of sectors would cost sectors beside them.
+    """
+    if loader.region.span not in QSPI_WINDOW:
+        return loader
+    with ExternalFlash(target, loader, queued=False) as flash:
+        die = flash.look_at_die()
+    if die is None:
+        return loader
+    smallest = min(size for _, size in loader.region.groups)
+    if smallest % die.smallest_erase:
+        raise FlashError(
+            f"loader {loader.path.name} has sectors of {smallest} bytes, and {die} erases no "
+            f"less than {die.smallest_erase} at once",
+            hint="it is for another NOR: what lies beside a sector would be erased as well",
+        )
+    room = QSPI_WINDOW.start + die.size - loader.region.span.start
+    if room >= len(loader.region.span):
+        return loader
+    if room <= 0:
+        raise FlashError(f"loader {loader.path.name} is for {loader.region.span}, behind {die}")
+    log.warning(
+        "loader %s says that its device has %d KiB, and %s disagrees: what is beyond is refused",
+        loader.path.name,
+        len(loader.region.span) // KIB,
+        die,
+    )
+    return cut(loader, room)
 
 
 def _finish(events: Generator[Event, None, T]) -> T:

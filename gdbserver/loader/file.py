@@ -95,7 +95,7 @@ _PIN = Struct(
     "function" / Int8ul,  # alternate function number
     Padding(1),
 )
-_NO_PIN = {"port": 0xFF, "pin": 0, "function": 0}
+NO_PIN = {"port": 0xFF, "pin": 0, "function": 0}
 
 CONFIG = Struct(
     "magic" / Const(0x43505351, Int32ul),  # "QSPC"
@@ -104,7 +104,7 @@ CONFIG = Struct(
     "pins" / Array(6, _PIN),  # CLK, NCS, IO0, IO1, IO2, IO3
     "base" / Default(Int32ul, chip.QSPI_WINDOW.start),  # where the QUADSPI maps the NOR
     "sector_size" / Default(Int32ul, 64 * chip.KIB),  # as StorageInfo has it
-    "second" / Default(Array(5, _PIN), [_NO_PIN] * 5),  # IO0 to IO3 of bank 2, and its NCS
+    "second" / Default(Array(5, _PIN), [NO_PIN] * 5),  # IO0 to IO3 of bank 2, and its NCS
 )
 """Our own loader's ``config`` symbol: how the NOR is wired.  Patched in before the upload."""
 
@@ -517,6 +517,13 @@ def _region(
         )
     page = gcd(fields.page_size or 256, *(size for _, size in groups))
     return FlashRegion(name, span, tuple(groups), page)
+
+
+def cut(loader: LoaderFile, size: int) -> LoaderFile:
+    """The same loader for the first `size` bytes of its device."""
+    groups = _cut(loader.region.groups, size)
+    span = Span.of(loader.region.span.start, sum(count * each for count, each in groups))
+    return replace(loader, region=replace(loader.region, span=span, groups=tuple(groups)))
 
 
 def _cut(groups: Sequence[tuple[int, int]], limit: int) -> list[tuple[int, int]]:

@@ -63,6 +63,14 @@ _WAKE_UP, _LEAVE_QPI, _LEAVE_QPI_MICRON = 0xAB, 0xFF, 0xF5
 _FUNCTIONAL_MODES = ("indirect write", "indirect read", "automatic polling", "memory-mapped")
 _TRANSFER_SECONDS = 0.1
 
+# All lines high for as long as the longest address and mode bits take: whatever a NOR in QPI or in
+# continuous read makes of it, it leaves that mode.
+_ALL_ONES = 3 << 14 | 3 << 16 | 3 << 12 | 3 << 10 | 3 << 8 | 0xFF
+
+# JESD216, "Serial Flash Discoverable Parameters": three address bytes, eight dummy cycles.
+_READ_SFDP = 1 << 26 | 1 << 24 | 8 << 18 | 2 << 12 | 1 << 10 | 1 << 8 | 0x5A
+_SFDP = 0x50444653
+
 
 @dataclass(frozen=True, slots=True)
 class Survey:
@@ -103,11 +111,69 @@ def promised(name: str) -> Part | None:
 
 
 def jedec_size(jedec: int) -> int | None:
-    """Bytes, from the third byte of the id; vendors went on counting at 20h after 19h."""
+    """Bytes, from the third byte of the id; after 19h comes 1Ah with some vendors, or 20h."""
     code = jedec & 0xFF
-    if 0x10 <= code <= 0x19:
+    if 0x10 <= code <= 0x1C:
         return 1 << code
     return 1 << code - 6 if 0x20 <= code <= 0x22 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Die:
+    """What a NOR itself says of its size, and of how it is erased."""
+
+    jedec: int
+    size: int
+    """Bytes; of two NORs side by side (dual-flash mode), both together."""
+    smallest_erase: int
+    """Bytes that the smallest erase takes; 1 when it does not tell."""
+
+    def __str__(self) -> str:
+        identity = f"{self.jedec:06X}"
+        identity = " ".join(identity[at : at + 2] for at in (0, 2, 4))
+        return f"the NOR (JEDEC id {identity}, {self.size // chip.KIB} KiB)"
+
+
+def find_die(target: Target) -> Die | None:
+    """Ask the NOR at the pins that are set up; None when it cannot be told.
+
+    To be used after a loader's Init.  The QUADSPI is in reset state afterwards, and the NOR in
+    none of the modes in which it does not take plain instructions.
+    """
+    chips = 2 if target.read_word(chip.QUADSPI + _CR) & _CR_DFM else 1
+    found = survey(target)
+    if found.jedec is None or not found.answers:
+        return None
+    _, bank = used_pins(target)
+    by_table, smallest_erase = _ask_sfdp(target, bank)
+    # Where the two disagree, the benefit of the doubt: nothing is refused that may be right.
+    size = max(by_table, jedec_size(found.jedec) or 0)
+    return Die(found.jedec, chips * size, chips * smallest_erase) if size else None
+
+
+def _ask_sfdp(target: Target, bank: int) -> tuple[int, int]:
+    """Size and smallest erase of the basic flash parameter table; (0, 1) when there is none."""
+    header = _read_sfdp(target, bank, 0, 4)
+    if header is None or header[0] != _SFDP:
+        return 0, 1
+    table = header[3] & 0xFFFFFF
+    density, erases = (
+        _read_sfdp(target, bank, table + 4, 1),
+        _read_sfdp(target, bank, table + 28, 2),
+    )
+    reset_quadspi(target)
+    if density is None or erases is None:
+        return 0, 1
+    (bits,) = density
+    size = 1 << (bits & 0x3F) - 3 if bits >> 31 else (bits + 1) // 8
+    exponents = [word >> shift & 0xFF for word in erases for shift in (0, 16)]
+    return size, 1 << min((e for e in exponents if e), default=0)
+
+
+def _read_sfdp(target: Target, bank: int, address: int, words: int) -> list[int] | None:
+    if not transfer(target, bank, _READ_SFDP, length=4 * words, address=address):
+        return None
+    return [word for (word,) in target.run([Read(chip.QUADSPI + _DR)] * words)]
 
 
 def describe(survey: Survey, name: str) -> str:
@@ -152,11 +218,12 @@ def survey(target: Target) -> Survey:
         jedec = read_id(target, bank)
         if jedec in (0, 0xFFFFFF):
             # It may be in QPI, in continuous read, or powered down.
+            transfer(target, bank, _ALL_ONES, address=0xFFFFFFFF, alternate=0xFFFFFFFF)
             transfer(target, bank, _ON_FOUR_LINES | _LEAVE_QPI)
             transfer(target, bank, _ON_FOUR_LINES | _LEAVE_QPI_MICRON)
             transfer(target, bank, _ON_ONE_LINE | _WAKE_UP)
             jedec = read_id(target, bank)
-        _reset(target)
+        reset_quadspi(target)
     except TargetError:
         jedec = None
     finally:
@@ -185,7 +252,8 @@ def used_pins(target: Target) -> tuple[dict[str, str], int]:
     return found[bank - 1], bank
 
 
-def _reset(target: Target) -> None:
+def reset_quadspi(target: Target) -> None:
+    """To its reset state, with its clock on or off."""
     held = target.read_word(_AHB3RSTR)
     target.run([Write(_AHB3RSTR, [held | _QSPI]), Write(_AHB3RSTR, [held & ~_QSPI])])
 
@@ -194,7 +262,7 @@ def transfer(
     target: Target, bank: int, ccr: int, *, length: int = 1, address: int = 0, alternate: int = 0
 ) -> bool:
     """One chip-select cycle, from QUADSPI's reset state on; whether it came to its end."""
-    _reset(target)
+    reset_quadspi(target)
     base = chip.QUADSPI
     enable = _CR_EN | _CR_SLOWEST | (_CR_FSEL if bank == 2 else 0)
     start = [Write(base + _AR, [address])] if ccr & _ADDRESS else []
