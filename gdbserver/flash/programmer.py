@@ -25,6 +25,7 @@ from gdbserver.errors import ChipLocked, FlashError, GdbServerError, VerifyError
 from gdbserver.flash.diff import diff
 from gdbserver.flash.driver import Did, Event, FlashDriver
 from gdbserver.flash.external import ExternalFlash, measured
+from gdbserver.flash.feeder import Feeder
 from gdbserver.flash.internal import InternalBank, Pace
 from gdbserver.flash.plan import Download, RegionPlan, SectorPlan, plan
 from gdbserver.loader.call_queue import Busy
@@ -115,9 +116,13 @@ class Programmer:
             OutsideFlash, FlashError: refused; nothing has been erased.
             FlashError: a device failed; the others have come to rest.
         """
-        lanes = [_Lane(self._driver(p.region), p) for p in self._plans(download)]
-        lanes.sort(key=lambda lane: lane.seconds, reverse=True)
-        yield from self._run(lanes)
+        plans = self._plans(download)
+        with Feeder(self._target) as feeder:
+            # A loader needs the core for itself: beside it, internal flash is streamed to.
+            alone = all(p.region in self._banks for p in plans)
+            lanes = [_Lane(self._driver(p.region, feeder if alone else None), p) for p in plans]
+            lanes.sort(key=lambda lane: lane.seconds, reverse=True)
+            yield from self._run(lanes)
 
     def preview(self, download: Download) -> list[Change]:
         """What `carry_out` would do: flash is compared with it, and not changed.
@@ -210,11 +215,11 @@ class Programmer:
         start = self._banks[bank].span.start
         return Span(start + 256 * first, start + 256 * max(first, last + 1 if last >= first else 0))
 
-    def _driver(self, region: FlashRegion) -> FlashDriver:
+    def _driver(self, region: FlashRegion, feeder: Feeder | None = None) -> FlashDriver:
         for loader in self._loaders:
             if loader.region == region:
                 return ExternalFlash(self._target, loader)
-        return InternalBank(self._target, region, pace=self._pace)
+        return InternalBank(self._target, region, pace=self._pace, feeder=feeder)
 
     def _worker(self, region: FlashRegion) -> str:
         """Who programs a device, in words."""
