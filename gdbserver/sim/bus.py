@@ -15,6 +15,9 @@ from typing import Literal, Protocol, runtime_checkable
 
 from gdbserver.chip.memory import Span
 
+BLOCK_BITS = 10
+"""Peripherals are aligned to 1 KiB."""
+
 
 class Master(Enum):
     """Who drives an access.  Some slaves answer one and refuse another."""
@@ -122,6 +125,8 @@ class Bus:
     def __init__(self) -> None:
         self.devices: list[tuple[Span, Device]] = []
         self._starts: list[int] = []
+        self._found: dict[int, tuple[Span, Device]] = {}
+        """By the number of a block that lies in one device: most accesses come again."""
         self.on_changed: list[Callable[[Span], None]] = []
         """Called when bytes of plain memory changed other than by the core's own stores."""
         self.on_revoked: list[Callable[[Span], None]] = []
@@ -134,15 +139,23 @@ class Bus:
             if before.end > after.start:
                 raise ValueError(f"{before} and {after} overlap")
         self._starts = [span.start for span, _ in self.devices]
+        self._found.clear()
 
     def find(self, address: int) -> tuple[Span, Device] | None:
+        found = self._found.get(address >> BLOCK_BITS)
+        if found is not None:
+            return found
         index = bisect_right(self._starts, address) - 1
         if index < 0 or address not in self.devices[index][0]:
             return None
-        return self.devices[index]
+        found = self.devices[index]
+        start = address >> BLOCK_BITS << BLOCK_BITS
+        if found[0].start <= start and start + (1 << BLOCK_BITS) <= found[0].end:
+            self._found[address >> BLOCK_BITS] = found
+        return found
 
     def read(self, address: int, size: int, master: Master) -> int:
-        found = self.find(address)
+        found = self._found.get(address >> BLOCK_BITS) or self.find(address)
         if found is None:
             raise BusError("read", address)
         try:

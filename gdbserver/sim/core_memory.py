@@ -21,15 +21,18 @@ from typing import Any, Protocol
 import unicorn as uc
 
 from gdbserver.chip.memory import Span
-from gdbserver.sim.bus import Bus, BusError, BusStall, Direct, Mappable, Master
+from gdbserver.sim.bus import BLOCK_BITS, Bus, BusError, BusStall, Direct, Mappable, Master
 from gdbserver.sim.polling import AccessKind
 
 log = logging.getLogger(__name__)
 
 PAGE = 0x1000
 LAST_PAGE = 0xFFFFF000
-_BLOCK_BITS = 10  # peripherals are aligned to 1 KiB
 _READ_EXECUTE = uc.UC_PROT_READ | uc.UC_PROT_EXEC
+
+# What every access needs, without a look into the enumerations.
+_LOOK, _FEED, _WRITE, _ACT = AccessKind.LOOK, AccessKind.FEED, AccessKind.WRITE, AccessKind.ACT
+_CORE = Master.CORE
 
 
 class AccessListener(Protocol):
@@ -72,7 +75,8 @@ class CoreMemory:
         self.running = False
         self._replay: _Access | None = None
         self._expected_bytes = Span(0, 0)
-        self._deferred: list[Callable[[], None]] = []
+        self.deferred: list[Callable[[], None]] = []
+        """The map or code changed under a running core: it has to stop and call `settle`."""
         bus.on_revoked.append(self._on_revoked)
         bus.on_changed.append(self._on_changed)
         unicorn.hook_add(uc.UC_HOOK_MEM_WRITE_PROT, self._on_protected_write)
@@ -80,14 +84,9 @@ class CoreMemory:
         # that was started on a blank chip with sp at 0xFFFFFFFC; before it runs, it can.
         self.map_page(LAST_PAGE, fetch=False)
 
-    @property
-    def stale(self) -> bool:
-        """The map or code changed under a running core: it has to stop and call `settle`."""
-        return bool(self._deferred)
-
     def settle(self) -> None:
         """Carry out what could not be done while Unicorn was running."""
-        deferred, self._deferred = self._deferred, []
+        deferred, self.deferred = self.deferred, []
         for action in deferred:
             action()
 
@@ -176,7 +175,7 @@ class CoreMemory:
 
     def _now_or_later(self, action: Callable[[], None]) -> None:
         if self.running:
-            self._deferred.append(action)
+            self.deferred.append(action)
         else:
             action()
 
@@ -188,13 +187,13 @@ class CoreMemory:
             if not replay.write and replay.address == address:
                 return replay.value
         listener = self._listener
-        word = min(size, 4)
+        word = size if size < 4 else 4
         try:
             if not listener.before_access(address):
                 raise BusError("read", address)
-            value = self._bus.read(address, word, Master.CORE)
+            value = self._bus.read(address, word, _CORE)
             if size > word:
-                value |= self._bus.read(address + word, word, Master.CORE) << 8 * word
+                value |= self._bus.read(address + word, word, _CORE) << 8 * word
         except BusError as error:
             listener.refused(error)
             return 0
@@ -203,7 +202,8 @@ class CoreMemory:
             return 0
         if page in self._sometimes_plain:
             self._look_again(page, address)
-        kind = AccessKind.ACT if self._has_data_port(address) else AccessKind.LOOK
+        ports = self._ports.get(address >> BLOCK_BITS) or self._special_ports(address)
+        kind = _ACT if address in ports[0] else _LOOK
         if listener.after_access(address, value, kind):
             self._replay = _Access(False, address, value)
             listener.finish_instruction()
@@ -249,41 +249,30 @@ class CoreMemory:
         try:
             if not listener.before_access(address):
                 raise BusError("write", address)
-            self._bus.write(address, word, value & mask, Master.CORE)
+            self._bus.write(address, word, value & mask, _CORE)
             if size > word:
-                self._bus.write(address + word, word, value >> 32, Master.CORE)
+                self._bus.write(address + word, word, value >> 32, _CORE)
         except BusError as error:
             return listener.refused(error)
         except BusStall as stall:
             listener.stalled(stall)
             return False
-        kind = AccessKind.WRITE
-        if self._is_idle_write(address):
-            kind = AccessKind.FEED
-        elif self._has_data_port(address):
-            kind = AccessKind.ACT
+        ports = self._ports.get(address >> BLOCK_BITS) or self._special_ports(address)
+        data_ports, idle_writes = ports
+        kind = _FEED if address in idle_writes else _ACT if address in data_ports else _WRITE
         if listener.after_access(address, value, kind):
             self._replay = _Access(True, address, value)
             listener.finish_instruction()
         return True
 
-    def _has_data_port(self, address: int) -> bool:
-        return address in self._special_ports(address)[0]
-
-    def _is_idle_write(self, address: int) -> bool:
-        return address in self._special_ports(address)[1]
-
     def _special_ports(self, address: int) -> tuple[frozenset[int], frozenset[int]]:
         """Addresses that must not, and that may, be taken for waiting, around `address`."""
-        block = address >> _BLOCK_BITS
-        ports = self._ports.get(block)
-        if ports is None:
-            reads: set[int] = set()
-            writes: set[int] = set()
-            found = self._bus.find(address)
-            if found is not None:
-                span, device = found
-                reads = {span.start + offset for offset in getattr(device, "data_ports", ())}
-                writes = {span.start + offset for offset in getattr(device, "idle_writes", ())}
-            ports = self._ports[block] = (frozenset(reads), frozenset(writes))
+        reads: set[int] = set()
+        writes: set[int] = set()
+        found = self._bus.find(address)
+        if found is not None:
+            span, device = found
+            reads = {span.start + offset for offset in getattr(device, "data_ports", ())}
+            writes = {span.start + offset for offset in getattr(device, "idle_writes", ())}
+        ports = self._ports[address >> BLOCK_BITS] = (frozenset(reads), frozenset(writes))
         return ports

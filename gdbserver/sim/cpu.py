@@ -72,6 +72,8 @@ ACCESS_CYCLES = 8
 FIRST_SLICE = 64
 LONGEST_SLICE = 8192
 
+_PPB = PPB.start
+_NO_PLACES: frozenset[int] = frozenset()
 _NOWHERE = 0xDFFFFFFE  # in a region that never executes: Unicorn wants an address to stop at
 _BRANCH_TO_SELF = 0xE7FE
 
@@ -135,6 +137,8 @@ class Core:
         self._polls = PollDetector()
         self._breakpoints: frozenset[int] = frozenset()
         self._instruction_watches: dict[int, Callable[[], None]] = {}
+        self._halting_places: frozenset[int] = frozenset()
+        """Both of these."""
         self._watch_hooks: list[Any] = []
         self._watch_hit = False
         self._finishing = False
@@ -181,8 +185,9 @@ class Core:
     def spend(self, cycles: int) -> None:
         """The core is busy for so many cycles of its clock."""
         self.cycles += cycles
+        clock = self._clock
         spent, self._cycle_fraction = divmod(cycles * SECOND + self._cycle_fraction, self._hz)
-        self._clock.advance_to(self._clock.now + spent)
+        clock.advance_to(clock.now + spent)
 
     def _follow_frequency(self) -> None:
         """See whether the core's clock is another one by now; SysTick has to know."""
@@ -606,12 +611,13 @@ class Core:
     # --- accesses that leave plain memory: AccessListener -----------------------------------
 
     def before_access(self, address: int) -> bool:
+        cycles = ACCESS_CYCLES
         if not self._half_charged:
             self._half_charged = True
-            self._charge(self._count // 2)
-        self._slice = FIRST_SLICE
-        self.spend(ACCESS_CYCLES)
-        if address < PPB.start:
+            self._slice = FIRST_SLICE
+            cycles += self._count // 2 * CYCLES_PER_INSTRUCTION
+        self.spend(cycles)
+        if address < _PPB:
             return True
         registers = self.registers
         return not registers.control & CONTROL_NPRIV or bool(registers.ipsr)
@@ -621,16 +627,17 @@ class Core:
             return False  # one stop for an instruction is enough
         if self._polls.sees(address, value, kind):
             self._skip_poll()
+        nvic = self._nvic
         return (
-            self._count > FIRST_SLICE
-            or self._clock.now >= self._limit
+            self._clock.now >= self._limit
+            or self._count > FIRST_SLICE
             or self.halted
             or self.in_reset
             or self._watch_hit
             or bool(self._soon)
-            or self._memory.stale
-            or (self._nvic.changed and self._nvic.waiting != 0)
-            or (address >= PPB.start and self._stopping_conditions() != self._exits_key)
+            or bool(self._memory.deferred)
+            or (nvic.changed and nvic.waiting != 0)
+            or (address >= _PPB and self._stopping_conditions() != self._exits_key)
         )
 
     def _skip_poll(self) -> None:
@@ -714,15 +721,17 @@ class Core:
     def set_breakpoints(self, addresses: frozenset[int]) -> None:
         """Where the core halts before executing: what the FPB's comparators match."""
         self._breakpoints = addresses
+        self._halting_places = addresses | self._instruction_watches.keys()
 
     def set_instruction_watches(self, watches: dict[int, Callable[[], None]]) -> None:
         """The same for the DWT: what to tell it when the core gets to an address."""
         self._instruction_watches = watches
+        self._halting_places = self._breakpoints | watches.keys()
 
     def _current_breakpoints(self) -> frozenset[int]:
         if self.scs.debug_enabled or self.scs.monitor_enabled:
-            return self._breakpoints | self._instruction_watches.keys()
-        return frozenset()
+            return self._halting_places
+        return _NO_PLACES
 
     def _hit_breakpoint(self) -> None:
         why = Dfsr.BKPT

@@ -38,6 +38,10 @@ class AccessKind(Enum):
     ACT = auto()  # anything else: it always may
 
 
+# An enumeration's members by name take longer than all the rest of an answer.
+_LOOK, _WRITE, _ACT = AccessKind.LOOK, AccessKind.WRITE, AccessKind.ACT
+
+
 class PollDetector:
     """Follows the core's accesses to devices."""
 
@@ -54,16 +58,11 @@ class PollDetector:
 
     def sees(self, address: int, value: int, kind: AccessKind) -> bool:
         """Note an access; True when the core is waiting and time may be skipped."""
-        if kind is AccessKind.WRITE and (address, value) not in self._written:
-            if len(self._written) < MOST_WRITES:
-                self._seen.clear()
-                self._in_vain = 0
-            else:
+        if kind is not _LOOK:
+            if kind is _ACT:
                 self.forget()
-            self._written.add((address, value))
-        if kind is AccessKind.ACT:
-            self.forget()
-        if kind is not AccessKind.LOOK:
+            elif kind is _WRITE and (address, value) not in self._written:
+                self._note_write(address, value)
             return False
         if self._seen.get(address) != value:
             self._seen[address] = value
@@ -76,3 +75,11 @@ class PollDetector:
             return False
         self._in_vain = 0
         return True
+
+    def _note_write(self, address: int, value: int) -> None:
+        if len(self._written) < MOST_WRITES:
+            self._seen.clear()
+            self._in_vain = 0
+        else:
+            self.forget()
+        self._written.add((address, value))

@@ -46,7 +46,7 @@ FIFO = 32
 RESUME_FREE = 4  # a read that filled the FIFO goes on once so many bytes are free
 LINES = (0, 1, 2, 4)  # what IMODE, ADMODE, ABMODE and DMODE mean
 _PS = 1000  # picoseconds per nanosecond: a clock cycle is rarely whole nanoseconds
-_DR = 0x20
+_CR, _SR, _CCR, _DR = 0x00, 0x08, 0x14, 0x20
 _DFM = 1 << 6  # in CR
 _FTF, _BUSY, _LATCHED = 1 << 2, 1 << 5, 0b11011  # in SR; TOF, SMF, TCF and TEF are latched
 _LONGEST = 1 << 28  # bytes of one command: more than any NOR holds
@@ -59,6 +59,9 @@ class Mode(IntEnum):
     INDIRECT_READ = 1
     AUTO_POLLING = 2
     MEMORY_MAPPED = 3
+
+
+_INDIRECT_WRITE = int(Mode.INDIRECT_WRITE)
 
 
 @dataclass(slots=True)
@@ -335,13 +338,20 @@ class QuadSpi(Peripheral):
 
     @SR.reads
     def _refresh_status(self) -> None:
+        if self._out is None and self._in is None:
+            # By hand, because drivers poll this register more than any other: nothing moves, and
+            # of the flags only FTF is not a matter of events.  The FIFO is empty.
+            values = self._values
+            room = values[_CR] & 1 and values[_CCR] >> 26 & 0b11 == _INDIRECT_WRITE
+            status = values[_SR] & _LATCHED | (_BUSY if self._busy else 0)
+            values[_SR] = status | (_FTF if room else 0)
+            return
         self._settle()
         level = 0
         if self._out is not None:
             level = len(self._out.data) - self._out.passed
         elif self._in is not None:
             level = self._in.passed - self._in.taken
-        # By hand, because drivers poll this register more than any other.
         status = self.raw(self.SR) & _LATCHED | level << 8 | (_BUSY if self._busy else 0)
         self.set_raw(self.SR, status | (_FTF if self._threshold_reached() else 0))
         if self._event is None:

@@ -75,6 +75,9 @@ class CoreSightComponent(Peripheral):
         return super().read(offset, size, master)
 
 
+_DIV_0_TRP = int(Ccr.DIV_0_TRP)  # asked for each slice of instructions
+
+
 class SystemControl(CoreSightComponent):
     """The device at 0xE000E000, and what the core asks about its own configuration."""
 
@@ -228,6 +231,7 @@ class SystemControl(CoreSightComponent):
 
     def __init__(self) -> None:
         self.nvic = Nvic()
+        self.debug_enabled: bool
         self.control = Dhcsr(0)
         self.on_system_reset: Callable[[], None] = lambda: None
         self._was_reset = False
@@ -289,7 +293,7 @@ class SystemControl(CoreSightComponent):
 
     @property
     def traps_division(self) -> bool:
-        return Ccr.DIV_0_TRP in self.ccr
+        return bool(self.raw(self.CCR) & _DIV_0_TRP)
 
     @property
     def ignores_bus_faults(self) -> bool:
@@ -310,8 +314,14 @@ class SystemControl(CoreSightComponent):
         return self.raw(self.FPDSCR)
 
     @property
-    def debug_enabled(self) -> bool:
-        return Dhcsr.C_DEBUGEN in self.control
+    def control(self) -> Dhcsr:
+        """The bits of DHCSR that a debugger sets."""
+        return self._control
+
+    @control.setter
+    def control(self, value: Dhcsr) -> None:
+        self._control = value
+        self.debug_enabled = Dhcsr.C_DEBUGEN in value
 
     @property
     def monitor_enabled(self) -> bool:
