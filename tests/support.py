@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -54,14 +56,33 @@ def drills() -> Path:
 
 
 def client(path: str) -> Path:
-    """A debugger or an adapter that `scripts/clients` has installed.
-
-    Without it, a test is skipped when somebody runs it by hand; in CI it has to be there.
-    """
+    """A debugger or an adapter that `scripts/clients` has installed."""
     program = Path(sys.prefix) / "clients" / path
     if not program.exists():
-        sentence = f"there is no {program}: run scripts/clients"
-        if os.environ.get("CI"):
-            pytest.fail(sentence)
-        pytest.skip(sentence)
+        missing(str(program))
     return program
+
+
+def client_on_path(name: str) -> str:
+    """The same, for what it installs in the system."""
+    return shutil.which(name) or missing(name)
+
+
+def missing(program: str) -> NoReturn:
+    """Without it a test is skipped when somebody runs it by hand; in CI it has to be there."""
+    sentence = f"there is no {program}: scripts/clients installs it"
+    if os.environ.get("CI"):
+        pytest.fail(sentence)
+    pytest.skip(sentence)
+
+
+def processes_with(mark: str) -> list[str]:
+    """Command lines of the processes that have `mark` in their environment."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (process / "environ").read_bytes():
+                found.append((process / "cmdline").read_text())
+        except OSError:
+            continue  # it has just ended, or is not ours
+    return found

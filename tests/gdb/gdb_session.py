@@ -45,10 +45,15 @@ class Session:
         board: Board = probe.board
         return board
 
-    def connect(self) -> Gdb:
-        """One more GDB, connected."""
+    def start(self) -> Gdb:
+        """One more GDB, which has the program's symbols."""
         gdb = self.stack.enter_context(Gdb(self.program, self.elf, patience=PATIENCE))
         self.gdbs.append(gdb)
+        return gdb
+
+    def connect(self) -> Gdb:
+        """One more GDB, connected."""
+        gdb = self.start()
         self.greeting = gdb.connect(self.server.address)
         return gdb
 
@@ -77,10 +82,11 @@ def debugging(
     uid: str = "sim:stlink-v3",
     *,
     gdb: str = "gdb-multiarch",
+    connect: bool = True,
     loaders: Sequence[LoaderFile] | None = None,
     prepare: Callable[[Board], None] = lambda board: None,
 ) -> Iterator[Session]:
-    """A persistent server on a fresh board, and a GDB that is connected to it."""
+    """A persistent server on a fresh board, and a GDB that is connected to it, or none yet."""
     sources = [builtin(DEFAULT_PINS)] if loaders is None else loaders
     machines: list[Machine] = []
 
@@ -92,7 +98,8 @@ def debugging(
     with Server(open_machine) as server, ExitStack() as stack:
         here = Session(server, machines[0], elf, gdb, stack)
         prepare(here.board)
-        here.connect()
+        if connect:
+            here.connect()
         yield here
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import support
 
 import gdbserver.testing.server  # noqa: F401  # here, so that a run inside this one does not unload it
 
@@ -153,23 +154,11 @@ def test_a_load_that_fails_says_why(pytester: pytest.Pytester, demo_elf: Path) -
     )
 
 
-def left_behind(mark: str) -> list[str]:
-    """Processes that still have `mark` in their environment."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark.encode() in (process / "environ").read_bytes():
-                found.append((process / "cmdline").read_text())
-        except OSError:
-            continue  # it has just ended, or is not ours
-    return found
-
-
 def run_marked(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
     """Run pytest in a process of its own, and see that no process is left of it."""
-    mark = f"run-of-{pytester.path}"
+    mark = str(pytester.path)
     with monkeypatch.context() as patch:
         patch.setenv("MARK", mark)
         result = pytester.runpytest_subprocess(*arguments)
-    assert not left_behind(mark)
+    assert not support.processes_with(mark)
     return result
