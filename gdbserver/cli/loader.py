@@ -185,7 +185,8 @@ def _summary(results: Sequence[Result]) -> str:
     "--size",
     metavar="MIB",
     type=int,
-    help="Size of the NOR, in MiB; 32 when neither this nor the board says it.",
+    help="Size of the NOR, of two side by side together, in MiB; 32 for each when neither this nor "
+    "the board says it.",
 )
 @click.argument("file", metavar="NAME.stldr", type=_FILES)
 def export(
@@ -199,7 +200,7 @@ def export(
     if size is not None:
         wiring = replace(wiring, size=board_file.checked_size(size * MIB))
     written = export_loader(wiring, file)
-    click.echo(f"{file}: {written.region}, bank {wiring.bank} of the QUADSPI")
+    click.echo(f"{file}: {written.region}, {wiring.place}")
 
 
 @loader.command()

@@ -13,6 +13,10 @@ Such a file names its source, because a wrong pin costs its reader an evening::
     address = 0x90000000      # left out: this; the QUADSPI has no other
     pins = { CLK = "PB2", NCS = "PB6", IO0 = "PD11", IO1 = "PD12", IO2 = "PE2", IO3 = "PD13" }
 
+Two NORs side by side (dual-flash mode; ``bank = "dual"``, and the size is that of both) have four
+pins more, BK2_IO0 to BK2_IO3, and five where the second one's chip select is not wired to the
+first's: BK2_NCS.
+
 DS12110, "Pinouts, pin descriptions and alternate functions"; RM0433, "Quad-SPI interface".
 """
 
@@ -20,7 +24,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +33,9 @@ from gdbserver.chip import stm32h743 as chip
 from gdbserver.errors import UsageError
 
 SIGNALS = ("CLK", "NCS", "IO0", "IO1", "IO2", "IO3")
+SECOND = ("BK2_IO0", "BK2_IO1", "BK2_IO2", "BK2_IO3")
+SECOND_NCS = "BK2_NCS"
+BOTH_BANKS = 3
 SMALLEST, LARGEST = 64 * chip.KIB, len(chip.QSPI_WINDOW)
 
 _FOLDER = Path(__file__).parent / "boards"
@@ -47,35 +54,70 @@ class Pin:
 
 @dataclass(frozen=True)
 class Wiring:
-    """One NOR on the QUADSPI, where it can be."""
+    """One NOR on the QUADSPI, or two side by side, where they can be."""
 
     pins: Mapping[str, Pin]
-    """By signal, in the order of `SIGNALS`."""
+    """By signal, in the order of `SIGNALS`; then those of `SECOND`, and `SECOND_NCS`."""
     bank: int
-    """Which of the QUADSPI's two sets of data lines."""
+    """Which of the QUADSPI's two sets of data lines; or `BOTH_BANKS`."""
     size: int | None = None
-    """Bytes; None: what the NOR says."""
+    """Bytes, of two NORs together; None: what the NOR says."""
     max_hz: int = 0
     """The NOR is never clocked faster; 0: what the loader thinks right."""
     name: str = ""
     nor: str = ""
     source: str = ""
 
+    @property
+    def dual(self) -> bool:
+        """Two NORs side by side, for the QUADSPI's dual-flash mode."""
+        return self.bank == BOTH_BANKS
+
+    @property
+    def place(self) -> str:
+        """Where it is, in words."""
+        if self.dual:
+            return "both banks of the QUADSPI (dual-flash mode)"
+        return f"bank {self.bank} of the QUADSPI"
+
 
 def wired(pins: Mapping[str, str]) -> Wiring:
-    """The wiring with a NOR at these pins: {"CLK": "PB2", "NCS": "PB6", "IO0": ...}.
+    """The wiring with a NOR, or two, at these pins: {"CLK": "PB2", "NCS": "PB6", "IO0": ...}.
 
     Raises:
         UsageError: a signal is missing, or on a pin that cannot carry it.
     """
-    if missing := [signal for signal in SIGNALS if signal not in pins]:
-        raise _refusal(f"QSPI pins lack {', '.join(missing)}", f"for example {_example()}")
-    if unknown := sorted(set(pins) - set(SIGNALS)):
+    two = any(signal.startswith("BK2_") for signal in pins)
+    if unknown := sorted(set(pins) - {*SIGNALS, *SECOND, SECOND_NCS}):
         raise _refusal(
             f"the QSPI has no signal {', '.join(unknown)}",
-            f"the signals of one NOR are {', '.join(SIGNALS)}; two NORs side by side (dual-flash "
-            "mode) need a loader of their own, given with --extload",
+            f"the signals of one NOR are {', '.join(SIGNALS)}; a second one beside it (dual-flash "
+            f"mode) adds {', '.join(SECOND)}, and {SECOND_NCS} if it has a chip select of its own",
         )
+    needed = (*SIGNALS, *SECOND) if two else SIGNALS
+    if missing := [signal for signal in needed if signal not in pins]:
+        raise _refusal(f"QSPI pins lack {', '.join(missing)}", f"for example {_example(two=two)}")
+    return _two_wired(pins) if two else _one_wired(pins)
+
+
+def _two_wired(pins: Mapping[str, str]) -> Wiring:
+    """Each signal has its own choice of pins, but for chip selects: one can serve both NORs."""
+    first, second = chip.QUADSPI_BANKS[1], chip.QUADSPI_BANKS[2]
+    choice: dict[str, Mapping[str, int]] = {**first}
+    choice |= {f"BK2_{signal}": table for signal, table in second.items()}
+    hint = ""
+    if SECOND_NCS not in pins:
+        choice["NCS"] = {**first["NCS"], **second["NCS"]}
+    elif pins[SECOND_NCS] == pins["NCS"]:
+        hint = f"; leave {SECOND_NCS} out where one chip select serves both"
+    wanted = [signal for signal in (*SIGNALS, *SECOND, SECOND_NCS) if signal in pins]
+    for signal in wanted:
+        if pins[signal] not in choice[signal]:
+            raise _impossible(signal, pins[signal], choice[signal], hint)
+    return Wiring({s: _pin(pins[s], choice[s][pins[s]]) for s in wanted}, BOTH_BANKS)
+
+
+def _one_wired(pins: Mapping[str, str]) -> Wiring:
     banks = chip.QUADSPI_BANKS
     for bank, table in banks.items():
         if all(pins[signal] in table[signal] for signal in SIGNALS):
@@ -83,10 +125,7 @@ def wired(pins: Mapping[str, str]) -> Wiring:
     for signal in SIGNALS:
         choice = list(dict.fromkeys(pin for table in banks.values() for pin in table[signal]))
         if pins[signal] not in choice:
-            raise _refusal(
-                f"{signal} of the QUADSPI cannot be on {pins[signal]}",
-                f"it can be on {', '.join(choice)}",
-            )
+            raise _impossible(signal, pins[signal], choice)
     sides = ", ".join(
         f"{signal}={pins[signal]} of bank {'1' if pins[signal] in banks[1][signal] else '2'}"
         for signal in SIGNALS[1:]
@@ -98,8 +137,15 @@ def _pin(name: str, function: int) -> Pin:
     return Pin(ord(name[1]) - ord("A"), int(name[2:]), function)
 
 
-def _example() -> str:
-    return "CLK=PB2,NCS=PB6,IO0=PF8,IO1=PF9,IO2=PF7,IO3=PF6"
+def _impossible(signal: str, pin: str, choice: Iterable[str], hint: str = "") -> UsageError:
+    return _refusal(
+        f"{signal} of the QUADSPI cannot be on {pin}", f"it can be on {', '.join(choice)}{hint}"
+    )
+
+
+def _example(*, two: bool = False) -> str:
+    first = "CLK=PB2,NCS=PB6,IO0=PF8,IO1=PF9,IO2=PF7,IO3=PF6"
+    return f"{first},BK2_IO0=PH2,BK2_IO1=PH3,BK2_IO2=PG9,BK2_IO3=PG14" if two else first
 
 
 def _refusal(sentence: str, hint: str) -> UsageError:
@@ -153,20 +199,20 @@ def _wiring(document: dict[str, Any]) -> Wiring:
     )
     if "pins" not in qspi:
         raise _refusal("it has no qspi.pins", f"for example {_example()}")
-    if str(qspi.get("bank", 1)) not in ("1", "2"):
-        raise _refusal(
-            f"qspi.bank is 1 or 2, not {qspi['bank']!r}",
-            "two NORs side by side (dual-flash mode) need a loader of their own, given with "
-            "--extload",
-        )
+    bank = {"1": 1, "2": 2, "dual": BOTH_BANKS}.get(str(qspi.get("bank", 1)))
+    if bank is None:
+        raise UsageError(f"qspi.bank is 1, 2 or 'dual', not {qspi['bank']!r}")
     if qspi.get("address", chip.QSPI_WINDOW.start) != chip.QSPI_WINDOW.start:
         raise _refusal(
             f"qspi.address is {qspi['address']:#010x}",
             f"the QUADSPI maps its NOR at {chip.QSPI_WINDOW.start:#010x} and nowhere else",
         )
     wiring = wired({signal: str(pin).upper() for signal, pin in qspi["pins"].items()})
-    if "bank" in qspi and int(qspi["bank"]) != wiring.bank:
-        raise UsageError(f"qspi.bank is {qspi['bank']}, and the pins are those of {wiring.bank}")
+    if "bank" in qspi and bank != wiring.bank:
+        raise _refusal(
+            f"qspi.bank is {qspi['bank']}, and the pins are those of {wiring.place}",
+            f"two NORs side by side have {', '.join(SECOND)} as well, and one has not",
+        )
     size = _number(qspi["size"], "qspi.size") if "size" in qspi else None
     return replace(
         wiring,

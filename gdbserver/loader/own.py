@@ -3,11 +3,13 @@
 It is one file, ``loaders/built/qspi.stldr``, for all boards: its variable `config` says which pins
 carry the QUADSPI, and is patched before the upload, or into a copy of the file that other tools
 can use.  Which NOR there is, it finds out by itself.
+
+Two NORs side by side (dual-flash mode) are one device here, with sectors and pages twice as large.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -17,12 +19,12 @@ from elftools.elf.elffile import ELFFile
 from gdbserver.chip import stm32h743 as chip
 from gdbserver.chip.memory import FlashRegion, Span
 from gdbserver.errors import UsageError
-from gdbserver.loader.board_file import Wiring, wired
-from gdbserver.loader.file import CONFIG, STORAGE_INFO, LoaderFile, built
+from gdbserver.loader.board_file import SECOND, SECOND_NCS, SIGNALS, Wiring, wired
+from gdbserver.loader.file import CONFIG, NO_PIN, STORAGE_INFO, LoaderFile, built
 
 _FILE = "qspi.stldr"
-_SECTOR = 64 * chip.KIB
-_ASSUMED = 32 * chip.MIB  # until somebody has asked the NOR
+_SECTOR, _PAGE = 64 * chip.KIB, 256  # of each NOR
+_ASSUMED = 32 * chip.MIB  # the same, until somebody has asked the NOR
 
 
 def builtin(pins: Mapping[str, str]) -> LoaderFile:
@@ -37,15 +39,26 @@ def builtin(pins: Mapping[str, str]) -> LoaderFile:
 def builtin_for(wiring: Wiring) -> LoaderFile:
     """Our loader for a board."""
     loader = LoaderFile.load(built(_FILE)).patched("config", _config(wiring))
-    return resized(loader, wiring.size or _ASSUMED)
+    region = loader.region
+    sector, page, size = _geometry(wiring)
+    span = Span.of(region.span.start, size)
+    return replace(loader, region=FlashRegion(region.name, span, ((size // sector, sector),), page))
 
 
 def resized(loader: LoaderFile, size: int) -> LoaderFile:
     """The same loader for a NOR of another size."""
     region = loader.region
+    ((_, sector),) = region.groups
     span = Span.of(region.span.start, size)
-    groups = ((size // _SECTOR, _SECTOR),)
-    return replace(loader, region=FlashRegion(region.name, span, groups, region.page_size))
+    groups = ((size // sector, sector),)
+    return replace(loader, region=replace(region, span=span, groups=groups))
+
+
+def identity(found: Mapping[str, int]) -> str:
+    """Who answered our loader: "JEDEC id EF4019"; of two side by side, both."""
+    if not found["second_jedec"]:
+        return f"JEDEC id {found['jedec']:06X}"
+    return f"JEDEC ids {found['jedec']:06X} and {found['second_jedec']:06X} side by side"
 
 
 def export(wiring: Wiring, path: Path) -> LoaderFile:
@@ -59,14 +72,15 @@ def export(wiring: Wiring, path: Path) -> LoaderFile:
         error = UsageError(f"a loader cannot be called {path.name!r}")
         error.hint = "STM32CubeProgrammer looks for NAME.stldr, and for the same name inside it"
         raise error
-    size = wiring.size or _ASSUMED
+    sector, page, size = _geometry(wiring)
     data = bytearray(built(_FILE).read_bytes())
     elf = ELFFile(BytesIO(bytes(data)))
     info = _file_span(elf, "StorageInfo")
     fields = STORAGE_INFO.parse(data[info.start : info.end])
     fields.name = name.ljust(100, b"\0")
     fields.size = size
-    fields.sectors[0].count = size // _SECTOR
+    fields.page_size = page
+    fields.sectors[0] = {"count": size // sector, "size": sector}
     data[info.start : info.end] = STORAGE_INFO.build(fields)
     config = _file_span(elf, "config")
     data[config.start : config.end] = _config(wiring)
@@ -77,12 +91,31 @@ def export(wiring: Wiring, path: Path) -> LoaderFile:
     return LoaderFile.load(path)
 
 
+def _geometry(wiring: Wiring) -> tuple[int, int, int]:
+    """Bytes of a sector, of a page, and of the whole."""
+    nors = 2 if wiring.dual else 1
+    return nors * _SECTOR, nors * _PAGE, wiring.size or nors * _ASSUMED
+
+
 def _config(wiring: Wiring) -> bytes:
-    pins = [
-        {"port": pin.port, "pin": pin.number, "function": pin.function}
-        for pin in wiring.pins.values()
-    ]
-    config: bytes = CONFIG.build({"bank": wiring.bank, "clock_hz": wiring.max_hz, "pins": pins})
+    def entries(signals: Iterable[str]) -> list[dict[str, int]]:
+        pins = [wiring.pins.get(signal) for signal in signals]
+        return [
+            NO_PIN
+            if pin is None
+            else {"port": pin.port, "pin": pin.number, "function": pin.function}
+            for pin in pins
+        ]
+
+    config: bytes = CONFIG.build(
+        {
+            "bank": wiring.bank,
+            "clock_hz": wiring.max_hz,
+            "pins": entries(SIGNALS),
+            "sector_size": _geometry(wiring)[0],
+            "second": entries((*SECOND, SECOND_NCS)),
+        }
+    )
     return config
 
 

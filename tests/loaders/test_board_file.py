@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ from gdbserver.chip.stm32h743 import MIB
 from gdbserver.errors import UsageError, explain
 from gdbserver.loader.board_file import load_board, shipped, wired
 from gdbserver.loader.file import CONFIG, LoaderFile
-from gdbserver.loader.own import builtin, builtin_for, export
+from gdbserver.loader.own import builtin, builtin_for, export, resized
 
 PINS = {"CLK": "PB2", "NCS": "PB6", "IO0": "PF8", "IO1": "PF9", "IO2": "PF7", "IO3": "PF6"}
 BANK2 = {"CLK": "PF10", "NCS": "PC11", "IO0": "PE7", "IO1": "PE8", "IO2": "PE9", "IO3": "PE10"}
+
+TWO = {**PINS, "BK2_IO0": "PH2", "BK2_IO1": "PH3", "BK2_IO2": "PG9", "BK2_IO3": "PG14"}
+NO_PIN = (0xFF, 0, 0)
 
 FILE = """
 name = "A board of ours"
@@ -45,6 +49,93 @@ def test_pins_become_ports_numbers_and_alternate_functions() -> None:
 def test_the_second_bank_is_known_by_its_pins() -> None:
     assert wired(BANK2).bank == 2
     assert config(builtin(BANK2)).bank == 2
+
+
+def test_two_nors_side_by_side_are_known_by_their_pins() -> None:
+    board = wired(TWO)
+    assert (board.dual, board.place) == (True, "both banks of the QUADSPI (dual-flash mode)")
+    written = config(builtin(TWO))
+    assert (written.bank, written.sector_size) == (3, 0x20000)
+    assert [(pin.port, pin.pin, pin.function) for pin in written.second] == [
+        *((7, 2, 9), (7, 3, 9), (6, 9, 9), (6, 14, 9), NO_PIN)
+    ]
+
+
+def test_two_nors_are_one_device_with_sectors_and_pages_twice_as_large() -> None:
+    region = builtin(TWO).region
+    assert (region.groups, region.page_size) == (((512, 0x20000),), 512)
+    assert resized(builtin(TWO), 128 * MIB).region.groups == ((1024, 0x20000),)
+
+
+def test_one_nor_leaves_the_second_s_pins_alone() -> None:
+    written = config(builtin(PINS))
+    assert [(pin.port, pin.pin, pin.function) for pin in written.second] == [NO_PIN] * 5
+
+
+@pytest.mark.parametrize(
+    ("pins", "select", "second"),
+    [
+        ({"BK2_NCS": "PC11"}, (1, 6, 10), (2, 11, 9)),
+        ({}, (1, 6, 10), NO_PIN),
+        ({"NCS": "PC11"}, (2, 11, 9), NO_PIN),
+    ],
+)
+def test_two_nors_share_either_chip_select_or_have_one_each(
+    pins: dict[str, str], select: tuple[int, int, int], second: tuple[int, int, int]
+) -> None:
+    written = config(builtin({**TWO, **pins}))
+    chosen = [written.pins[1], written.second[4]]
+    assert [(pin.port, pin.pin, pin.function) for pin in chosen] == [select, second]
+
+
+@pytest.mark.parametrize(
+    ("change", "lines"),
+    [
+        (
+            {"BK2_IO3": "PF6"},
+            ["BK2_IO3 of the QUADSPI cannot be on PF6", "hint: it can be on PE10, PG14"],
+        ),
+        (
+            {"BK2_NCS": "PB6"},
+            [
+                "BK2_NCS of the QUADSPI cannot be on PB6",
+                "hint: it can be on PC11; leave BK2_NCS out where one chip select serves both",
+            ],
+        ),
+        (
+            {"NCS": "PC11", "BK2_NCS": "PC11"},
+            [
+                "NCS of the QUADSPI cannot be on PC11",
+                (
+                    "hint: it can be on PB6, PB10, PG6; leave BK2_NCS out where one chip select "
+                    "serves both"
+                ),
+            ],
+        ),
+        (
+            {"BK2_CLK": "PF10"},
+            [
+                "the QSPI has no signal BK2_CLK",
+                (
+                    "hint: the signals of one NOR are CLK, NCS, IO0, IO1, IO2, IO3; a second one "
+                    "beside it (dual-flash mode) adds BK2_IO0, BK2_IO1, BK2_IO2, BK2_IO3, and "
+                    "BK2_NCS if it has a chip select of its own"
+                ),
+            ],
+        ),
+    ],
+)
+def test_pins_of_a_second_nor_that_cannot_be(change: dict[str, str], lines: list[str]) -> None:
+    with pytest.raises(UsageError) as refused:
+        builtin({**TWO, **change})
+    assert list(explain(refused.value)) == lines
+
+
+def test_a_second_nor_needs_all_four_of_its_lines() -> None:
+    pins = {signal: pin for signal, pin in TWO.items() if signal != "BK2_IO2"}
+    with pytest.raises(UsageError, match="QSPI pins lack BK2_IO2") as refused:
+        builtin(pins)
+    assert "BK2_IO0=PH2,BK2_IO1=PH3" in str(refused.value.hint)
 
 
 @pytest.mark.parametrize(
@@ -85,8 +176,16 @@ def test_a_board_file_says_size_and_clock(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        ('bank = "dual"', "board ours.toml: qspi.bank is 1 or 2, not 'dual'"),
-        ("bank = 2", "qspi.bank is 2, and the pins are those of 1"),
+        ('bank = "both"', "board ours.toml: qspi.bank is 1, 2 or 'dual', not 'both'"),
+        ("bank = 2", "qspi.bank is 2, and the pins are those of bank 1 of the QUADSPI"),
+        ('bank = "dual"', "qspi.bank is dual, and the pins are those of bank 1 of the QUADSPI"),
+        (
+            'bank = "dual"',
+            (
+                "hint: two NORs side by side have BK2_IO0, BK2_IO1, BK2_IO2, BK2_IO3 as well, and one "
+                "has not"
+            ),
+        ),
         ("address = 0x70000000", "qspi.address is 0x70000000"),
         ("address = 0x70000000", "hint: the QUADSPI maps its NOR at 0x90000000 and nowhere else"),
         ('size = "9 MiB"', "no NOR has 9437184 bytes"),
@@ -120,6 +219,16 @@ def test_an_exported_loader_is_one_for_st_s_tools(tmp_path: Path) -> None:
     assert loader.image.memory[0].start == 0x24000004
     assert config(loader) == config(builtin_for(board))
     assert loader.image.symbols == builtin_for(board).image.symbols
+
+
+def test_an_exported_loader_for_two_nors_says_how_they_are_cut(tmp_path: Path) -> None:
+    board = load_board("stm32h743i-eval")
+    loader = export(board, tmp_path / "MT25TL01G_H743I-EVAL.stldr")
+    assert loader.warnings == ()
+    assert loader.region == replace(builtin_for(board).region, name="MT25TL01G_H743I-EVAL")
+    assert (len(loader.region.span), loader.region.page_size) == (128 * MIB, 512)
+    assert loader.region.groups == ((1024, 0x20000),)
+    assert config(loader) == config(builtin_for(board))
 
 
 @pytest.mark.parametrize("name", ["loader.elf", "W25Q256é.stldr", "x" * 100 + ".stldr"])
