@@ -63,6 +63,8 @@ RCC = 0x58024400
 PWR = 0x58024800
 CRC = 0x58024C00
 DBGMCU = 0x5C001000  # from the core and AP0
+SWO, SWTF = 0x5C003000, 0x5C004000  # serial wire output, and the funnel before it
+SWO_APB_D, SWTF_APB_D = 0xE00E3000, 0xE00E4000  # the same through AP2
 DBGMCU_APB_D = 0xE00E1000  # the same registers through AP2; works while NRST is held
 
 # DS12110 rev 10, "Pinouts, pin descriptions and alternate functions": which alternate

@@ -44,6 +44,8 @@ from gdbserver.chip.stm32h743 import (
     SRAM2,
     SRAM3,
     SRAM4,
+    SWO,
+    SWTF,
     SYSCFG,
     SYSTEM_FLASH_1,
     SYSTEM_FLASH_2,
@@ -68,6 +70,7 @@ from gdbserver.sim.quadspi import QuadSpi
 from gdbserver.sim.rcc import ClockGated, Rcc, ResetCause
 from gdbserver.sim.registers import Peripheral
 from gdbserver.sim.system import CrcUnit, Dbgmcu, Exti, Syscfg
+from gdbserver.sim.trace import Funnel, SerialWireOutput
 from gdbserver.sim.watchdog import Iwdg, Wwdg
 
 log = logging.getLogger(__name__)
@@ -206,7 +209,15 @@ class Board:
         self.core = Core(self.clock, self.bus, self.scs, lambda: self.rcc.core_hz)
         self.fpb = Fpb(self.core)
         self.dwt = Dwt(self.core)
-        self.itm = Itm(self.scs)
+        self.swtf = Funnel("SWTF", self._trace_clocked)
+        self.swo = SerialWireOutput(
+            self.clock,
+            self.swtf,
+            trace_hz=lambda: self.rcc.pll_hz(1, "R"),
+            clocked=self._trace_clocked,
+            wired=lambda: self.gpio["B"].alternate(3) == 0,
+        )
+        self.itm = Itm(self.scs, self.swo)
         self.flash = FlashInterface(
             self.clock,
             self.bus,
@@ -331,6 +342,8 @@ class Board:
             self._attach_gated(GPIOA + index * GPIO_STRIDE, f"GPIO{name}", device, port.size)
         attach(DBGMCU, self.dbgmcu.size, self.dbgmcu)
         self.apb_d.attach(DBGMCU_APB_D, self.dbgmcu.size, self.dbgmcu)
+        attach(SWO, self.swo.size, self.swo)
+        attach(SWTF, self.swtf.size, self.swtf)
         for name, span in _PERIPHERAL_BUSES.items():
             self._fill_gaps(name, span)
 
@@ -370,6 +383,8 @@ class Board:
             self.bus.attach(start, components.PAGE, unit)
         components.attach_core_components(self.bus)
         components.attach_trace_components(self.apb_d, self._trace_clocked)
+        self.apb_d.attach(components.SWO_BASE, components.PAGE, self.swo)
+        self.apb_d.attach(components.SWTF_BASE, components.PAGE, self.swtf)
 
     def _trace_clocked(self) -> bool:
         cr = self.dbgmcu.raw(self.dbgmcu.CR)
@@ -493,7 +508,7 @@ class Board:
         for nor in self.nors:
             nor.power_cycle()
         self.scs.power_on_reset()
-        for unit in (self.fpb, self.dwt, self.itm, self.dbgmcu):
+        for unit in (self.fpb, self.dwt, self.itm, self.swo, self.swtf, self.dbgmcu):
             unit.reset()
         self.debug_port.power_on()
         self._fill_rams()

@@ -98,7 +98,7 @@ _ETM, _CORE_CTI = 0xE0041000, 0xE0043000
 _CORE_UNITS = (0xE000E000, 0xE0001000, 0xE0002000, 0xE0000000)  # SCS, DWT, FPB, ITM
 
 AP2_ROM = 0xE00E0000
-_SWO, _SWTF = 0xE00E3000, 0xE00E4000
+SWO_BASE, SWTF_BASE = 0xE00E3000, 0xE00E4000
 _TRACE_ROM = 0xE00F0000
 _TRACE_CTI, _CSTF, _ETF, _TPIU = 0xE00F1000, 0xE00F3000, 0xE00F4000, 0xE00F5000
 
@@ -117,12 +117,12 @@ def attach_core_components(bus: Bus) -> None:
 
 def attach_trace_components(bus: Bus, clocked: Callable[[], bool]) -> None:
     """What AP2's ROM tables list.  All but the first table is dead until `clocked`."""
-    bus.attach(AP2_ROM, PAGE, Component(DEVICE_ROM, rom_table(AP2_ROM, (_SWO, _SWTF, _TRACE_ROM))))
+    bus.attach(
+        AP2_ROM, PAGE, Component(DEVICE_ROM, rom_table(AP2_ROM, (SWO_BASE, SWTF_BASE, _TRACE_ROM)))
+    )
     trace = rom_table(_TRACE_ROM, (_TRACE_CTI, _CSTF, _ETF, _TPIU))
     bus.attach(_TRACE_ROM, PAGE, Component(TRACE_ROM, trace, clocked))
     for at, identity in (
-        (_SWO, SWO),
-        (_SWTF, FUNNEL),
         (_TRACE_CTI, CTI),
         (_CSTF, FUNNEL),
         (_ETF, ETF),

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from gdbserver.chip import cortex_m
 from gdbserver.chip.memory import Span
@@ -244,10 +244,20 @@ class Dwt(_TraceUnit):
         return value
 
 
-class Itm(_TraceUnit):
-    """Instrumentation Trace Macrocell: accepts what a program prints, and drops it.
+class TraceOutput(Protocol):
+    """Where trace packets go."""
 
-    A stimulus port reads as one: there is always room for more.
+    @property
+    def full(self) -> bool: ...
+
+    def send(self, packet: bytes) -> None: ...
+
+
+class Itm(_TraceUnit):
+    """Instrumentation Trace Macrocell: what a program writes to its ports goes to `output`.
+
+    A stimulus port reads as one while there is room for more.  Time stamps and what the DWT
+    could send along are not modelled.
     """
 
     identity = Identity(0x001, GENERIC_IP)
@@ -261,20 +271,29 @@ class Itm(_TraceUnit):
     STIMULUS_PORTS = 32
     data_ports = frozenset(range(0, 4 * STIMULUS_PORTS, 4))
 
-    def __init__(self, scs: SystemControl | None = None) -> None:
+    def __init__(self, scs: SystemControl | None = None, output: TraceOutput | None = None) -> None:
+        self._output = output
         super().__init__(scs, "ITM")
 
     def read(self, offset: int, size: int, master: Master) -> int:
         if offset < 4 * self.STIMULUS_PORTS:
-            return 1 if self._enabled else 0
+            return int(self._enabled and not (self._output is not None and self._output.full))
         return super().read(offset, size, master)
 
     def write(self, offset: int, size: int, value: int, master: Master) -> None:
         if offset < 4 * self.STIMULUS_PORTS:
+            self._stimulate(offset // 4, size, value)
             return
         if offset != self.LAR.offset and self.raw(self.LSR) & 0x2 and master is Master.CORE:
             return  # the lock holds back software on the core, not the debugger
         super().write(offset, size, value, master)
+
+    def _stimulate(self, port: int, size: int, value: int) -> None:
+        """A software source packet: port and size in its header, then the data."""
+        on = self._enabled and self.raw(self.TCR) & 1 and self.raw(self.TER) >> port & 1
+        if on and self._output is not None:
+            header = port << 3 | {1: 1, 2: 2, 4: 3}[size]
+            self._output.send(bytes([header]) + value.to_bytes(size, "little"))
 
     @LAR.writes
     def _unlock(self, fields: Fields) -> None:

@@ -80,6 +80,7 @@ class SimProbe(DebugProbe):  # type: ignore[misc]  # pyOCD is untyped
         self._open = False
         self._driver: Any = None
         self._link: Link | None = None
+        self._swo_rate: float | None = None
 
     @property
     def board(self) -> Board:
@@ -148,10 +149,10 @@ class SimProbe(DebugProbe):  # type: ignore[misc]  # pyOCD is untyped
 
     @property
     def capabilities(self) -> set[DebugProbe.Capability]:
-        capabilities: set[DebugProbe.Capability] = set()
-        if self._driver is not None:
-            capabilities = self._driver.capabilities - {DebugProbe.Capability.JTAG_SEQUENCE}
-        return capabilities - {DebugProbe.Capability.SWO}
+        if self._driver is None:
+            return set()
+        capabilities: set[DebugProbe.Capability] = self._driver.capabilities
+        return capabilities - {DebugProbe.Capability.JTAG_SEQUENCE} | {DebugProbe.Capability.SWO}
 
     # --- From open to close ----------------------------------------------------------------------
 
@@ -250,6 +251,30 @@ class SimProbe(DebugProbe):  # type: ignore[misc]  # pyOCD is untyped
 
     def write_ap_multiple(self, addr: int, values: Sequence[int]) -> None:
         self._driver.write_ap_multiple(addr, values)
+
+    # --- Serial wire output --------------------------------------------------------------------
+
+    def swo_start(self, baudrate: float) -> None:
+        self._swo_rate = baudrate
+        self._exchange(b"SWO start", b"OK")
+        self.board.swo.forget()
+
+    def swo_stop(self) -> None:
+        self._swo_rate = None
+        self._exchange(b"SWO stop", b"OK")
+
+    def swo_read(self) -> bytearray:
+        if self._swo_rate is None:
+            raise exceptions.ProbeError("SWO reception has not been started")
+        heard = self.board.swo.heard(self._swo_rate)
+        self._exchange(b"SWO read", heard)
+        return bytearray(heard)
+
+    def _exchange(self, command: bytes, answer: bytes) -> None:
+        """A command that is the same on every kind of probe, apart from how it is written."""
+        self.flush()
+        self.link.send(command)
+        self.link.receive(self.link.answer(answer))
 
     def get_memory_interface_for_ap(self, ap_address: Any) -> Any:
         return self._driver.get_memory_interface_for_ap(ap_address)
