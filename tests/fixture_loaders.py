@@ -60,6 +60,7 @@ _INFO: Mapping[str, object] = {
     "SECTOR": 0x10000,
     "CLAIMED": 200,
 }
+_TWO = {"SIZE": 0x8000000, "PAGE": 512, "COUNT": 1024, "SECTOR": 0x20000}
 _PLAIN = {"BASE": 0x24000004, "INFO_AT": 0}
 _PIC = ("-mfloat-abi=soft", "-fpie", "-ffixed-r9", "-include", str(FIXTURES / "hidden.h"))
 _RWPI = ("-mfloat-abi=soft", "-ffixed-r9")
@@ -67,6 +68,7 @@ _F9 = (
     *("INIT_FAILS", "INIT_ODD", "WRITE_UDF", "WRITE_BUS", "WRITE_IMPRECISE", "ERASE_SPINS"),
     *("STACK", "SLEEPS", "LOCKS_UP", "WATCHDOG", "STRAY", "SCRIBBLES", "WRITES_NOTHING"),
     *("WRITES_SHIFTED", "WRITES_SWAPPED", "WRITES_REVERSED", "ERASES_NOTHING", "MASKED"),
+    *("WAITS", "PRINTS", "BREAKS"),
 )
 
 RECIPES: Mapping[str, Recipe] = {
@@ -139,6 +141,9 @@ RECIPES: Mapping[str, Recipe] = {
         macros={"FAULT": "INIT_FAILS"},
         info={"COUNT": 256, "SIZE": 0x1000000},
     ),
+    # Two NORs side by side; and one that fails with the QUADSPI in dual-flash mode.
+    "MT25TL01G": Recipe("dual.c", numbers=_PLAIN, info=_TWO),
+    "MT25TL01G_FAILS": Recipe("dual.c", numbers=_PLAIN, macros={"FAILS": 1}, info=_TWO),
     "W25Q256_TYPO": Recipe("plain.c", numbers=_PLAIN, info={"START": 0x09000000}),
     "W25Q256_INTERNAL": Recipe("plain.c", numbers=_PLAIN, info={"START": 0x08000000}),
     "W25Q256_NOWHERE": Recipe("plain.c", numbers={**_PLAIN, "BASE": 0x24080004}),

@@ -134,6 +134,7 @@ _FRAME, _FRAME_WITH_FPU = 32, 104
 _XPSR_RESERVED = 0x00F00000
 _RCC_AHB2ENR = RCC + 0xDC
 _D2_SRAMS = {SRAM1: 1 << 29, SRAM2: 1 << 30, SRAM3: 1 << 31}
+_SEMIHOSTING = 0xAB
 _SLEEPERS = (b"\x30\xbf", b"\x20\xbf")  # WFI, WFE
 
 
@@ -600,7 +601,7 @@ class CallQueue:
         pc, lr, exception = registers["pc"], registers["lr"], registers["xpsr"] & 0x1FF
         if (broken := self._overwritten()) is not None:
             return broken
-        fault = self._target.describe_fault() or "the core halted, though no fault is flagged"
+        fault = self._target.describe_fault() or self._unflagged()
         if pc == self._layout.traps + 4 and exception not in _FAULTS:
             fault = f"{_exception(exception)} came, and the loader has no handler for it"
         foot = self._target.read_memory(self._layout.stack.start, _CANARY)
@@ -627,6 +628,15 @@ class CallQueue:
             describe_quadspi(self._target),
         )
         return error
+
+    def _unflagged(self) -> str:
+        """Why the core halted, where it was no fault."""
+        number = self._target.own_bkpt()
+        if number == _SEMIHOSTING:
+            return "it asks for semihosting (BKPT 0xab), as printf does, and nobody is there"
+        if number is not None:
+            return f"a BKPT instruction of its own ({number:#04x})"
+        return "the core halted, though no fault is flagged"
 
     def _where(self, pc: int, lr: int, frames: Sequence[_Frame]) -> str:
         """Where it happened: what was stacked first if the core stands in a handler."""

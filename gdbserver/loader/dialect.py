@@ -15,8 +15,10 @@ CMSIS ``.FLM``
     mapped.  `Verify` and `BlankCheck` are optional, and digests make them unnecessary.  0 is
     success.
 
-A dialect only says what to call; it never calls.  Time-outs come from what is asked for and
-from the slowest NOR in use, or from what the file says itself, if that is longer.
+A dialect only says what to call; it never calls.  Time-outs come from what is asked for: the
+longest that the NOR's data sheet allows it, a second for the loader's own code, and no more.  With
+which of its units a loader erases a sector nobody knows, so it is the slowest of them that counts.
+An .FLM says itself how long a page and a sector may take, and gets that if it is longer.
 
 UM2237, "Loader creation"; Open-CMSIS-Pack, "Flash Programming Algorithms"; W25Q256JV, "AC
 Electrical Characteristics".
@@ -33,9 +35,10 @@ from gdbserver.chip.stm32h743 import MIB
 from gdbserver.loader.file import LoaderFile
 
 _PAGE_SECONDS = 3e-3  # 256 bytes
-_SECTOR_SECONDS = {4096: 0.4, 32768: 1.6, 65536: 2.0}
-_CHIP_SECONDS = 400.0  # 32 MiB
+_ERASE_SECONDS = {4096: 0.4, 32768: 1.6, 65536: 2.0}  # by the unit that is erased
+_CHIP_SECONDS = 400.0 / (32 * MIB)  # a byte
 _INIT_SECONDS = 10.0
+_MARGIN = 1.0
 _HSI_HZ = 64_000_000  # what the core runs at after a reset; few algorithms want to know
 
 
@@ -90,7 +93,7 @@ class St:
         return [Request("Init", (), _INIT_SECONDS)]
 
     def erase(self, sectors: Sequence[Span]) -> list[Request]:
-        seconds = sum(erase_seconds(len(sector)) for sector in sectors)
+        seconds = sum(erase_seconds(len(sector)) for sector in sectors) + _MARGIN
         return [Request("SectorErase", (sectors[0].start, sectors[-1].start), seconds)]
 
     def program(self, span: Span, buffer: int) -> list[Request]:
@@ -137,14 +140,14 @@ class Cmsis:
         return [
             *self._switch(_ERASE),
             *(
-                Request("EraseSector", (s.start,), max(slowest, erase_seconds(len(s))))
+                Request("EraseSector", (s.start,), max(slowest, erase_seconds(len(s))) + _MARGIN)
                 for s in sectors
             ),
         ]
 
     def program(self, span: Span, buffer: int) -> list[Request]:
         page = self._loader.region.page_size
-        seconds = max(self._loader.program_seconds, program_seconds(page))
+        seconds = max(self._loader.program_seconds + _MARGIN, program_seconds(page))
         return [
             *self._switch(_PROGRAM),
             *(
@@ -166,13 +169,14 @@ class Cmsis:
 
 
 def erase_seconds(size: int) -> float:
-    """The longest that erasing a sector may take, and then some: a loader may notice itself."""
-    longest = next((s for limit, s in _SECTOR_SECONDS.items() if size <= limit), size / 65536 * 2.0)
-    return 4 * longest + 2
+    """The longest that a NOR may take to erase a sector of so many bytes."""
+    units = [unit for unit in _ERASE_SECONDS if unit <= size] or [min(_ERASE_SECONDS)]
+    return max(-(-size // unit) * _ERASE_SECONDS[unit] for unit in units)
 
 
 def program_seconds(size: int) -> float:
-    return 2 * _PAGE_SECONDS * -(-size // 256) + 1
+    """The longest that a routine may take which programs so many bytes."""
+    return _PAGE_SECONDS * -(-size // 256) + _MARGIN
 
 
 def read_seconds(size: int) -> float:
@@ -181,4 +185,4 @@ def read_seconds(size: int) -> float:
 
 
 def _chip_seconds(loader: LoaderFile) -> float:
-    return _CHIP_SECONDS * max(1.0, len(loader.region.span) / (32 * MIB))
+    return _CHIP_SECONDS * len(loader.region.span) + _MARGIN

@@ -541,10 +541,14 @@ def _check_entries(image: Image, names: Sequence[str]) -> None:
     for name in names:
         entry = image.entries.get(name)
         if entry is None:
+            # Itanium C++ ABI, "Mangling": _Z, the length of the name, the name, the arguments.
+            mangled = next((e for e in image.entries if e.startswith(f"_Z{len(name)}{name}")), None)
             raise LoaderRejected(
                 image.path,
                 f"has no function {name}",
-                hint="was it discarded by the linker (KEEP, --gc-sections), or static?",
+                hint=f'it has {mangled}, which is C++: declare it extern "C"'
+                if mangled
+                else "was it discarded by the linker (KEEP, --gc-sections), or static?",
             )
         if not entry & 1:
             raise LoaderRejected(image.path, f"{name} at {entry:#010x} is not Thumb code")

@@ -8,7 +8,7 @@ import pytest
 from fixture_loaders import build
 
 from gdbserver.chip.memory import Span
-from gdbserver.loader.dialect import Dialect, Request, dialect
+from gdbserver.loader.dialect import Dialect, Request, dialect, erase_seconds
 from gdbserver.loader.file import LoaderFile
 
 NOR = 0x90000000
@@ -55,9 +55,24 @@ def test_flash_algorithms_hear_what_is_coming_and_page_by_page() -> None:
     assert said(cmsis.finish()) == []
 
 
-@pytest.mark.parametrize(("sectors", "least"), [(SECTORS[:1], 2.0), (SECTORS, 4.0)])
-def test_a_routine_has_the_time_that_the_slowest_nor_takes(
-    sectors: list[Span], least: float
+@pytest.mark.parametrize(
+    ("size", "longest"), [(4096, 0.4), (32768, 3.2), (0x10000, 6.4), (0x40000, 25.6), (2048, 0.4)]
+)
+def test_a_sector_has_the_time_that_the_slowest_of_its_units_takes(
+    size: int, longest: float
 ) -> None:
-    (request,) = speak(build("W25Q256_F1")).erase(sectors)
-    assert least < request.timeout < 10 * least
+    assert erase_seconds(size) == pytest.approx(longest)
+
+
+def test_each_routine_has_what_the_data_sheet_allows_and_a_second() -> None:
+    st = speak(build("W25Q256_F1"))
+    assert [r.timeout for r in st.erase(SECTORS)] == pytest.approx([2 * 6.4 + 1])
+    assert [r.timeout for r in st.program(Span.of(NOR, 0x2000), 0)] == pytest.approx([1.096])
+    assert [r.timeout for r in st.erase_all() or []] == [401]
+
+
+def test_what_a_flash_algorithm_says_of_its_times_counts_where_it_is_longer() -> None:
+    """3 s for a sector, which is less than there may be; 100 ms for a page, which is more."""
+    cmsis = speak(build("W25Q256"))
+    assert cmsis.erase(SECTORS[:1])[-1].timeout == pytest.approx(7.4)
+    assert cmsis.program(Span.of(NOR, 0x100), 0)[-1].timeout == pytest.approx(1.1)

@@ -6,9 +6,9 @@ import re
 
 import pytest
 from fixture_loaders import build
-from loader_runs import NOR, Run, noise, run, run_files
+from loader_runs import NOR, Run, download, noise, run, run_files
 
-from gdbserver.errors import FlashError, explain
+from gdbserver.errors import FlashError, LoaderTimeout, explain
 
 PINS = "CLK=PB2, NCS=PB6, IO0=PF8, IO1=PF9, IO2=PF7, IO3=PF6"
 
@@ -150,7 +150,7 @@ def test_waiting_for_a_tick_that_stands_still() -> None:
     lines = failing_in_a_small_sector("ERASE_SPINS")
     assert re.fullmatch(
         r"loader W25Q256_F9_ERASE_SPINS.stldr: SectorErase\(0x90000000, 0x90000000\) has not "
-        r"returned after 3.6 s; it is at delay\S*\+0x\w+ \(0x2400\w{4}\), called from "
+        r"returned after 1.4 s; it is at delay\S*\+0x\w+ \(0x2400\w{4}\), called from "
         r"SectorErase\+0x\w+; SysTick is stopped",
         lines[0],
     )
@@ -185,6 +185,33 @@ def test_a_reset_by_the_watchdog(link: str) -> None:
         "Write(0x90000000, 0x400, 0x2400####), by the independent watchdog (IWDG1)",
         "hint: the loader, or a program that ran before it, has started the watchdog, and "
         "only a reset stops it: try `monitor reset halt` before `load`",
+    )
+
+
+def test_a_nor_that_is_never_ready_is_reported_as_soon_as_its_data_sheet_allows() -> None:
+    """64 KiB take 6.4 s at most, in units of 4 KiB; and a second is for the loader."""
+    with run("W25Q256_F9_WAITS") as here:
+        here.board.nor.memory[:1000] = bytes(1000)
+        steps = here.programmer.carry_out(download((NOR, noise(1000))))
+        while next(steps).action != "compared":
+            pass
+        start = here.board.clock.now
+        with pytest.raises(LoaderTimeout) as failed:
+            list(steps)
+        assert str(failed.value).startswith(
+            "loader W25Q256_F9_WAITS.stldr: SectorErase(0x90000000, 0x90000000) has not returned "
+            "after 7.4 s; it is at "
+        )
+        assert 7.4 < (here.board.clock.now - start) / 1e9 < 7.6
+
+
+def test_a_loader_that_prints_or_stops_by_itself() -> None:
+    assert failing("PRINTS")[0].endswith(
+        "called from Write+0x6: it asks for semihosting (BKPT 0xab), as printf does, and nobody "
+        "is there"
+    )
+    assert failing("BREAKS")[0].endswith(
+        "called from Write+0x6: a BKPT instruction of its own (0x01)"
     )
 
 

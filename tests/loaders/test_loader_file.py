@@ -331,3 +331,12 @@ def test_the_call_queue_can_be_placed_anywhere() -> None:
     placed = image.at(0x20001000)
     assert placed.entries["run"] == image.entries["run"] + 0x20001000
     assert placed.memory[0].start == image.memory[0].start + 0x20001000
+
+
+def test_a_routine_with_a_cpp_name_is_recognised(load) -> None:
+    mangled = {("_Z5Writejj" if k == "Write" else k): v for k, v in routines().items()}
+    end = BASE + len(CODE)
+    symbols = {**mangled, "StorageInfo": (end, 200, OBJECT)}
+    with pytest.raises(LoaderRejected, match="has no function Write") as refused:
+        load(elf([Segment(BASE, CODE), Segment(end, info())], symbols))
+    assert refused.value.hint == 'it has _Z5Writejj, which is C++: declare it extern "C"'
