@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from gdbserver.sim.bus import Bus, BusError, Master
 
 PAGE = 0x1000
-_DEVARCH, _DEVTYPE = 0xFBC, 0xFCC
+DEVARCH, _DEVTYPE = 0xFBC, 0xFCC
 FIRST_ID = _PIDR4 = 0xFD0
 _PIDR0, _CIDR0 = 0xFE0, 0xFF0
 
@@ -39,7 +39,7 @@ class Identity:
             return (0xB105000D | self.component_class << 12) >> 2 * (offset - _CIDR0) & 0xFF
         if offset >= _PIDR0:
             return (self.part | identity << 12 | _JEDEC) >> 2 * (offset - _PIDR0) & 0xFF
-        return {_PIDR4: continuation, _DEVTYPE: self.devtype, _DEVARCH: self.devarch}.get(offset, 0)
+        return {_PIDR4: continuation, _DEVTYPE: self.devtype, DEVARCH: self.devarch}.get(offset, 0)
 
 
 ETM = Identity(0x975, _CORESIGHT, devtype=0x13, devarch=0x47704A13)
@@ -77,7 +77,7 @@ class Component:
         if word // 4 < len(self._words):
             value = self._words[word // 4]
         else:
-            value = self._identity.read(word) if word >= _DEVARCH else 0
+            value = self._identity.read(word) if word >= DEVARCH else 0
         return value >> 8 * (offset & 3) & (1 << 8 * size) - 1
 
     def write(self, offset: int, size: int, value: int, master: Master) -> None:

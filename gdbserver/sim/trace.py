@@ -39,6 +39,8 @@ class _Traced(CoreSightComponent):
     def read(self, offset: int, size: int, master: Master) -> int:
         if not self._clocked():
             raise BusError("read")
+        if offset >= components.DEVARCH:
+            return self.identity.read(offset & 0xFFC)
         return super().read(offset, size, master)
 
     def write(self, offset: int, size: int, value: int, master: Master) -> None:
