@@ -71,6 +71,12 @@ DEFAULT_PORT = 61234  # ST-LINK_gdbserver's, which launch configurations already
     "the default when its pins are given, and for the simulated board.",
 )
 @wiring_options
+@click.option(
+    "--semihosting-dir",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Let the program open files in this folder, by semihosting.",
+)
 @click.option("--persistent", is_flag=True, help="Go on serving when the last client has left.")
 @click.option("-v", "--verbose", is_flag=True, help="Log every packet.")
 @click.version_option(package_name="stm32-gdbserver")
@@ -88,6 +94,7 @@ def command(
     board: str | None,
     connect: str,
     frequency: int | None,
+    semihosting_dir: Path | None,
     persistent: bool,
     verbose: bool,
 ) -> None:
@@ -133,6 +140,7 @@ def command(
         path=path,
         stdio=stdio,
         persistent=persistent,
+        semihosting_dir=semihosting_dir,
         on_listening=on_listening,
     )
 

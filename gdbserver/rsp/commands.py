@@ -54,6 +54,20 @@ class ExtendedMode:
 
 
 @dataclass(frozen=True, slots=True)
+class NonStop:
+    """QNonStop: are stops to be told by notifications, while the conversation goes on?"""
+
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PassSignals:
+    """QPassSignals: stops by these are the program's own affair."""
+
+    signals: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
 class EnableErrorStrings:
     """LLDB: an error code may carry a hexadecimal text."""
 
@@ -241,7 +255,17 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """vCont;t and vCtrlC: stop running; an interrupt that is a packet."""
+    """vCont;t and vCtrlC: stop running; an interrupt that is a packet.
+
+    In non-stop mode the first is told as no signal at all, the second as SIGINT.
+    """
+
+    quietly: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NextStop:
+    """vStopped: the notification of a stop has arrived; are there more?"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +307,15 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
+class FileReply:
+    """F: what has become of a call of ours.  `errno` counts where the result is negative."""
+
+    result: int
+    errno: int = 0
+    interrupted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Restart:
     """R and vRun: start the program from reset.  `R` has no answer."""
 
@@ -307,6 +340,8 @@ Command = (
     | Supported
     | StartNoAckMode
     | ExtendedMode
+    | NonStop
+    | PassSignals
     | EnableErrorStrings
     | SelectThread
     | ThreadAlive
@@ -335,6 +370,8 @@ Command = (
     | Continue
     | Step
     | Stop
+    | NextStop
+    | FileReply
     | WhyStopped
     | SetPoint
     | ClearPoint
@@ -370,6 +407,12 @@ _KINDS: dict[str, tuple[bytes, Callable[[bytes], Any]]] = {
     "word": (rb"[^:]*", lambda text: text.decode(errors="replace")),
     "thread": (_THREAD, _is_our_thread),
     "point": (rb"[0-4]", int),
+    "signed": (rb"-?[0-9a-fA-F]{1,16}", lambda digits: int(digits, 16)),
+    "flag": (rb"[01]", lambda digit: digit == b"1"),
+    "numbers": (
+        rb"[0-9a-fA-F;]*",
+        lambda text: frozenset(int(n, 16) for n in text.split(b";") if n),
+    ),
 }
 
 
@@ -430,7 +473,7 @@ def _resume(actions: bytes) -> Command:
         if match["go"]:
             return Continue()
         if match["stop"]:
-            return Stop()
+            return Stop(quietly=True)
         if match["step"]:
             return Step()
         return Step(None, _address(match["start"]), _address(match["end"]))
@@ -441,6 +484,9 @@ GRAMMAR = (
     # The manual's "Packets", in its order.
     _Row("!", ExtendedMode),
     _Row("?", WhyStopped),
+    _Row("F{signed}", FileReply),
+    _Row("F{signed},{int}", FileReply),
+    _Row("F{signed},{int},C", lambda result, number: FileReply(result, number, True)),
     _Row("c", Continue),
     _Row("c{address}", Continue),
     _Row("C{int}", lambda _signal: Continue()),
@@ -470,6 +516,7 @@ GRAMMAR = (
     _Row("vFlashWrite:{address}:{bin}", FlashWrite),
     _Row("vFlashDone", FlashDone),
     _Row("vKill;{int}", lambda _process: Kill(by_id=True)),
+    _Row("vStopped", NextStop),
     _Row("vRun", lambda: Restart(answered=True)),
     _Row("vRun;{bin}", lambda _program: Restart(answered=True)),
     _Row("x{address},{int}", lambda address, length: ReadMemory(address, length, binary=True)),
@@ -489,6 +536,8 @@ GRAMMAR = (
     _Row("qOffsets", Offsets),
     _Row("qRcmd,{hex}", lambda line: Monitor(line.decode(errors="replace"))),
     _Row("qSearch:memory:{address};{int};{bin}", SearchMemory),
+    _Row("QNonStop:{flag}", NonStop),
+    _Row("QPassSignals:{numbers}", PassSignals),
     _Row("QStartNoAckMode", StartNoAckMode),
     _Row("qSupported{text}", _supported),
     _Row("qSymbol::", Symbols),

@@ -11,7 +11,6 @@ from collections.abc import Iterable
 
 OK = b"OK"
 NOTHING = b""  # "I do not know this packet"
-KILLED = b"X09"  # ended by SIGKILL
 THREAD = b"1"
 
 _PLAIN = str.maketrans("#$}*", ".S)x")
@@ -36,9 +35,10 @@ def lldb_error(code: int, text: str) -> bytes:
     return b"E%02x;%b" % (code & 0xFF, text.encode().hex().encode())
 
 
-def console(text: str) -> bytes:
+def console(text: str | bytes) -> bytes:
     """O: output for the user, legal while the core runs or a qRcmd does."""
-    return b"O" + text.encode(errors="replace").hex().encode()
+    raw = text.encode(errors="replace") if isinstance(text, str) else text
+    return b"O" + raw.hex().encode()
 
 
 def data(contents: bytes) -> bytes:
@@ -64,6 +64,27 @@ def stopped(
     elif reason in BREAK_KEYS:
         reply += b"%b:;" % reason.encode()
     return reply
+
+
+def exited(status: int) -> bytes:
+    """W: the program has ended by itself."""
+    return b"W%02x" % (status & 0xFF)
+
+
+def file_call(call: str, parameters: Iterable[int | tuple[int, int]]) -> bytes:
+    """F: a call for GDB to carry out; a pair is an address in memory and a length."""
+    words = [f"{p:x}" if isinstance(p, int) else "{:x}/{:x}".format(*p) for p in parameters]
+    return ",".join([f"F{call}", *words]).encode()
+
+
+def killed(signal: int) -> bytes:
+    """X: there is no program any more."""
+    return b"X%02x" % signal
+
+
+def notification(stop_reply: bytes) -> bytes:
+    """%Stop, for a client in non-stop mode."""
+    return b"Stop:" + stop_reply
 
 
 def piece(document: bytes, offset: int, length: int) -> bytes:

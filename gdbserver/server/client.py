@@ -27,6 +27,7 @@ class Client:
         self.name = name
         self.features: frozenset[str] = frozenset()
         self.error_strings = False
+        self.extended = False
         self.gone = False
         self._stream = stream
         self._control = control
@@ -106,7 +107,7 @@ class Client:
         self._connection.notify(payload)
         await self.flush()
 
-    async def say(self, text: str) -> None:
+    async def say(self, text: str | bytes) -> None:
         """Print on the client's console: only while the core runs or a qRcmd does."""
         await self.send(replies.console(text))
 
@@ -116,13 +117,21 @@ class Client:
         await self.flush()
 
     async def flush(self) -> None:
-        async with self._sending:
-            if data := self._connection.data_to_send():
-                try:
-                    await self._stream.send_all(data)
-                except trio.BrokenResourceError:
-                    self._note_departure()
-                    self._connection.receive_data(b"")
+        """Send what is due.  With nothing to wait for, a trip through the scheduler is saved."""
+        while self._sending.locked():
+            async with self._sending:
+                pass  # what is on its way comes first
+        data = self._connection.data_to_send()
+        if not data:
+            return
+        self._sending.acquire_nowait()
+        try:
+            await self._stream.send_all(data)
+        except trio.BrokenResourceError:
+            self._note_departure()
+            self._connection.receive_data(b"")
+        finally:
+            self._sending.release()
 
     def error(self, code: int, text: str) -> bytes:
         """An error in the form that this client can show."""

@@ -15,6 +15,7 @@ from gdbserver.errors import BadRequest
 from gdbserver.flash.programmer import Programmer, Step
 from gdbserver.server import core_dump
 from gdbserver.server.control import Control
+from gdbserver.server.hosting import MODES, Hosting
 from gdbserver.server.worker import Bench
 from gdbserver.target.target import Target
 
@@ -27,6 +28,7 @@ class Desk:
     control: Control
     say: Callable[[str], Awaitable[None]]
     look: Callable[[], None]
+    hosting: Hosting
     init_external: bool = False
     """Whether every reset is one with `init`."""
 
@@ -191,6 +193,17 @@ async def _core_dump(desk: Desk, arguments: str) -> None:
     await desk.say(f"{path}: {size} bytes of memory, and the registers\n")
 
 
+async def _semihosting(desk: Desk, arguments: str) -> None:
+    if arguments:
+        for mode in MODES:
+            if mode == arguments:
+                desk.hosting.choose(mode)
+                break
+        else:
+            raise BadRequest(f"monitor semihosting knows {', '.join(MODES)}, not {arguments!r}")
+    await desk.say(desk.hosting.describe() + "\n")
+
+
 async def _vendor(desk: Desk, _arguments: str) -> None:
     await desk.say("stm32-gdbserver\n")
 
@@ -212,6 +225,9 @@ COMMANDS = {
     "ReadAPEx": MonitorCommand("PORT OFFSET: a register of any access port", _read_ap_at),
     "WriteAP": MonitorCommand("REGISTER VALUE: of the access port, as for ReadAP", _write_ap),
     "coredump": MonitorCommand("FILE: registers and RAM, as an ELF core for GDB", _core_dump),
+    "semihosting": MonitorCommand(
+        "[on|off|fileio]: serve the program's BKPT 0xAB; its files may be GDB's", _semihosting
+    ),
     "vendor": MonitorCommand("whose server this is", _vendor, reads_only=True),
 }
 _BY_NAME = {name.lower(): command for name, command in COMMANDS.items()}

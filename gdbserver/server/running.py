@@ -1,6 +1,9 @@
 """The core runs: resume it, look now and then, decide about each stop, tell the client.
 
-While the core runs, listening to the client *is* the sleep between two looks at it.
+While the core runs, listening to the client *is* the sleep between two looks at it.  In all-stop
+mode that is `_wait_for_stop`, and the client waits for the reply; in non-stop mode it is the
+session's own loop, where the client is answered meanwhile (`patience`, `look`), and the stop
+goes out as a notification.  GDB manual, "Remote Non-Stop".
 
 Rule 1: what the core was asked to do is a `_Run`, and `_advance` takes it a little further; so
 running and stepping out of a range are one loop.
@@ -14,17 +17,20 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gdbserver.chip.cortex_m import Demcr
+from gdbserver.chip.memory import Span
+from gdbserver.errors import BadRequest, GdbServerError, explain
 from gdbserver.rsp import commands, replies
 from gdbserver.rsp.packets import Disconnected, Event, Interrupt, Packet
 from gdbserver.server.client import Client
+from gdbserver.server.control import Control
 from gdbserver.server.reading import known_registers, to_wire
 from gdbserver.server.worker import Bench
 from gdbserver.target.breakpoints import BreakKind
 from gdbserver.target.registers import EXPEDITED, REGISTERS
-from gdbserver.target.stop import SIGTRAP, StopReason
+from gdbserver.target.stop import SIGLOST, SIGTRAP, StopReason
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)
@@ -36,10 +42,13 @@ _FIRST_INTERVAL, _LAST_INTERVAL = 0.0005, 0.01
 # that exists in software and runs only while it is looked at; one that we know to be so is
 # looked at nearly without a pause.
 _LOOK, _SIMULATED_LOOK = 0.002, 0.02
-# How many steps of a range are worth one hop to the worker.
-_AT_ONCE = 16
 
 _REGISTER = {register.name: register for register in REGISTERS}
+
+
+async def _never() -> bool:
+    return False
+
 
 Judge = Callable[[StopReason], Awaitable[StopReason | None]]
 """Is this stop for the client?  Answers it, or another, or None: the core is to go on.
@@ -57,17 +66,13 @@ def _look(target: Target) -> StopReason | None:
     return stop
 
 
-def _step_some(target: Target, start: int, end: int) -> tuple[StopReason | None, bool]:
-    """Step until pc leaves [start, end), or enough for now: why it stopped, whether to go on."""
-    stop = None
-    for _ in range(_AT_ONCE):
+def _step(target: Target, start: int, end: int) -> StopReason | None:
+    """Begin a step, out of [start, end) if that is a range, and look."""
+    if start < end:
+        target.leave(Span(start, end))
+    else:
         target.step()
-        stop = target.poll_stop()
-        if stop is None or stop.kind != "step" or start == end:
-            return stop, False
-        if not start <= target.read_registers(("pc",))["pc"] < end:
-            return stop, False
-    return stop, True
+    return _look(target)
 
 
 def take_hold(target: Target) -> None:
@@ -75,6 +80,12 @@ def take_hold(target: Target) -> None:
     target.catch_faults(Demcr.VC_HARDERR)
     if not target.is_halted():
         target.halt()
+
+
+def watch_over(target: Target) -> bool:
+    """The same without halting it: whether it is halted."""
+    target.catch_faults(Demcr.VC_HARDERR)
+    return target.is_halted()
 
 
 def let_go(target: Target) -> None:
@@ -99,21 +110,43 @@ class _Run:
     stepping: bool = False
     start: int = 0
     end: int = 0
+    begun: bool = False
+    """The step is under way: what is left is to look whether it is over."""
+    signal: int | None = None
+    """What the client wants a halt that it asked for to be called, if not SIGINT."""
+    interval: float = _FIRST_INTERVAL
+    longest: float = _LAST_INTERVAL
+
+    def patience(self) -> float:
+        """How long to listen before the next look."""
+        self.interval = min(self.interval * 1.1, self.longest)
+        return self.interval
 
 
 class Running:
     """Runs the core for one client.  `judges` decide, in order, what is a stop to it."""
 
-    def __init__(self, bench: Bench, client: Client) -> None:
-        self.judges: list[Judge] = []
+    def __init__(self, bench: Bench, client: Client, control: Control) -> None:
+        self.judges: list[Judge] = [self._passes]
+        self.is_due: Callable[[], Awaitable[bool]] = _never
+        """Whether the core stands where a judge has to act before it can go on."""
+        self.non_stop = False
+        """Whether the client is answered while the core runs, and notified of stops."""
+        self.passed: frozenset[int] = frozenset()
+        """The signals that the client leaves to the program."""
         self._target = bench.target
         self._client = client
+        self._control = control
+        self._run: _Run | None = None
         self._interrupted = False
         self._software_breakpoints: set[int] = set()
 
-    def interrupt_next_run(self) -> None:
+    async def interrupt(self) -> None:
         """GDB manual, "Interrupts": one that finds the program stopped is for its next run."""
-        self._interrupted = True
+        if self._run is not None:
+            await self._halt(self._run)
+        else:
+            self._interrupted = True
 
     # --- Breakpoints -----------------------------------------------------------------------------
 
@@ -130,43 +163,68 @@ class Running:
     # --- From resuming to the stop reply ---------------------------------------------------------
 
     async def resume(self, address: int | None) -> bytes | None:
-        """Run, and return the stop reply; None if the client left meanwhile."""
+        """Run, and return the stop reply; None if the client left meanwhile.
+
+        In non-stop mode the reply says only that the core runs.
+        """
+        if self._run is not None:
+            return replies.OK  # it runs already
         await self._set_pc(address)
+        run = _Run()
+        if not self.non_stop and await self.is_due():
+            return await self._make_up(run)
         await self._target.call(Target.resume)
-        return await self._wait_for_stop(_Run())
+        return await self._go(run)
 
     async def step(self, address: int | None, start: int, end: int) -> bytes | None:
         """One instruction, or on until pc leaves [start, end): as `resume`."""
+        if self._run is not None:
+            raise BadRequest("the core runs, so it cannot be stepped")
         await self._set_pc(address)
-        return await self._wait_for_stop(_Run(True, start, end))
+        run = _Run(True, start, end)
+        if not self.non_stop and await self.is_due():
+            return await self._make_up(run)
+        return await self._go(run)
+
+    async def _make_up(self, run: _Run) -> bytes | None:
+        """Go on from where the core already stands, in the way that `_advance` would."""
+        stop = await self._target.call(Target.poll_stop)
+        if stop is not None and (stop := await self._judge(run, stop)) is not None:
+            return await self._tell(stop)
+        return await self._go(run)
 
     async def _set_pc(self, address: int | None) -> None:
         if address is not None:
             await self._target.call(Target.write_registers, {"pc": address & ~1})
 
-    async def _wait_for_stop(self, run: _Run) -> bytes | None:
+    async def _go(self, run: _Run) -> bytes | None:
         if self._interrupted and not run.stepping:
             self._interrupted = False
             await self._target.call(Target.halt)
-        simulated = await self._target.call(lambda target: target.simulated)
-        interval, longest = _FIRST_INTERVAL, _FIRST_INTERVAL if simulated else _LAST_INTERVAL
+        if await self._target.call(lambda target: target.simulated):
+            run.longest = _FIRST_INTERVAL
+        if self.non_stop:
+            return self._notify_of(run)
+        return await self._wait_for_stop(run)
+
+    async def _wait_for_stop(self, run: _Run) -> bytes | None:
         while (stop := await self._advance(run)) is None:
-            match await self._overhear(interval):
+            match await self._overhear(run.patience()):
                 case Interrupt():
-                    await self._target.call(Target.halt)
-                    run.stepping = False
+                    await self._halt(run)
                 case Disconnected():
                     return None
-            interval = min(interval * 1.1, longest)
         return await self._tell(stop)
+
+    async def _halt(self, run: _Run) -> None:
+        await self._target.call(Target.halt)
+        run.stepping = False
 
     async def _advance(self, run: _Run) -> StopReason | None:
         """Go on with a run for a while: why it is over, or None when it is not."""
-        if run.stepping:
-            stop, again = await self._target.call(_step_some, run.start, run.end)
-            if again:
-                return None
-            run.stepping = stop is not None  # a step that does not end has become a run
+        if run.stepping and not run.begun:
+            run.begun = True
+            stop = await self._target.call(_step, run.start, run.end)
         else:
             stop = await self._target.call(_look)
         return None if stop is None else await self._judge(run, stop)
@@ -175,13 +233,22 @@ class Running:
         for judge in self.judges:
             verdict = await judge(stop)
             if verdict is None:
-                if run.stepping and run.start == run.end:
-                    return stop  # one instruction was asked for, and has been executed
+                if run.stepping and not await self._is_within(run):
+                    return stop  # that was the step
                 if not run.stepping:
                     await self._target.call(Target.resume)
+                run.begun = False
                 return None
             stop = verdict
         return stop
+
+    async def _is_within(self, run: _Run) -> bool:
+        pc = (await self._target.call(Target.read_registers, ("pc",)))["pc"]
+        return run.start <= pc < run.end
+
+    async def _passes(self, stop: StopReason) -> StopReason | None:
+        """A fault that the client leaves to the program's own handler is no stop."""
+        return None if stop.kind == "fault" and stop.signal in self.passed else stop
 
     async def _overhear(self, patience: float) -> Event | None:
         """Listen for a while to a client that waits for a stop.
@@ -205,20 +272,82 @@ class Running:
             event = self._client.event()
         return event
 
+    # --- Non-stop --------------------------------------------------------------------------------
+
+    def patience(self) -> float | None:
+        """How long to listen before the next `look`; None while there is nothing to look for."""
+        return None if self._run is None else self._run.patience()
+
+    def _notify_of(self, run: _Run) -> bytes:
+        self._run = run
+        return replies.OK
+
+    def forget(self) -> None:
+        """The core is where the client has put it, and there is no stop to tell."""
+        self._run = None
+
+    async def look(self) -> None:
+        """Go on with the run, and notify the client when it is over."""
+        assert self._run is not None
+        try:
+            if (stop := await self._advance(self._run)) is None:
+                return
+            if stop.kind == "halted" and self._run.signal is not None:
+                stop = replace(stop, signal=self._run.signal)
+            reply = await self._tell(stop)
+        except GdbServerError as error:
+            log.error("the core is out of sight: %s", "; ".join(explain(error)))
+            self._control.remember("Running", error)
+            reply = replies.killed(SIGLOST)  # of a stop GDB would want to see the registers
+        self._run = None
+        await self._client.notify(replies.notification(reply))
+
+    async def stop(self, *, quietly: bool) -> bytes:
+        """vCont;t and vCtrlC, in the midst of the conversation."""
+        if self._run is not None:
+            await self._halt(self._run)
+            self._run.signal = 0 if quietly else None
+        elif not self.non_stop:
+            await self._target.call(Target.halt)
+        return replies.OK
+
+    async def attach(self) -> bytes:
+        """Halt the core; in non-stop mode the stop follows as a notification."""
+        if not self.non_stop:
+            return await self.why_stopped()
+        await self._target.call(take_hold)
+        return self._notify_of(_Run(signal=0))
+
     # --- Telling ---------------------------------------------------------------------------------
 
     async def why_stopped(self) -> bytes:
-        """Halt the core, if it runs, and answer `?`."""
-        await self._target.call(take_hold)
+        """Answer `?`: with a halted core, or in non-stop mode, with the truth."""
+        self._run = None
+        if not self.non_stop:
+            await self._target.call(take_hold)
+        elif not await self._target.call(watch_over):
+            return self._notify_of(_Run())
         return await self.stop_reply(await self._target.call(Target.poll_stop))
 
     async def _tell(self, stop: StopReason) -> bytes:
-        if stop.kind in ("fault", "lockup"):
+        if stop.kind in ("fault", "lockup", "exited"):
             log.info("stopped: %s", stop.detail)
-            await self._client.say(stop.detail + "\n")
+            if not self.non_stop:
+                await self.say(stop.detail + "\n")
         else:
             log.debug("stopped: %s", stop.detail)
         return await self.stop_reply(stop)
+
+    async def say(self, text: str | bytes) -> None:
+        """Print on the client's console; between resuming and the stop reply, and nowhere else.
+
+        In non-stop mode there is no such time, and the server's terminal has to do.
+        """
+        if self.non_stop:
+            words = text if isinstance(text, str) else text.decode(errors="replace")
+            log.info("%s", words.rstrip("\n"))
+        else:
+            await self._client.say(text)
 
     async def stop_reply(self, stop: StopReason | None) -> bytes:
         """What the client is told of a stop, or where there is none: of a core that runs."""
@@ -229,6 +358,8 @@ class Running:
         ]
         if stop is None:
             return replies.stopped(SIGTRAP, registers)
+        if stop.exit_status is not None and self._client.extended:
+            return replies.exited(stop.exit_status)
         reason: str | None = stop.kind
         if reason in replies.BREAK_KEYS and f"{reason}+" not in self._client.features:
             reason = None

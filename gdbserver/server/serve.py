@@ -18,6 +18,7 @@ import trio
 
 from gdbserver.errors import GdbServerError
 from gdbserver.server.control import Control
+from gdbserver.server.hosting import Hosting
 from gdbserver.server.listening import listening, standard_streams
 from gdbserver.server.observer import Observer
 from gdbserver.server.session import Session
@@ -47,6 +48,8 @@ class Options:
     """A Unix socket there, in place of host and port."""
     stdio: bool = False
     """Standard input and output, in place of all that."""
+    semihosting_dir: Path | None = None
+    """The folder in which a program may open files."""
 
 
 def serve(
@@ -61,6 +64,7 @@ def serve(
     observer: Observer | None = None,
     path: Path | None = None,
     stdio: bool = False,
+    semihosting_dir: Path | None = None,
     on_listening: Callable[[int], None] = lambda port: None,
 ) -> None:
     """Serve until the last client has left, or for ever if `persistent`, or until a signal.
@@ -83,6 +87,7 @@ def serve(
         observer or Observer(),
         path,
         stdio,
+        semihosting_dir,
     )
     trio.run(serve_clients, open_machine, options, on_listening)
 
@@ -185,6 +190,7 @@ class _House:
         self._bench = bench
         self._options = options
         self._control = Control()
+        self._hosting = Hosting(options.semihosting_dir)
         self._empty = trio.Event()
         self._numbers = itertools.count(1)
 
@@ -218,6 +224,7 @@ class _House:
             erase_all=self._options.erase_all,
             init_external=self._options.init_external,
             observer=self._options.observer,
+            hosting=self._hosting,
         )
         try:
             was_client = await session.run()

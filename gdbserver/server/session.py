@@ -23,22 +23,34 @@ import trio
 from gdbserver.chip.memory import Span
 from gdbserver.errors import BadRequest, GdbServerError, MemoryFault, ProtocolError, explain
 from gdbserver.rsp import commands, replies
-from gdbserver.rsp.packets import MAX_PACKET, Disconnected, Interrupt, Packet
+from gdbserver.rsp.packets import MAX_PACKET, Disconnected, Event, Interrupt, Packet
 from gdbserver.server import monitor
 from gdbserver.server.client import Client
 from gdbserver.server.control import Control
 from gdbserver.server.downloading import Downloading
+from gdbserver.server.hosting import Hosting, Service
 from gdbserver.server.observer import Observer
 from gdbserver.server.reading import MACHINE_NAME, Reader
 from gdbserver.server.running import Running, let_go, restart
 from gdbserver.server.worker import Bench
 from gdbserver.target.breakpoints import BreakKind
 from gdbserver.target.registers import CORE_COUNT, REGISTERS, RegisterInfo
+from gdbserver.target.stop import SIGKILL
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)
 
 _BY_NUMBER = {register.number: register for register in REGISTERS}
+
+# Waiting for a stop listens by itself, and a client that waits for one is patient; in non-stop
+# mode the answer is there at once.  The others are answered without asking the machine, many
+# times in each stop: having somebody attend to the client meanwhile takes longer than they do.
+_UNATTENDED = (
+    *(commands.Continue, commands.Step),
+    *(commands.SelectThread, commands.ThreadAlive, commands.CurrentThread, commands.FirstThreads),
+    *(commands.MoreThreads, commands.ThreadExtraInfo, commands.Attached, commands.Offsets),
+    *(commands.Symbols, commands.ResumeActions, commands.FlashWrite, commands.Unsupported),
+)
 
 
 class Session:
@@ -55,6 +67,7 @@ class Session:
         erase_all: bool = False,
         init_external: bool = False,
         observer: Observer | None = None,
+        hosting: Hosting | None = None,
     ) -> None:
         self._target = bench.target
         self._control = control
@@ -63,9 +76,13 @@ class Session:
         self._observer = observer or Observer()
         self._client = client = Client(stream, name, control)
         self._reader = Reader(bench, control)
-        self._running = Running(bench, client)
+        self._running = Running(bench, client, control)
+        hosting = hosting or Hosting()
+        service = Service(hosting, self._target, client, self._running, self._do)
+        self._running.judges.append(service.judge)
+        self._running.is_due = service.is_due
         self._downloading = Downloading(bench, client, control, self._observer, erase_all=erase_all)
-        self._desk = monitor.Desk(bench, control, client.say, client.look, init_external)
+        self._desk = monitor.Desk(bench, control, client.say, client.look, hosting, init_external)
 
     async def run(self) -> bool:
         """Serve the client until it leaves; return whether it was one."""
@@ -78,7 +95,7 @@ class Session:
             async with self._admitted():
                 while not isinstance(event, Disconnected):
                     await self._do(event)
-                    event = await self._client.next_event()
+                    event = await self._next_event()
         except ProtocolError as error:
             log.error("%s: %s", self._name, error)
         return True
@@ -110,9 +127,17 @@ class Session:
 
     # --- Hearing and answering -------------------------------------------------------------------
 
+    async def _next_event(self) -> Event:
+        """Listen; and while the core runs in non-stop mode, look at it now and then."""
+        while (patience := self._running.patience()) is not None:
+            if (event := await self._client.listen(patience)) is not None:
+                return event
+            await self._running.look()
+        return await self._client.next_event()
+
     async def _do(self, event: Packet | Interrupt) -> None:
         if isinstance(event, Interrupt):
-            self._running.interrupt_next_run()
+            await self._running.interrupt()
             return
         log.debug("%s -> %.200r", self._name, event.payload)
         reply = await self._answer(commands.parse(event.payload))
@@ -121,8 +146,7 @@ class Session:
             await self._client.send(reply)
 
     async def _answer(self, command: commands.Command) -> bytes | None:
-        # Waiting for a stop listens by itself, and a client that waits for one is patient.
-        if isinstance(command, commands.Continue | commands.Step):
+        if isinstance(command, _UNATTENDED):
             return await self._try(command)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._client.attend)
@@ -162,10 +186,19 @@ class Session:
             case commands.StartNoAckMode():
                 await self._client.stop_acks()
                 return None
+            case commands.NonStop(on):
+                self._running.non_stop = on
+                return replies.OK
+            case commands.PassSignals(signals):
+                self._running.passed = signals
+                return replies.OK
             case commands.EnableErrorStrings():
                 self._client.error_strings = True
                 return replies.OK
-            case commands.ExtendedMode() | commands.SelectThread() | commands.Symbols():
+            case commands.ExtendedMode():
+                self._client.extended = True
+                return replies.OK
+            case commands.SelectThread() | commands.Symbols():
                 return replies.OK
             case commands.ThreadAlive(exists):
                 return replies.OK if exists else replies.error(errno.ESRCH)
@@ -242,10 +275,11 @@ class Session:
             case commands.Step(address, start, end):
                 self._check_control()
                 return await self._running.step(address, start, end)
-            case commands.Stop():
+            case commands.Stop(quietly):
                 self._check_control()
-                await call(Target.halt)
-                return replies.OK
+                return await self._running.stop(quietly=quietly)
+            case commands.NextStop():
+                return replies.OK  # there is one core, so there are no more
             case commands.SetPoint(kind, address, length):
                 self._check_control()
                 await self._running.set_point(BreakKind(kind), address, length)
@@ -259,27 +293,32 @@ class Session:
             case commands.Detach():
                 # Only who controls the core lets it go; to a reader it means "good-bye".
                 if self._control.holder == self._name:
+                    self._running.forget()
                     await call(let_go)
                 return replies.OK
             case commands.Kill(by_id):
                 # There is no process to end: the program is back at its first instruction and
                 # stays there for as long as this client does.
                 self._check_control()
+                self._running.forget()
                 await call(restart)
                 log.info("killed: the core stands at reset")
                 # GDB sends `k` when it hangs up anyway; LLDB waits for a word.
-                return replies.OK if by_id else replies.KILLED
+                return replies.OK if by_id else replies.killed(SIGKILL)
             case commands.Restart(answered):
                 self._check_control()
+                self._running.forget()
                 await call(restart)
                 log.info("restarted: the core stands at reset")
                 return await self._why_stopped() if answered else None
             case commands.Attach():
                 self._check_control()
-                return await self._why_stopped()
+                return await self._running.attach()
             case commands.Monitor(line):
                 return await self._monitor(line)
 
+            case commands.FileReply():
+                return replies.NOTHING  # nothing was asked
             case commands.Malformed(_, reason):
                 raise BadRequest(reason)
             case commands.Unsupported():
@@ -295,6 +334,8 @@ class Session:
         ours = [
             f"PacketSize={MAX_PACKET:x}",
             "QStartNoAckMode+",
+            "QNonStop+",
+            "QPassSignals+",
             "vContSupported+",
             "qXfer:features:read+",
             "qXfer:memory-map:read+",

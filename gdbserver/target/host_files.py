@@ -130,7 +130,8 @@ class Console:
         memory.write_memory(address, data)
         return len(data)
 
-    def read_character(self) -> Work[bytes]:
+    def read_character(self, memory: Memory, spare: int) -> Work[bytes]:
+        """One byte, or none at the end; the program does not use the one at `spare`."""
         while (data := self._read(1)) is None:
             yield Nothing()
         return data
@@ -141,6 +142,13 @@ class GdbConsole(Console):
 
     def read(self, memory: Memory, address: int, length: int) -> Work[int]:
         return (yield FileIo("read", (0, address, length)))
+
+    def read_character(self, memory: Memory, spare: int) -> Work[bytes]:
+        before = memory.read_memory(spare, 1)
+        count = yield FileIo("read", (0, spare, 1))
+        data = memory.read_memory(spare, 1)[:count]
+        memory.write_memory(spare, before)
+        return data
 
 
 @dataclass

@@ -260,7 +260,9 @@ class Semihosting:
         return 0
 
     def _read_character(self, target: Target, _parameter: int) -> Work[int]:
-        character = yield from self._console.read_character()
+        # Below the stack pointer nothing is kept, and nothing comes to lie while the core stands.
+        below = target.read_registers(("sp",))["sp"] - 4
+        character = yield from self._console.read_character(target, below)
         return character[0] if character else _FAILED
 
     # --- Time and surroundings --------------------------------------------------------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-SIGINT, SIGILL, SIGTRAP, SIGFPE, SIGBUS, SIGSEGV = 2, 4, 5, 8, 10, 11
+SIGINT, SIGILL, SIGTRAP, SIGFPE, SIGKILL, SIGBUS, SIGSEGV, SIGLOST = 2, 4, 5, 8, 9, 10, 11, 29
 """Signals by GDB's own numbers, which are those of no particular system."""
 
 StopKind = Literal[
@@ -24,14 +24,20 @@ StopKind = Literal[
     "fault",  # vector catch
     "lockup",
     "reset",  # caught at the reset vector
+    "exited",  # the program has said so, by semihosting
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class StopReason:
-    """One stop.  `address` is where the watched data lies, and None for every other kind."""
+    """One stop.
+
+    `address` is where the watched data lies, and None for every other kind; `exit_status` is that
+    of a program that has exited.
+    """
 
     signal: int
     kind: StopKind
     detail: str
     address: int | None = None
+    exit_status: int | None = None

@@ -71,3 +71,10 @@ def test_a_search_says_where(address: int | None, reply: bytes) -> None:
 
 def test_console_output_is_hexadecimal() -> None:
     assert replies.console("ok\n") == b"O6f6b0a"
+
+
+def test_a_call_for_gdb_has_its_parameters_in_the_manuals_form() -> None:
+    assert replies.file_call("read", (3, 0x20000010, 255)) == b"Fread,3,20000010,ff"
+    assert replies.file_call("open", ((0x1234, 6), 0, 0o644)) == b"Fopen,1234/6,0,1a4"
+    assert replies.exited(3) == b"W03"
+    assert replies.console(b"\xff\n") == b"Off0a"

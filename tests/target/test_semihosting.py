@@ -231,11 +231,14 @@ def test_gdb_is_asked_for_files_and_for_what_is_typed(program: Bench) -> None:
         descriptor, address, length = call.parameters
         assert descriptor == 0
         assert isinstance(address, int)
-        program.target.write_memory(address, b"typed!"[:length])  # type: ignore[misc]
-        return 6 if length != 1 else 1
+        assert isinstance(length, int)
+        typed = b"typed\n"[:length]
+        program.target.write_memory(address, typed)
+        return len(typed)
 
     hosted = Hosted(program, gdb=typist)
     console = GdbConsole(hosted.write)
     hosted.semihosting = Semihosting(console, GdbFiles(), command_line="hosted console")
     assert hosted.run() == CLEAN
-    assert b"typed!" in hosted.out
+    assert b"typed\n" in hosted.out
+    assert hosted.values() == {"istty": 1, "left": 1, "readc": ord("t")}
