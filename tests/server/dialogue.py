@@ -11,6 +11,7 @@ A script is a dialogue, a packet a line::
     <~ T05.*thread:1;.*     or something that this regular expression matches
     O hello                 console output, which comes before the reply
     O~ bus fault .*
+    < %Stop:T05...          a notification
     ^C                      the client interrupts
     < T02...
 
@@ -96,7 +97,9 @@ class Client:
         while not isinstance(event := self._connection.next_event(), Packet):
             if event is not None:
                 return None
-            self._connection.receive_data(await self.stream.receive_some())
+            data = await self.stream.receive_some()
+            # A notification is to be heard here like a packet, with its % in front.
+            self._connection.receive_data(data.replace(b"%Stop:", b"$%Stop:"))
         return event.payload
 
     async def ask(self, payload: bytes) -> bytes | None:
