@@ -233,6 +233,7 @@ class FlashCrccr(IntFlag):
 FLASH_CRCCR_BURST_SHIFT = 20  # 0..3: 4, 16, 64, 256 flash words
 
 OPTSR_RDP_SHIFT = 8  # 0xAA level 0, 0xCC level 2, anything else level 1
+OPTSR_SECURITY = 1 << 21
 OPTSR_SWAP_BANK = 1 << 31
 
 # DS12110 rev 10, "Flash memory characteristics": seconds, (typical, maximum), by PSIZE.

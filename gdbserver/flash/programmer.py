@@ -20,7 +20,15 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeVar, cast
 
 from gdbserver.chip.memory import FlashRegion, Span, merge
-from gdbserver.chip.stm32h743 import FLASH, FLASH_BANK2_OFFSET, FLASH_PRAR_CUR, KIB, bank
+from gdbserver.chip.stm32h743 import (
+    FLASH,
+    FLASH_BANK2_OFFSET,
+    FLASH_PRAR_CUR,
+    FLASH_SCAR_CUR,
+    KIB,
+    OPTSR_SECURITY,
+    bank,
+)
 from gdbserver.errors import ChipLocked, FlashError, GdbServerError, VerifyError
 from gdbserver.flash.diff import diff
 from gdbserver.flash.driver import Did, Event, FlashDriver
@@ -200,20 +208,29 @@ class Programmer:
                 f"of {region.name}",
                 hint="the option bytes (WPSN) protect these sectors: change them first",
             )
-        area = self._read_protected(self._banks.index(region))
-        if any(len(area & span) for span in spans):
-            raise FlashError(
-                f"protected against being read, and so against change: {area} of {region.name}",
-                hint="the option bytes (PCROP) protect it; only a mass erase can end that",
-            )
+        for register, name in ((FLASH_PRAR_CUR, "PCROP"), (FLASH_SCAR_CUR, "a secure area")):
+            if register == FLASH_SCAR_CUR and not chip.optsr & OPTSR_SECURITY:
+                continue
+            area = self._area_of(region, register)
+            if any(len(area & span) for span in spans):
+                raise FlashError(
+                    f"protected against being read, and so against change: {area} of {region.name}",
+                    hint=f"the option bytes ({name}) protect it; only a mass erase can end that",
+                )
 
-    def _read_protected(self, bank: int) -> Span:
-        """RM0433, "Proprietary code readout protection": an area of 256-byte units, if any."""
-        base = FLASH + bank * FLASH_BANK2_OFFSET
-        area = self._target.read_word(base + FLASH_PRAR_CUR)
+    def _area_of(self, region: FlashRegion, register: int) -> Span:
+        """What PRAR or SCAR covers: units of 256 bytes from the first to the last.
+
+        RM0433, "FLASH protection address", "FLASH secure address": both the same, it is the whole
+        bank; the first behind the last, it is nothing.
+        """
+        bank = self._banks.index(region)
+        area = self._target.read_word(FLASH + bank * FLASH_BANK2_OFFSET + register)
         first, last = area & 0xFFF, area >> 16 & 0xFFF
-        start = self._banks[bank].span.start
-        return Span(start + 256 * first, start + 256 * max(first, last + 1 if last >= first else 0))
+        if first == last:
+            return region.span
+        start = region.span.start
+        return Span(start + 256 * first, start + 256 * max(first, last + 1 if last > first else 0))
 
     def _driver(self, region: FlashRegion, feeder: Feeder | None = None) -> FlashDriver:
         for loader in self._loaders:

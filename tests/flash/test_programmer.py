@@ -103,6 +103,36 @@ def test_an_area_protected_against_reading_is_refused_before_anything_is_erased(
     bench.carry_out(download((0x08100000, b"elsewhere is fine")))
 
 
+def test_a_bank_is_protected_whole_where_its_area_begins_and_ends_with_the_same_unit(
+    bench_at: Callable[..., Bench],
+) -> None:
+    bench = bench_at("sim:cmsis-dap-v2")
+    bank = bench.board.flash.banks[0]
+    bank.set_raw(bank.PRAR_CUR, 0)
+    with pytest.raises(FlashError, match="0x08000000-0x080fffff of bank 1") as refused:
+        bench.carry_out(download((0x080E0000, b"1234")))
+    assert "PCROP" in str(refused.value.hint)
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_a_secure_area_is_refused_where_the_chip_has_secure_access(
+    bench_at: Callable[..., Bench], secure: bool
+) -> None:
+    bench = bench_at("sim:cmsis-dap-v2")
+    bank = bench.board.flash.banks[0]
+    bank.set_raw(bank.SCAR_CUR, 0x0203_0201)
+    chip = bench.target.chip
+    bench.target.chip = replace(chip, optsr=chip.optsr & ~(1 << 21) | secure << 21)
+    image = download((0x08020000, b"1234"))
+    if not secure:
+        bench.carry_out(image)
+        return
+    with pytest.raises(FlashError, match="0x08020100-0x080203ff of bank 1") as refused:
+        bench.carry_out(image)
+    assert "a secure area" in str(refused.value.hint)
+    assert not bench.board.flash.programs
+
+
 def test_a_small_part_has_one_bank(bench_at: Callable[..., Bench]) -> None:
     regions = bench_at("sim:cmsis-dap-v2,flash_kib=128").programmer.regions()
     assert [str(region) for region in regions] == [
