@@ -1,0 +1,71 @@
+"""A second client that watches variables all the time, as live-watch panes do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+from dialogue import board_of, connected, lent, open_machine, symbols
+
+from gdbserver.server.control import Control
+
+VARIABLES, HERTZ = 10, 10
+
+
+@pytest.mark.parametrize("link", ["cmsis-dap-v2", "stlink-v3"])
+def test_ten_variables_ten_times_a_second_take_little_of_the_links_time(
+    link: str, drills_elf: Path
+) -> None:
+    machine = open_machine(f"sim:{link}", elf=drills_elf)
+    counter = symbols(drills_elf)["counter"]
+
+    async def story() -> float:
+        control = Control()
+        async with (
+            lent(machine) as bench,
+            connected(bench, control, "debugger") as debugger,
+            connected(bench, control, "watcher") as watcher,
+        ):
+            assert await debugger.ask(b"?")
+            before = machine.target.monotonic()
+            for _ in range(VARIABLES):
+                assert await watcher.ask(b"m%x,4" % counter)
+            return machine.target.monotonic() - before
+
+    assert trio.run(story) * HERTZ < 0.06, "of each second"
+
+
+def test_watching_neither_halts_the_core_nor_stops_the_debugger(drills_elf: Path) -> None:
+    machine = open_machine(elf=drills_elf)
+    names = symbols(drills_elf)
+
+    async def story() -> None:
+        control, watched = Control(), trio.Event()
+        async with (
+            lent(machine) as bench,
+            connected(bench, control, "debugger") as debugger,
+            connected(bench, control, "watcher") as watcher,
+        ):
+            counts = []
+
+            async def watch() -> None:
+                for _ in range(5 * VARIABLES):
+                    reply = await watcher.ask(b"m%x,4" % names["counter"])
+                    assert reply is not None
+                    counts.append(int.from_bytes(bytes.fromhex(reply.decode()), "little"))
+                watched.set()
+
+            assert await debugger.ask(b"?")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(watch)
+                while not watched.is_set():
+                    await debugger.send(b"c")
+                    await debugger.interrupt()
+                    assert (await debugger.hear() or b"").startswith(b"T02")
+                    assert (await debugger.ask(b"s") or b"").startswith(b"T05")
+            assert counts == sorted(counts)
+            assert counts[0] < counts[-1]
+            assert board_of(machine).core.halted, "as the debugger left it"
+
+    trio.run(story)
