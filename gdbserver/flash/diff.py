@@ -23,8 +23,11 @@ Digest = Callable[[bytes], int]
 """The host's half of a digest: the same number as the target computes for the same bytes."""
 
 
-def diff(plan: RegionPlan, found: Sequence[int], digest: Digest) -> RegionPlan:
-    """What is left of a plan, given what the target found in each of its sectors, in order."""
+def diff(plan: RegionPlan, found: Sequence[int | None], digest: Digest) -> RegionPlan:
+    """What is left of a plan, given what the target found in each of its sectors, in order.
+
+    None stands for a digest that is neither the wanted one nor that of a blank sector.
+    """
     blank: dict[int, int] = {}
     left = []
     for sector, here in zip(plan.sectors, found, strict=True):

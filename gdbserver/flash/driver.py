@@ -51,6 +51,11 @@ class FlashDriver(Protocol):
         """How long the device itself will take over a plan, typically."""
         ...
 
+    def compare(self, sectors: Sequence[SectorPlan]) -> Generator[Event, None, list[int | None]]:
+        """What `digest` finds before anything is changed; None where a sector is neither blank
+        nor as planned, which may be plain before all of it was looked at."""
+        ...
+
     def digest(self, sectors: Sequence[Span]) -> Generator[Event, None, list[int]]:
         """Digests of sectors, computed where the data is."""
         ...

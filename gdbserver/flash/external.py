@@ -26,10 +26,11 @@ from gdbserver.chip.stm32h743 import KIB, QSPI_WINDOW
 from gdbserver.errors import FlashError, LoaderRefused, LoaderRejected, ProbeError
 from gdbserver.flash.driver import Did, Event
 from gdbserver.flash.plan import RegionPlan, SectorPlan
-from gdbserver.loader.call_queue import Busy, CallQueue
+from gdbserver.loader.call_queue import RESULTS, SPREAD, Busy, CallQueue
 from gdbserver.loader.diagnosis import explain_refusal, inherited, what_it_found
 from gdbserver.loader.dialect import Request, dialect, read_seconds
 from gdbserver.loader.file import LoaderFile, cut
+from gdbserver.loader.known_state import caches_off
 from gdbserver.loader.nor_survey import Die, find_die
 from gdbserver.loader.quadspi_state import QuadspiState, Sample
 from gdbserver.target.target import Target
@@ -70,7 +71,13 @@ class ExternalFlash:
         self._target = target
         self._loader = loader
         self._dialect = dialect(loader)
-        self._queue = CallQueue(target, loader.image, good=loader.good, queued=queued)
+        self._queue = CallQueue(
+            target,
+            loader.image,
+            good=loader.good,
+            queued=queued,
+            quick=queued and loader.finds_out,
+        )
         self._under_way: deque[tuple[int, Did | None]] = deque()
         self._used: deque[tuple[int, int]] = deque()  # buffers: (address, call that reads it)
         self._free: deque[int] = deque()
@@ -96,6 +103,7 @@ class ExternalFlash:
             self._queue.check_stack()
             if not self._loader.finds_out:
                 self._note_hazards()
+                caches_off(self._target)  # or what is programmed may not be what is read
         except BaseException as error:
             self._leave(error)
             raise
@@ -275,6 +283,36 @@ class ExternalFlash:
         view = memoryview(data)
         starts = range(0, len(data), _BLOCK)
         return _fold([zlib.crc32(view[start : start + _BLOCK]) for start in starts])
+
+    def compare(self, sectors: Sequence[SectorPlan]) -> Generator[Event, None, list[int | None]]:
+        """A look at the beginning of each sector tells most of those that must be erased."""
+        wanted = [s.sector for s in sectors]
+        hopeless: set[int] = set()
+        if self._queue.helpers and self._mapped and all(len(s) > 4 * SPREAD for s in wanted):
+            hopeless = yield from self._hopeless(sectors)
+        rest = yield from self.digest([s for s in wanted if s.start not in hopeless])
+        digests = iter(rest)
+        return [None if s.start in hopeless else next(digests) for s in wanted]
+
+    def _hopeless(self, sectors: Sequence[SectorPlan]) -> Generator[Event, None, set[int]]:
+        """Sectors that begin with something, and not with what they shall begin with."""
+        beginnings = {s.sector.start: s.beginning(SPREAD) for s in sectors}
+        blank = zlib.crc32(bytes([self.region.erased]) * SPREAD)
+        hopeless = set()
+        results = self._queue.results
+        for together in _adjacent([s.sector for s in sectors], RESULTS * len(sectors[0].sector)):
+            start, stride, count = together[0].start, len(together[0]), len(together)
+            yield from self._queue.call(
+                "crc32_spread",
+                *(start, stride, count, results),
+                timeout=read_seconds(SPREAD * count),
+                checked=False,
+            )
+            for sector, crc in zip(together, self._target.read_words(results, count), strict=True):
+                if crc not in (blank, zlib.crc32(beginnings[sector.start])):
+                    hopeless.add(sector.start)
+                    yield Did("compared", sector)
+        return hopeless
 
     def digest(self, sectors: Sequence[Span]) -> Generator[Event, None, list[int]]:
         if not self._queue.helpers:

@@ -371,6 +371,9 @@ class InternalBank:
     def digest_of(data: bytes) -> int:
         return crc_unit(data)
 
+    def compare(self, sectors: Sequence[SectorPlan]) -> Generator[Event, None, list[int | None]]:
+        return list((yield from self.digest([s.sector for s in sectors])))
+
     def digest(self, sectors: Sequence[Span]) -> Generator[Event, None, list[int]]:
         """CRCs by the controller's own unit: half a millisecond of flash time per sector.
 

@@ -85,10 +85,16 @@ class SectorPlan:
         """All that the sector holds when the plan has been carried out."""
         if len(self.runs) == 1 and self.runs[0].span == self.sector:
             return self.runs[0].data
-        contents = bytearray([self.erased]) * len(self.sector)
+        return self.beginning(len(self.sector))
+
+    def beginning(self, length: int) -> bytes:
+        """The first so many bytes of `contents`."""
+        contents = bytearray([self.erased]) * length
         for run in self.runs:
             offset = run.span.start - self.sector.start
-            contents[offset : offset + len(run.data)] = run.data
+            if offset < length:
+                part = run.data[: length - offset]
+                contents[offset : offset + len(part)] = part
         return bytes(contents)
 
 

@@ -39,7 +39,7 @@ from gdbserver.flash.plan import Download, RegionPlan, SectorPlan, plan
 from gdbserver.loader.call_queue import Busy
 from gdbserver.loader.diagnosis import pattern
 from gdbserver.loader.file import LoaderFile
-from gdbserver.loader.own import resized
+from gdbserver.loader.own import identity, resized
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ class Programmer:
         changes = []
         for region_plan in self._plans(download):
             with self._driver(region_plan.region) as driver:
-                found = _result(driver.digest([s.sector for s in region_plan.sectors]))
+                found = _result(driver.compare(region_plan.sectors))
                 left = diff(region_plan, found, driver.digest_of)
                 by = self._worker(region_plan.region)
                 changes.append(Change(region_plan, left, by, driver.seconds(left)))
@@ -303,7 +303,7 @@ class Programmer:
                 lines.append(f"{loader.region} by loader {loader.path.name}")
             else:
                 lines.append(
-                    f"{self._loaders[number].region}: JEDEC id {found['jedec']:06X}, "
+                    f"{self._loaders[number].region}: {identity(found)}, "
                     f"{found['size'] // KIB} KiB, {found['clock_hz'] / 1e6:g} MHz"
                 )
         return "; ".join(lines) or "no external flash"
@@ -354,7 +354,7 @@ class _Lane:
         with self._driver as driver:
             everything = self._plan.sectors
             self._expect(compared=sum(len(s.sector) for s in everything))
-            found = yield from self._tell(driver.digest([s.sector for s in everything]))
+            found = yield from self._tell(driver.compare(everything))
             before = dict(zip((s.sector for s in everything), found, strict=True))
             left = diff(self._plan, found, driver.digest_of)
             log.info(

@@ -40,8 +40,10 @@ preserve r9):
     zlib's CRC-32 (reflected, polynomial 0xEDB88320, initial and final inversion).
 ``crc32_each(start, size, count, results) -> 0``
     The same for `count` adjacent blocks of `size` bytes; stores one word each at `results`.
+``crc32_spread(start, stride, count, results) -> 0``
+    The same for the first `SPREAD` bytes of `count` sectors that are `stride` bytes apart.
 
-Both read memory by words where aligned, and are quick enough for megabytes.
+All read memory by words where aligned, and are quick enough for megabytes.
 
 ``feed(feeder) -> 0``
     Keeps internal flash programming: see `gdbserver.flash.feeder`.
@@ -73,7 +75,7 @@ from gdbserver.errors import (
     MemoryFault,
     TargetError,
 )
-from gdbserver.loader.clocks import same_clocks
+from gdbserver.loader.clocks import quick_clocks, same_clocks
 from gdbserver.loader.diagnosis import RCC_RSR, inherited, reset_cause
 from gdbserver.loader.file import Image, built, load_image
 from gdbserver.loader.known_state import VECTORS, known_state
@@ -109,8 +111,10 @@ _HEADER_SIZE, _RECORD_SIZE = 32, 32
 # Where to look: bytes from the start of header and record.
 _DONE, _STATE, _WINDOW_WATCHDOG, _RESULT = 8, 12, 24, 28
 
-HELPERS = ("crc32", "crc32_each")
+HELPERS = ("crc32", "crc32_each", "crc32_spread")
 RESIDENT = (*HELPERS, "feed")
+SPREAD = 1024
+"""Bytes of each block of `crc32_spread`."""
 RESULTS = 128
 """Words that a helper may fill in one call."""
 
@@ -212,6 +216,7 @@ class CallQueue:
 
     `careful=False` does as other tools do: nothing is put into a known state before, no fault
     is caught, nothing is put back.  It is for the test that shows what comes of it.
+    `quick=True` lets the core run faster than after a reset; only for code that does not care.
     """
 
     def __init__(
@@ -222,12 +227,14 @@ class CallQueue:
         good: int,
         queued: bool = True,
         careful: bool = True,
+        quick: bool = False,
     ) -> None:
         self._target = target
         self._image = image
         self._good = good
         self._queued = queued
         self._careful = careful
+        self._quick = quick
         resident = load_image(built("queue.elf"))
         self._layout = _Layout(image, resident)
         self._resident = resident.at(self._layout.resident)
@@ -257,7 +264,7 @@ class CallQueue:
             self._upload()
             demcr = target.read_word(cm.DEMCR)
             if self._careful:
-                stack.enter_context(same_clocks(target))
+                stack.enter_context((quick_clocks if self._quick else same_clocks)(target))
                 self._watchdogs = stack.enter_context(patient_watchdogs(target))
                 stack.enter_context(known_state(target, layout.stage))
                 target.write_word(cm.DEMCR, demcr | cm.VC_ALL_FAULTS)

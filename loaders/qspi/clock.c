@@ -18,17 +18,29 @@ static uint32_t divided(uint32_t hz, uint32_t code)
     return code < 8 ? hz : hz >> shifts[code - 8];
 }
 
+/* What PLL1 makes of HSI is known; of a crystal, only what it can be at most. */
+static uint32_t pll1_hz(uint32_t hsi_hz)
+{
+    uint32_t divider = RCC_PLLCKSELR_DIVM1(RCC_PLLCKSELR);
+    if (RCC_PLLCKSELR_SRC(RCC_PLLCKSELR) != 0 || divider == 0)
+        return 480000000u;
+    uint32_t vco = hsi_hz / divider * (RCC_PLL1DIVR_N(RCC_PLL1DIVR) + 1u);
+    return vco / (RCC_PLL1DIVR_P(RCC_PLL1DIVR) + 1u);
+}
+
 static uint32_t system_hz(void)
 {
+    uint32_t hsi_hz = 64000000u >> RCC_CR_HSIDIV(RCC_CR);
+
     switch (RCC_CFGR_SWS(RCC_CFGR)) {
     case 0:
-        return 64000000u >> RCC_CR_HSIDIV(RCC_CR);
+        return hsi_hz;
     case 1:
         return 4000000u;
     case 2:
         return 50000000u; /* HSE: a crystal or a signal of at most so much */
     default:
-        return 480000000u; /* PLL1 at its best */
+        return pll1_hz(hsi_hz);
     }
 }
 

@@ -17,6 +17,8 @@
 #define RCC_CR REG32(RCC_BASE + 0x00)
 #define RCC_CFGR REG32(RCC_BASE + 0x10)
 #define RCC_D1CFGR REG32(RCC_BASE + 0x18)
+#define RCC_PLLCKSELR REG32(RCC_BASE + 0x28)
+#define RCC_PLL1DIVR REG32(RCC_BASE + 0x30)
 #define RCC_D1CCIPR REG32(RCC_BASE + 0x4C)
 #define RCC_AHB3RSTR REG32(RCC_BASE + 0x7C)
 #define RCC_AHB3ENR REG32(RCC_BASE + 0xD4)
@@ -26,6 +28,10 @@
 #define RCC_CFGR_SWS(value) ((value) >> 3 & 7u) /* 0 HSI, 1 CSI, 2 HSE, 3 PLL1 */
 #define RCC_D1CFGR_HPRE(value) ((value) & 15u)
 #define RCC_D1CFGR_D1CPRE(value) ((value) >> 8 & 15u)
+#define RCC_PLLCKSELR_SRC(value) ((value) & 3u) /* 0 HSI */
+#define RCC_PLLCKSELR_DIVM1(value) ((value) >> 4 & 63u)
+#define RCC_PLL1DIVR_N(value) ((value) & 511u)
+#define RCC_PLL1DIVR_P(value) ((value) >> 9 & 127u)
 #define RCC_D1CCIPR_QSPISEL(value) ((value) >> 4 & 3u) /* 0 hclk3, 1 pll1_q, 2 pll2_r, 3 per */
 #define RCC_AHB3_QSPI (1u << 14) /* the same bit in AHB3ENR and AHB3RSTR */
 

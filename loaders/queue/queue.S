@@ -226,13 +226,23 @@ make_tables:
 
 /*
  * crc32_each(r0 = start, r1 = size, r2 = count, r3 = results) -> 0
+ * crc32_spread(r0 = start, r1 = stride, r2 = count, r3 = results) -> 0: of 1 KiB every `stride`.
  *
  * Much of a flash is blank, and blank blocks have one CRC: it is computed once, and kept in r10.
+ * r4 block, r5 size, r6 blocks left, r7 where the next CRC goes, r9 stride.
  */
+#define SPREAD_SIZE 1024
+
+routine crc32_spread
+    push    {r4-r11, lr}
+    mov     r5, #SPREAD_SIZE
+    b       .Lmany
 routine crc32_each
-    push    {r4-r8, r10, r11, lr}
-    mov     r4, r0
+    push    {r4-r11, lr}
     mov     r5, r1
+.Lmany:
+    mov     r9, r1
+    mov     r4, r0
     mov     r6, r2
     mov     r7, r3
     mov     r11, #0                 @ whether r10 is known
@@ -269,12 +279,12 @@ routine crc32_each
     mov     r11, #1
 .Lstore:
     str     r0, [r7], #4
-    add     r4, r5
+    add     r4, r9
     subs    r6, #1
     b       .Leach
 .Lall:
     movs    r0, #0
-    pop     {r4-r8, r10, r11, pc}
+    pop     {r4-r11, pc}
     .size   crc32_each, . - crc32_each
 
 /*

@@ -49,6 +49,36 @@ def test_the_end_of_the_device_beyond_16_mib_is_reached(quick: Bench) -> None:
         assert quick.contents(Span.of(address, len(data))) == data
 
 
+def test_a_sector_that_begins_with_something_else_is_looked_at_no_further(quick: Bench) -> None:
+    loader = builtin(PINS)
+    wanted = noise(4 << 16)
+    (region_plan,) = plan(download((NOR, wanted)), [loader.region])
+    held = [wanted[:0x8000], b"", noise(0x10000, seed=5), wanted[0x30000:]]
+    quick.board.nor.memory[: 4 << 16] = b"".join(part.ljust(0x10000, b"\xff") for part in held)
+    quick.target.halt()
+    with ExternalFlash(quick.target, loader) as flash:
+        compared = flash.compare(region_plan.sectors)
+        while True:
+            try:
+                next(compared)
+            except StopIteration as end:
+                found = end.value
+                break
+        digests = [flash.digest_of(part.ljust(0x10000, b"\xff")) for part in held]
+    assert found == [digests[0], digests[1], None, digests[3]]
+
+
+def test_the_core_is_quick_while_our_loader_runs_and_its_clocks_are_as_before(quick: Bench) -> None:
+    rcc = quick.board.rcc
+    speeds = {
+        (rcc.core_hz, rcc.quadspi_hz)
+        for step in quick.programmer.carry_out(download((NOR, noise(100))))
+        if step.action == "programmed"
+    }
+    assert speeds == {(200_000_000, 64_000_000)}
+    assert (rcc.core_hz, rcc.quadspi_hz, rcc.pclk3_hz) == (64_000_000,) * 3
+
+
 def test_sectors_are_erased_once_and_their_neighbours_not_at_all(quick: Bench) -> None:
     everything = download((NOR, noise(4 << 16)))
     quick.carry_out(everything)

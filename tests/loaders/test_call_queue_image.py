@@ -30,6 +30,7 @@ from unicorn.arm_const import (
 from gdbserver.loader.call_queue import (
     RECORD,
     RING,
+    SPREAD,
     STATE_ENDED,
     STATE_STOPPED,
     STATE_WAITING,
@@ -125,6 +126,15 @@ def test_blank_blocks_have_their_crc_between_others_and_alone() -> None:
     assert machine.call("crc32_each", DATA, 256, 5, DATA + 0x2000) == 0
     results = bytes(machine.uc.mem_read(DATA + 0x2000, 20))
     assert results == b"".join(zlib.crc32(block).to_bytes(4, "little") for block in blocks)
+
+
+def test_crc32_spread_looks_at_the_beginning_of_each_sector() -> None:
+    machine = Machine()
+    sectors = [bytes([n]) * SPREAD + bytes([n ^ 1]) * 1024 for n in (0, 7, 0xFF)]
+    machine.uc.mem_write(DATA, b"".join(sectors))
+    assert machine.call("crc32_spread", DATA, SPREAD + 1024, 3, DATA + 0x3000) == 0
+    results = bytes(machine.uc.mem_read(DATA + 0x3000, 12))
+    assert results == b"".join(zlib.crc32(s[:SPREAD]).to_bytes(4, "little") for s in sectors)
 
 
 def test_crc32_takes_less_than_six_instructions_per_byte() -> None:
