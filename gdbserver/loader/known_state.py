@@ -51,7 +51,7 @@ def known_state(target: Target, stage: Stage) -> Iterator[None]:
     """
     saved = _Saved(target)
     _quieten(target)
-    _caches_off(target, saved.ccr)
+    caches_off(target)
     target.run(
         [
             Write(cm.MPU_CTRL, [0]),
@@ -67,8 +67,7 @@ def known_state(target: Target, stage: Stage) -> Iterator[None]:
         yield
     finally:
         _quieten(target)
-        if target.read_word(cm.CCR) & (cm.Ccr.DC | cm.Ccr.IC) & ~saved.ccr:
-            _caches_off(target, target.read_word(cm.CCR))
+        caches_off(target)
         saved.restore(stage)
 
 
@@ -102,7 +101,7 @@ class _Saved:
                 Read(cm.FPCCR, _FPU_FRAMES),
             ]
         )
-        self._vtor, self._aircr, self._scr, self.ccr, *self._priorities, self._shcsr = system
+        self._vtor, self._aircr, self._scr, self._ccr, *self._priorities, self._shcsr = system
         self._handlers = Handlers.seen(self._icsr, active)
         self._regions = _mpu_regions(target) if self._mpu & 1 else None
 
@@ -120,7 +119,7 @@ class _Saved:
                 Write(cm.NVIC_ICER, [_ALL] * _IRQ_WORDS),
                 Write(cm.VTOR, [self._vtor]),
                 Write(cm.AIRCR, [cm.VECTKEY | self._aircr & _PRIGROUP]),
-                Write(cm.SCR, [self._scr, self.ccr, *self._priorities, self._shcsr]),
+                Write(cm.SCR, [self._scr, self._ccr, *self._priorities, self._shcsr]),
                 Write(cm.CPACR, [self.cpacr]),
                 Write(cm.MPU_CTRL, [self._mpu]),
                 Write(cm.FPCCR, self.fpu_frames),
@@ -172,7 +171,12 @@ def _quieten(target: Target) -> None:
         target.write_word(cm.AIRCR, clear)
 
 
-def _caches_off(target: Target, ccr: int) -> None:
-    """Write back and forget the data cache, and switch both caches off."""
-    target.forget_caches()
-    target.write_word(cm.CCR, ccr & ~(cm.Ccr.DC | cm.Ccr.IC))
+def caches_off(target: Target) -> None:
+    """Write back and forget the data cache, and switch both caches off.
+
+    The core is halted, or waits where it writes nothing.
+    """
+    ccr = target.read_word(cm.CCR)
+    if ccr & (cm.Ccr.DC | cm.Ccr.IC):
+        target.forget_caches()
+        target.write_word(cm.CCR, ccr & ~(cm.Ccr.DC | cm.Ccr.IC))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from fixture_loaders import build
-from loader_runs import BANK1, BANK2, BLOCK, NOR, noise, run, run_files
+from loader_runs import BANK1, BANK2, BLOCK, NOR, download, noise, run, run_files
 
 from gdbserver.chip import cortex_m as cm
 from gdbserver.errors import FlashError, LoaderBroken, LoaderRefused, OutsideFlash
@@ -71,6 +71,15 @@ def test_the_stack_that_a_loader_used_is_told(caplog: pytest.LogCaptureFixture) 
     (line,) = [m for m in caplog.messages if "bytes of stack" in m]
     assert line.startswith("W25Q256_F1.stldr used ")
     assert 100 < int(line.split()[2]) < 1024
+
+
+def test_caches_that_an_init_switches_on_are_off_for_what_follows() -> None:
+    with run("W25Q256_MEDDLES") as here:
+        here.board.nor.memory[:1000] = bytes(1000)
+        on = cm.Ccr.DC | cm.Ccr.IC
+        for _ in here.programmer.carry_out(download((NOR, noise(1000)))):
+            assert not here.target.read_word(cm.CCR) & on
+        assert here.contents(NOR, 1000) == noise(1000)
 
 
 def test_two_loaders_share_one_download() -> None:
