@@ -127,6 +127,8 @@ RECIPES: Mapping[str, Recipe] = {
     "W25Q256_64_KB_BSS": Recipe("plain.c", macros={"BSS": 64 * 1024}, numbers=_PLAIN),
     # Has an MPU, caches and priorities as its HAL sets them up.
     "W25Q256_MEDDLES": Recipe("plain.c", macros={"MEDDLES": 1}, numbers=_PLAIN),
+    # Changes to a stack of its own, and preserves no register.
+    "W25Q256_UNRULY": Recipe("plain.c", macros={"UNRULY": 1}, numbers=_PLAIN),
     # The two halves of one NOR, for two loaders in one download.
     "W25Q256_LOWER": Recipe("plain.c", numbers=_PLAIN, info={"COUNT": 256, "SIZE": 0x1000000}),
     "W25Q256_UPPER": Recipe(

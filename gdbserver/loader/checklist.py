@@ -29,7 +29,7 @@ from gdbserver.loader.diagnosis import explain_refusal, inherited, what_it_found
 from gdbserver.loader.dialect import Request, dialect, program_seconds, read_seconds
 from gdbserver.loader.file import LoaderFile, built, load_image
 from gdbserver.loader.nor_states import Nor
-from gdbserver.loader.own import resized
+from gdbserver.loader.own import identity, resized
 from gdbserver.target.target import Target
 
 Outcome = Literal["ok", "remark", "failed", "skipped"]
@@ -200,7 +200,7 @@ class LoaderTest:
             raise _Remark("leaves " + "; ".join(left))
         if found is None:
             return f"{self._loader.region}"
-        return f"JEDEC id {found['jedec']:06X}, {found['size'] // MIB} MiB"
+        return f"{identity(found)}, {found['size'] // MIB} MiB"
 
     def _init_again(self) -> str:
         """Tools upload a loader anew before each Init; one that needs that may not be reused."""

@@ -17,6 +17,7 @@ from gdbserver.chip import stm32h743 as chip
 from gdbserver.errors import LoaderRefused, MemoryFault
 from gdbserver.loader.file import FOUND, LoaderFile
 from gdbserver.loader.nor_survey import describe, describe_quadspi, survey
+from gdbserver.loader.own import identity
 from gdbserver.target.link import Read
 from gdbserver.target.target import Target
 
@@ -141,7 +142,15 @@ _WHY = {
     8: "the NOR did not accept write enable",
     9: "it is not blank after the erase: protected, or worn out",
     10: "the NOR reports that programming failed",
+    11: "the two NORs side by side are not alike: they need the same JEDEC id and SFDP table",
 }
+_NOT_ERASED, _NOT_PROGRAMMED, _OUT_OF_RANGE, _NO_ANSWER = 9, 10, 7, 2
+_CULPRITS = {
+    0b01: "on bank 1 of the QUADSPI, ",
+    0b10: "on bank 2 of the QUADSPI, ",
+    0b11: "on both banks of the QUADSPI, ",
+}
+"""Of two NORs side by side, which."""
 
 
 def explain_refusal(target: Target, loader: LoaderFile, error: LoaderRefused) -> None:
@@ -157,12 +166,13 @@ def explain_refusal(target: Target, loader: LoaderFile, error: LoaderRefused) ->
                 "or smaller than the loader believes"
             )
         return
-    why = _WHY.get(found["status"], f"status {found['status']}")
-    identity = f"JEDEC id {found['jedec']:06X}"
-    if found["status"] in (7, 9, 10):
-        identity += f", at offset {found['address']:#x}"
-    error.hint = f"{why} ({identity})"
-    if found["status"] == 2:
+    status = found["status"]
+    facts = identity(found)
+    if status in (_OUT_OF_RANGE, _NOT_ERASED, _NOT_PROGRAMMED):
+        facts += f", at offset {found['address']:#x}"
+    culprit = _CULPRITS.get(found["culprits"], "")
+    error.hint = f"{culprit}{_WHY.get(status, f'status {status}')} ({facts})"
+    if status == _NO_ANSWER:
         error.hint += "; check --qspi-pins, and that the NOR has power"
 
 

@@ -8,7 +8,7 @@ W25Q256JV, MT25QL512ABB, IS25LP256D, "Instructions"; RM0433, "Quad-SPI interface
 
 from __future__ import annotations
 
-from gdbserver.loader.nor_survey import read_id, transfer, used_pins
+from gdbserver.loader.nor_survey import missing_signals, read_ids, transfer, used_pins
 from gdbserver.target.target import Target
 
 _WINBOND, _ISSI, _MICRON, _MACRONIX, _GIGADEVICE = 0xEF, 0x9D, 0x20, 0xC2, 0xC8
@@ -28,28 +28,31 @@ _WITHOUT_MODE_BYTES = {_MICRON, _MACRONIX}  # they want registers set, or other 
 class Nor:
     """The NOR on the pins that are set up for the QUADSPI, driven from outside.
 
+    Two side by side (dual-flash mode) are brought into the same state, and have one name here.
     Each method that leaves it in a state returns None, or why that cannot be.
     """
 
     def __init__(self, target: Target) -> None:
         self._target = target
         self.pins, self._bank = used_pins(target)
-        self._jedec = read_id(target, self._bank)
+        self._ids = read_ids(target, self._bank)
+        self._jedec = self._ids[0] or 0
 
     @property
     def answers(self) -> bool:
-        return len(self.pins) == 6 and self._jedec not in (None, 0, 0xFFFFFF)
+        silent = any(jedec in (None, 0, 0xFFFFFF) for jedec in self._ids)
+        return not missing_signals(self.pins, self._bank) and not silent
 
     @property
     def _maker(self) -> int:
-        return (self._jedec or 0) >> 16
+        return self._jedec >> 16
 
     def _send(self, *opcodes: int, lines: int = _ONE) -> None:
         for opcode in opcodes:
             transfer(self._target, self._bank, lines | opcode)
 
     def leave_in_four_byte_mode(self) -> str | None:
-        if (self._jedec or 0) & 0xFF <= 0x18:
+        if self._jedec & 0xFF <= 0x18:
             return "the part needs no more than three address bytes"
         self._send(_WRITE_ENABLE, _ENTER_4BYTE, _WRITE_DISABLE)
         return None
@@ -59,7 +62,7 @@ class Nor:
         if opcode is None:
             return f"nobody told us how parts of manufacturer {self._maker:02X} enter QPI"
         self._send(opcode)
-        if read_id(self._target, self._bank) == self._jedec:
+        if read_ids(self._target, self._bank) == self._ids:
             return "the part has no QPI"
         return None
 

@@ -3,6 +3,8 @@
 A loader whose Init returns 0 has seen an identity that it does not know, or none.  It has set up
 the pins before that, and left them so.  So the debugger can look which pins they are, and
 ask the NOR for its JEDEC id through the same QUADSPI, at a clock that no board is too slow for.
+Where both banks are in use (dual-flash mode) there are two NORs, which answer byte by byte in
+turns.
 
 RM0433, "Quad-SPI interface (QUADSPI)", "General-purpose I/Os (GPIO)", "Reset and clock control
 (RCC)"; JEDEC JEP106 for manufacturers; SFDP-era NORs agree on 9Fh, "Read JEDEC ID".
@@ -20,6 +22,8 @@ from gdbserver.target.link import Read, Write
 from gdbserver.target.target import Target
 
 _SIGNALS = tuple(chip.QUADSPI_PINS)
+_LINES = ("IO0", "IO1", "IO2", "IO3")
+BOTH_BANKS = 3
 _MANUFACTURERS = {
     0x01: "Infineon (Spansion)",
     0x1F: "Renesas (Adesto)",
@@ -77,13 +81,30 @@ class Survey:
     """What was found."""
 
     pins: Mapping[str, str]
-    """The QUADSPI's signals that pins are set up for: {"CLK": "PB2", ...}."""
+    """The QUADSPI's signals that pins are set up for: {"CLK": "PB2", ...}; those of the second of
+    two NORs are {"BK2_IO0": ...}."""
     jedec: int | None
     """Three bytes, manufacturer first; None where the QUADSPI did not finish the transfer."""
+    second: int | None = None
+    """Of two NORs side by side, that of the one on bank 2."""
+    bank: int = 1
+    """1, 2 or `BOTH_BANKS`."""
+
+    @property
+    def ids(self) -> tuple[int | None, ...]:
+        return (self.jedec, self.second) if self.bank == BOTH_BANKS else (self.jedec,)
 
     @property
     def answers(self) -> bool:
-        return self.jedec not in (None, 0, 0xFFFFFF)
+        return not any(_silent(jedec) for jedec in self.ids)
+
+
+def _silent(jedec: int | None) -> bool:
+    return jedec in (None, 0, 0xFFFFFF)
+
+
+def _spaced(jedec: int | None) -> str:
+    return (jedec or 0).to_bytes(3, "big").hex(" ").upper()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +147,13 @@ class Die:
     size: int
     """Bytes; of two NORs side by side (dual-flash mode), both together."""
     smallest_erase: int
-    """Bytes that the smallest erase takes; 1 when it does not tell."""
+    """The same, of the smallest erase; 1 when it does not tell."""
+    count: int = 1
+    """NORs side by side."""
 
     def __str__(self) -> str:
-        identity = f"{self.jedec:06X}"
-        identity = " ".join(identity[at : at + 2] for at in (0, 2, 4))
-        return f"the NOR (JEDEC id {identity}, {self.size // chip.KIB} KiB)"
+        nors = "the NOR" if self.count == 1 else "the two NORs side by side"
+        return f"{nors} (JEDEC id {_spaced(self.jedec)}, {self.size // chip.KIB} KiB)"
 
 
 def find_die(target: Target) -> Die | None:
@@ -140,15 +162,14 @@ def find_die(target: Target) -> Die | None:
     To be used after a loader's Init.  The QUADSPI is in reset state afterwards, and the NOR in
     none of the modes in which it does not take plain instructions.
     """
-    chips = 2 if target.read_word(chip.QUADSPI + _CR) & _CR_DFM else 1
     found = survey(target)
     if found.jedec is None or not found.answers:
         return None
-    _, bank = used_pins(target)
-    by_table, smallest_erase = _ask_sfdp(target, bank)
+    by_table, smallest_erase = _ask_sfdp(target, found.bank)
     # Where the two disagree, the benefit of the doubt: nothing is refused that may be right.
     size = max(by_table, jedec_size(found.jedec) or 0)
-    return Die(found.jedec, chips * size, chips * smallest_erase) if size else None
+    count = len(found.ids)
+    return Die(found.jedec, count * size, count * smallest_erase, count) if size else None
 
 
 def _ask_sfdp(target: Target, bank: int) -> tuple[int, int]:
@@ -171,23 +192,29 @@ def _ask_sfdp(target: Target, bank: int) -> tuple[int, int]:
 
 
 def _read_sfdp(target: Target, bank: int, address: int, words: int) -> list[int] | None:
-    if not transfer(target, bank, _READ_SFDP, length=4 * words, address=address):
+    """Words of the table; of two NORs, the first one's."""
+    nors = 2 if bank == BOTH_BANKS else 1
+    length = 4 * words * nors
+    if not transfer(target, bank, _READ_SFDP, length=length, address=address * nors):
         return None
-    return [word for (word,) in target.run([Read(chip.QUADSPI + _DR)] * words)]
+    there = target.run([Read(chip.QUADSPI + _DR)] * (length // 4))
+    data = b"".join(word.to_bytes(4, "little") for (word,) in there)[::nors]
+    return [int.from_bytes(data[at : at + 4], "little") for at in range(0, len(data), 4)]
 
 
 def describe(survey: Survey, name: str) -> str:
     """Identity, pins and what the loader's name leads to expect, in one sentence."""
     pins = ", ".join(f"{signal}={pin}" for signal, pin in survey.pins.items()) or "no pins"
-    missing = [signal for signal in _SIGNALS if signal not in survey.pins]
-    if missing:
+    if missing := missing_signals(survey.pins, survey.bank):
         lacking = f"no pin is set up as {', '.join(missing)}"
         have = f" (there are {pins})" if survey.pins else ""
         return f"the loader has not connected the NOR: {lacking}{have}"
     if survey.jedec is None:
         return f"the QUADSPI did not finish reading the NOR's id at {pins}: has it a clock?"
-    identity = f"{survey.jedec:06X}"
-    identity = " ".join(identity[at : at + 2] for at in (0, 2, 4))
+    identity = _spaced(survey.jedec)
+    two = len(survey.ids) == 2
+    if two and (wrong := _wrong_with_two(survey, pins)):
+        return wrong
     if not survey.answers:
         return (
             f"no NOR answers at {pins}: its JEDEC id reads as {identity}; "
@@ -196,17 +223,53 @@ def describe(survey: Survey, name: str) -> str:
     manufacturer = _MANUFACTURERS.get(survey.jedec >> 16, "an unknown manufacturer")
     size = jedec_size(survey.jedec)
     described = f"{manufacturer}, {size // chip.MIB} MiB" if size else manufacturer
-    found = f"the NOR at {pins} answers: its JEDEC id is {identity} ({described})"
+    found = (
+        f"both NORs at {pins} answer: the JEDEC id of each is {identity} ({described})"
+        if two
+        else f"the NOR at {pins} answers: its JEDEC id is {identity} ({described})"
+    )
     part = promised(name)
     if part is None:
         return found + "; is that the one that the loader is for?"
     expected = f"{part.name} of {part.size // chip.MIB} MiB"
-    if part.manufacturer != survey.jedec >> 16 or part.size != size:
+    # Two dice in one package have a name for both together: MT25TL01G is twice 512 Mbit.
+    sizes = (size, 2 * (size or 0)) if two else (size,)
+    if part.manufacturer != survey.jedec >> 16 or part.size not in sizes:
         return f"{found}, and the loader's name promises {expected}: it is for another NOR"
     variants = (
         " (Winbond sells EF 40 and EF 70 under one name)" if part.manufacturer == 0xEF else ""
     )
     return f"{found}, as the loader's name promises; it may insist on another id{variants}"
+
+
+def _wrong_with_two(survey: Survey, pins: str) -> str | None:
+    """What keeps two NORs from being one; None where nothing does."""
+    reading = f"{_spaced(survey.jedec)} on bank 1 and {_spaced(survey.second)} on bank 2"
+    silent = [bank for bank, jedec in enumerate(survey.ids, start=1) if _silent(jedec)]
+    if len(silent) == 2:
+        return (
+            f"neither of two NORs answers at {pins}: the JEDEC ids read as {reading}; "
+            "are these the board's pins, and have the NORs power?"
+        )
+    if silent:
+        return (
+            f"of two NORs side by side (dual-flash mode) the one on bank {silent[0]} does not "
+            f"answer at {pins}: the JEDEC ids read as {reading}; is it fitted, and are its pins "
+            "right?"
+        )
+    if survey.jedec != survey.second:
+        return f"the two NORs at {pins} are not alike: their JEDEC ids are {reading}"
+    return None
+
+
+def missing_signals(pins: Mapping[str, str], bank: int) -> list[str]:
+    """The signals that a NOR on this bank needs, or two on both, and that no pin is set up as."""
+    needed = list(_SIGNALS)
+    if bank == BOTH_BANKS:
+        needed += [f"BK2_{line}" for line in _LINES]
+        if "BK2_NCS" in pins:
+            needed.remove("NCS")  # one chip select may serve both
+    return [signal for signal in needed if signal not in pins]
 
 
 def survey(target: Target) -> Survey:
@@ -215,24 +278,27 @@ def survey(target: Target) -> Survey:
     with_clock = target.read_word(_AHB3ENR)
     try:
         target.write_word(_AHB3ENR, with_clock | _QSPI)
-        jedec = read_id(target, bank)
-        if jedec in (0, 0xFFFFFF):
+        ids = read_ids(target, bank)
+        if any(jedec in (0, 0xFFFFFF) for jedec in ids):
             # It may be in QPI, in continuous read, or powered down.
             transfer(target, bank, _ALL_ONES, address=0xFFFFFFFF, alternate=0xFFFFFFFF)
             transfer(target, bank, _ON_FOUR_LINES | _LEAVE_QPI)
             transfer(target, bank, _ON_FOUR_LINES | _LEAVE_QPI_MICRON)
             transfer(target, bank, _ON_ONE_LINE | _WAKE_UP)
-            jedec = read_id(target, bank)
+            ids = read_ids(target, bank)
         reset_quadspi(target)
     except TargetError:
-        jedec = None
+        ids = (None, None)
     finally:
         target.write_word(_AHB3ENR, with_clock)
-    return Survey(pins, jedec)
+    return Survey(pins, ids[0], ids[1] if bank == BOTH_BANKS else None, bank)
 
 
 def used_pins(target: Target) -> tuple[dict[str, str], int]:
-    """Which pins are the QUADSPI's now, and of which of its two banks most of them are."""
+    """Which pins are the QUADSPI's now, and of which bank: that of most, or `BOTH_BANKS`.
+
+    Both are in use in dual-flash mode, and when all data lines of both are set up.
+    """
     clocks = target.read_word(_AHB4ENR)
     found: list[dict[str, str]] = []
     for table in (chip.QUADSPI_PINS, chip.QUADSPI_BANK2_PINS):
@@ -248,6 +314,10 @@ def used_pins(target: Target) -> tuple[dict[str, str], int]:
                 if mode >> 2 * number & 3 == 2 and alternate >> 4 * shift & 15 == function:
                     pins[signal] = pin
         found.append(pins)
+    lines = all(line in pins for pins in found for line in _LINES)
+    if lines or target.read_word(chip.QUADSPI + _CR) & _CR_DFM:
+        second = {f"BK2_{s}": pin for s, pin in found[1].items() if s != "CLK"}
+        return found[0] | second, BOTH_BANKS
     bank = 2 if len(found[1]) > len(found[0]) else 1
     return found[bank - 1], bank
 
@@ -261,10 +331,14 @@ def reset_quadspi(target: Target) -> None:
 def transfer(
     target: Target, bank: int, ccr: int, *, length: int = 1, address: int = 0, alternate: int = 0
 ) -> bool:
-    """One chip-select cycle, from QUADSPI's reset state on; whether it came to its end."""
+    """One chip-select cycle, from QUADSPI's reset state on; whether it came to its end.
+
+    On `BOTH_BANKS`, address and length are those of both NORs together.
+    """
     reset_quadspi(target)
     base = chip.QUADSPI
-    enable = _CR_EN | _CR_SLOWEST | (_CR_FSEL if bank == 2 else 0)
+    select = {1: 0, 2: _CR_FSEL, BOTH_BANKS: _CR_DFM}[bank]
+    enable = _CR_EN | _CR_SLOWEST | select
     start = [Write(base + _AR, [address])] if ccr & _ADDRESS else []
     target.run(
         [
@@ -284,12 +358,13 @@ def transfer(
     return not status & _SR_TEF
 
 
-def read_id(target: Target, bank: int) -> int | None:
-    """The JEDEC id on one line; None when the QUADSPI does not finish."""
-    if not transfer(target, bank, _READ_ID, length=3):
-        return None
-    first, second, third = target.run([Read(chip.QUADSPI + _DR, 1, 1)] * 3)
-    return first[0] << 16 | second[0] << 8 | third[0]
+def read_ids(target: Target, bank: int) -> tuple[int | None, ...]:
+    """The JEDEC id on one line, of each NOR; None when the QUADSPI does not finish."""
+    nors = 2 if bank == BOTH_BANKS else 1
+    if not transfer(target, bank, _READ_ID, length=3 * nors):
+        return (None,) * nors
+    data = bytes(byte for (byte,) in target.run([Read(chip.QUADSPI + _DR, 1, 1)] * 3 * nors))
+    return tuple(int.from_bytes(data[nor::nors], "big") for nor in range(nors))
 
 
 def describe_quadspi(target: Target) -> str:
@@ -300,6 +375,8 @@ def describe_quadspi(target: Target) -> str:
     (ccr,), (ar,) = target.run([Read(chip.QUADSPI + _CCR), Read(chip.QUADSPI + _AR)])
     mode = _FUNCTIONAL_MODES[ccr >> 26 & 3]
     state = [f"{mode}, instruction {ccr & 0xFF:#04x}"]
+    if cr & _CR_DFM:
+        state.insert(0, "dual-flash mode")
     if not cr & _CR_EN:
         state.insert(0, "disabled")
     if sr & _SR_BUSY:

@@ -55,10 +55,12 @@ def resized(loader: LoaderFile, size: int) -> LoaderFile:
 
 
 def identity(found: Mapping[str, int]) -> str:
-    """Who answered our loader: "JEDEC id EF4019"; of two side by side, both."""
+    """Who answered our loader: "JEDEC id EF4019", or that of each of two."""
     if not found["second_jedec"]:
         return f"JEDEC id {found['jedec']:06X}"
-    return f"JEDEC ids {found['jedec']:06X} and {found['second_jedec']:06X} side by side"
+    if found["jedec"] == found["second_jedec"]:
+        return f"JEDEC id {found['jedec']:06X} of each of two"
+    return f"JEDEC id {found['jedec']:06X} on bank 1, {found['second_jedec']:06X} on bank 2"
 
 
 def export(wiring: Wiring, path: Path) -> LoaderFile:

@@ -34,7 +34,7 @@ class Bench:
     def contents(self, span: Span) -> bytes:
         """What a device really holds, whatever the target says."""
         if span.start >> 28 == 9:
-            return bytes(self.board.nor.contents(span.start - 0x90000000, len(span)))
+            return bytes(self.board.nor_contents(span.start - 0x90000000, len(span)))
         return bytes(self.board.flash.contents(span))
 
 

@@ -38,7 +38,7 @@ class Run:
     def contents(self, address: int, length: int) -> bytes:
         """What a device really holds, whatever the target says."""
         if address >= NOR:
-            return bytes(self.board.nor.contents(address - NOR, length))
+            return self.board.nor_contents(address - NOR, length)
         return bytes(self.board.flash.contents(Span.of(address, length)))
 
 

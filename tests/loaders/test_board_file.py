@@ -182,8 +182,8 @@ def test_a_board_file_says_size_and_clock(tmp_path: Path) -> None:
         (
             'bank = "dual"',
             (
-                "hint: two NORs side by side have BK2_IO0, BK2_IO1, BK2_IO2, BK2_IO3 as well, and one "
-                "has not"
+                "hint: two NORs side by side have BK2_IO0, BK2_IO1, BK2_IO2, BK2_IO3 as well, and "
+                "one has not"
             ),
         ),
         ("address = 0x70000000", "qspi.address is 0x70000000"),
