@@ -42,7 +42,7 @@ def known_registers(target: Target, names: Sequence[str]) -> dict[str, int]:
     samples (Armv7-M ARM, DDI 0403E.e, "Program Counter Sampling Register"), and xpsr, whose
     Thumb bit is always set.
     """
-    if target.is_halted():
+    if target.seems_halted():
         return target.read_registers(names)
     sample = target.read_word(DWT_PCSR)
     if sample == _NO_SAMPLE:
@@ -70,7 +70,8 @@ class Reader:
                 case "memory-map", "":
                     self._documents[key] = documents.memory_map(await self._memory_map())
                 case "threads", "":
-                    state = "halted" if await self._target.call(Target.is_halted) else "running"
+                    halted = await self._target.call(Target.seems_halted)
+                    state = "halted" if halted else "running"
                     self._documents[key] = documents.threads(MACHINE_NAME, state)
                 case "features" | "memory-map" | "threads", _:
                     raise BadRequest(f"there is no {name} document {annex!r}")
@@ -119,7 +120,7 @@ class Reader:
             at = address + len(data)
             try:
                 size = min(_CHUNK, length - len(data))
-                data += await self._target.call(Target.read_memory, at, size)
+                data += await self._target.call(Target.view_memory, at, size)
             except MemoryFault as fault:
                 data += fault.readable
                 if not data:

@@ -18,7 +18,7 @@ unit"; DDI 0489 (Cortex-M7), the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
@@ -111,6 +111,7 @@ class Breakpoints:
         self._code: dict[int, set[BreakKind]] = {}
         self._patches: dict[int, bytes] = {}
         self._fpb: list[int | None] = []
+        self._lent: dict[int, int] = {}
         self._dwt: list[tuple[Watch, Block] | None] = []
 
     def start(self) -> None:
@@ -122,6 +123,7 @@ class Breakpoints:
 
     def rewrite(self) -> None:
         """Make FPB and DWT hold what is asked for: after a reset that they may not survive."""
+        self._lent.clear()
         comparators = [_comparator(address) for address in self._fpb]
         self._port.run(
             [
@@ -167,9 +169,6 @@ class Breakpoints:
         kinds = self._code.get(address)
         return max(kinds) if kinds else None
 
-    def any_code(self) -> bool:
-        return bool(self._code)
-
     # --- Code ------------------------------------------------------------------------------------
 
     def _place(self, address: int, kinds: set[BreakKind]) -> None:
@@ -177,15 +176,9 @@ class Breakpoints:
         patched = BreakKind.SOFTWARE in kinds and in_code_ram(address)
         compared = bool(kinds - {BreakKind.SOFTWARE}) or (bool(kinds) and not patched)
         if compared != (address in self._fpb):
-            old, new = (None, address) if compared else (address, None)
-            if old not in self._fpb:
-                total = len(self._fpb)
-                raise BreakpointError(
-                    f"{total} of {total} hardware breakpoints are in use",
-                    hint="in RAM, a software breakpoint (Z0) needs none",
-                )
-            index = self._fpb.index(old)
+            index, new = (self._spare(), address) if compared else (self._fpb.index(address), None)
             self._port.write(FP_COMP + 4 * index, _comparator(new))
+            self._lent.pop(index, None)
             self._fpb[index] = new
         if patched and address not in self._patches:
             self._patch(address)
@@ -195,6 +188,17 @@ class Breakpoints:
             self._code[address] = kinds
         else:
             self._code.pop(address, None)
+
+    def _spare(self) -> int:
+        """A comparator that no breakpoint has; rather one that nobody has borrowed either."""
+        free = [index for index, entry in enumerate(self._fpb) if entry is None]
+        if not free:
+            total = len(self._fpb)
+            raise BreakpointError(
+                f"{total} of {total} hardware breakpoints are in use",
+                hint="in RAM, a software breakpoint (Z0) needs none",
+            )
+        return min(free, key=lambda index: index in self._lent)
 
     def _patch(self, address: int) -> None:
         original = self._memory.read(address, 2)
@@ -290,6 +294,41 @@ class Breakpoints:
             if function & DWT_FUNCTION_MATCHED:
                 return entry
         return None
+
+    # --- For a while -----------------------------------------------------------------------------
+
+    def borrow(self, addresses: Collection[int]) -> list[Write] | None:
+        """Stop at these too, once the result is written; None without as many comparators.
+
+        They are no breakpoints of the client's, and `give_back` takes them out.
+        """
+        wanted = [address for address in addresses if self.at(address) is None]
+        free = [index for index, entry in enumerate(self._fpb) if entry is None]
+        if len(wanted) > len(free):
+            return None
+        self._lent = dict(zip(free, wanted, strict=False))
+        return [Write(FP_COMP + 4 * i, [_comparator(a)]) for i, a in self._lent.items()]
+
+    def borrowed(self, address: int) -> bool:
+        return address in self._lent.values()
+
+    def give_back(self) -> list[Write]:
+        """What makes the hardware forget what was borrowed."""
+        lent, self._lent = self._lent, {}
+        return [Write(FP_COMP + 4 * index, [0]) for index in lent]
+
+    def lift(self, address: int) -> tuple[list[Write], list[Write]] | None:
+        """What lets the core execute what is at `address`, and what puts the breakpoint back.
+
+        None where that takes more than a comparator: see `lifted`.
+        """
+        if address in self._patches:
+            return None
+        indices = [index for index, entry in enumerate(self._fpb) if entry == address]
+        return (
+            [Write(FP_COMP + 4 * index, [0]) for index in indices],
+            [Write(FP_COMP + 4 * index, [_comparator(address)]) for index in indices],
+        )
 
     # --- Out of the way ------------------------------------------------------------------------
 

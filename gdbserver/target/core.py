@@ -1,11 +1,20 @@
-"""The core: running, stopping, and showing its registers.
+"""The core: running, stepping, stopping, and showing its registers.
 
 Rule 1: everything known about a halted core is in one `_Halt`, and `let_go` drops it as a
 whole.  Whatever could change the core goes through there first, so nothing stale is ever
-answered, and nothing is read twice at one stop.
+answered, and nothing is read twice at one stop.  Of memory that is true of a `Snapshot`.
 
 Rule 2: what DHCSR says goes through `_note_status`, because reading it clears S_RESET_ST: a
 reset that happened unasked is noticed by whoever reads it first.
+
+Rule 3: a step is one exchange with the probe wherever the probe can do that: what stops the core
+and what will be asked about the stop ride in one list of accesses (`_set_off`).  What they found
+counts only if the core had stopped by then.
+
+Rule 4: to leave a range of addresses, the core runs at full speed between the places where its
+code could go elsewhere (`thumb.exits`), with comparators that no breakpoint needs.  Interrupts
+are masked meanwhile, unless the code goes in circles and may be waiting for one.  `poll_stop`
+carries that on, so to the caller it is a run that ends by itself.
 
 Armv7-M ARM (DDI 0403E.e), "Debug register support in the SCS", "Debug stepping".
 """
@@ -13,6 +22,7 @@ Armv7-M ARM (DDI 0403E.e), "Debug register support in the SCS", "Debug stepping"
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -29,6 +39,7 @@ from gdbserver.chip.cortex_m import (
     DFSR,
     DHCSR,
     LOCKUP_PC,
+    VC_ALL_FAULTS,
     VECTKEY,
     Aircr,
     Demcr,
@@ -36,11 +47,13 @@ from gdbserver.chip.cortex_m import (
     Dhcsr,
     Selector,
 )
-from gdbserver.errors import AccessRefused, AccessStalled, TargetError
-from gdbserver.target import faults, registers
+from gdbserver.chip.memory import Span
+from gdbserver.errors import AccessRefused, AccessStalled, MemoryFault, TargetError
+from gdbserver.target import faults, registers, thumb
 from gdbserver.target.breakpoints import BKPT, BreakKind, Breakpoints
 from gdbserver.target.link import Access, Link, Port, Read, Write
 from gdbserver.target.memory import Memory
+from gdbserver.target.snapshot import FRESH, Snapshot
 from gdbserver.target.stop import SIGINT, SIGTRAP, StopKind, StopReason
 
 log = logging.getLogger(__name__)
@@ -53,15 +66,28 @@ STEP_TIMEOUT: Final = 0.1
 _DEBUG: Final = DBGKEY | Dhcsr.C_DEBUGEN
 _HALTED: Final = _DEBUG | Dhcsr.C_HALT
 _ALL_DFSR: Final = 0x1F
+_XPSR_IT: Final = 0x0600FC00
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the hardware says about a stop; reading it has cleared some of it."""
+
+    status: faults.FaultStatus
+    dfsr: int
+    matched: list[int]
+    """The comparators of the DWT that are in use, in their order."""
 
 
 @dataclass(slots=True)
 class _Halt:
     """What is known about the core while it is halted."""
 
+    looked: float
+    """When DHCSR said so last."""
     registers: dict[int, int] = field(default_factory=dict)
     """By DCRSR selector."""
-    status: faults.FaultStatus | None = None
+    found: _Found | None = None
     reason: StopReason | None = None
     bkpt: int | None = None
     """Where a BKPT of the program's own stopped the core: running on means stepping over it."""
@@ -81,6 +107,8 @@ class Core:
         self._link = link
         self._port = port
         self._memory = memory
+        self._snapshot = Snapshot(link, memory)
+        self._now: Callable[[], float] = link.monotonic or time.monotonic
         self._breakpoints = breakpoints
         self._put_back_chip = put_back
         self._demcr_before = 0
@@ -88,7 +116,14 @@ class Core:
         self._halt: _Halt | None = None
         self._asked: Literal["halt", "step"] = "halt"
         self._masked = False  # DHCSR.C_MASKINTS is set
+        self._leaving: Span | None = None  # until pc is outside, a stop is none
+        self._catches_all = False  # DEMCR has every fault caught, for the time of a run to an exit
+        self._early: list[int] = []  # what `_Found.matched` was when the core had not stopped yet
+        self._stack = 0  # where the stack was at the last stop
         self._reset_seen = False
+        self.mask_interrupts = True
+        """Whether interrupts have to wait while the core is stepped."""
+        self.resets = 0
         self.unasked_resets = 0
         """How often `poll_stop` has found that somebody else reset the chip."""
 
@@ -141,13 +176,25 @@ class Core:
         status = self._look()
         if not status & Dhcsr.S_HALT or self._reset_seen:
             self.let_go()
+        elif self._halt is not None:
+            self._halt.looked = self._now()
         return bool(status & Dhcsr.S_HALT)
+
+    def seems_halted(self) -> bool:
+        """As `is_halted`, but what was seen a moment ago will do."""
+        halt = self._halt
+        return (halt is not None and self._now() - halt.looked <= FRESH) or self.is_halted()
 
     def halt(self) -> None:
         """Stop the core, if it is not stopped already."""
+        leaving, self._leaving = self._leaving, None
         if self._halt is not None:
+            if leaving is not None:  # for the client, it was running
+                self._explain(self._halt)
+                self._halt.reason = self._halted(self._halt)
             return
-        ((status,),) = self._port.run([Write(DHCSR, [_HALTED]), Read(DHCSR)])
+        mask = Dhcsr.C_MASKINTS if self._masked else 0
+        ((status,),) = self._port.run([Write(DHCSR, [_HALTED | mask]), Read(DHCSR)])
         self._note_status(status)
         self._asked = "halt"
         self._wait_halted(status)
@@ -161,60 +208,171 @@ class Core:
                     hint="it may be waiting for a bus that never answers; try `monitor reset halt`",
                 )
             status = self._look()
-        self._halt = _Halt()
+        self._halt = _Halt(self._now())
 
     def resume(self) -> None:
         """Let the core run; breakpoints at its pc stop it there and then."""
+        self._leaving = None
         if self._halt is None and not self.is_halted():
             return
         self._pass_bkpt()
-        self._memory.sync_caches()
-        accesses: list[Access] = [Write(DFSR, [_ALL_DFSR])]
-        if self._masked:
-            accesses.append(Write(DHCSR, [_HALTED]))  # C_MASKINTS changes only with C_HALT set
-        accesses.append(Write(DHCSR, [_DEBUG]))
-        self.let_go()
-        self._masked = False
-        self._port.run(accesses)
+        self._set_off([], mask_interrupts=False, look=False)
 
-    def step(self, *, mask_interrupts: bool = True) -> None:
+    def _set_off(
+        self,
+        before: Sequence[Access],
+        after: Sequence[Access] = (),
+        *,
+        step: bool = False,
+        mask_interrupts: bool,
+        look: bool,
+    ) -> bool:
+        """Let the core go, by one step or for good; with `look`, see whether it stopped at once.
+
+        `before` and `after` ride in the same list of accesses.
+        """
+        self._memory.sync_caches()
+        control = _DEBUG | (Dhcsr.C_MASKINTS if mask_interrupts else 0)
+        accesses: list[Access] = [*before, Write(DFSR, [_ALL_DFSR])]
+        if mask_interrupts != self._masked:
+            accesses.append(Write(DHCSR, [control | Dhcsr.C_HALT]))  # it changes only with C_HALT
+        accesses.append(Write(DHCSR, [control | (Dhcsr.C_STEP if step else 0)]))
+        self.let_go()
+        self._masked = mask_interrupts
+        if look:
+            return self._look_closely(accesses, after)
+        self._port.run([*accesses, *after])
+        return False
+
+    def _look_closely(self, before: Sequence[Access], after: Sequence[Access] = ()) -> bool:
+        """Whether the core stands now; if it does, with all that will be asked about the stop."""
+        stop, ahead = self._stop_reads(), self._snapshot.ahead(self._stack)
+        if self._port.patient:
+            ahead = []  # nothing is gained with a probe that takes one access at a time
+        selectors = self._at_a_stop
+        reads = [Read(DHCSR), *stop, *ahead, *self._transfers(selectors)]
+        try:
+            (status,), *rest = self._port.run([*before, *reads, *after])
+        except (AccessRefused, AccessStalled) as error:
+            log.debug("what was to ride along could not: %s", error)
+            self._port.run([*after, Read(DHCSR)])
+            return False
+        self._note_status(status)
+        found, words, values = (
+            rest[: len(stop)],
+            rest[len(stop) : len(stop) + len(ahead)],
+            rest[len(stop) + len(ahead) :],
+        )
+        if not status & Dhcsr.S_HALT or self._reset_seen:
+            self._early = _union(self._early, [value for (value,) in found[1:]])
+            return False
+        halt = _Halt(self._now())
+        halt.registers.update(self._taken(selectors, values))
+        halt.found = self._as_found(found)
+        self._snapshot.keep(ahead, words)
+        self._halt = halt
+        return True
+
+    # --- Stepping ------------------------------------------------------------------------------
+
+    def step(self, *, mask_interrupts: bool | None = None) -> None:
         """Execute one instruction, also where a breakpoint sits on it.
 
         A core that sleeps in it (WFI, WFE) is woken after `STEP_TIMEOUT`.
         """
+        self._leaving = None
         self._need_halt()
+        self._step(self.mask_interrupts if mask_interrupts is None else mask_interrupts)
+
+    def _step(self, mask_interrupts: bool) -> None:
         if self._pass_bkpt():
             # That was the step: a BKPT does nothing else.
             self._port.write(DFSR, _ALL_DFSR)
             halt = self._need_halt()
             halt.bkpt, halt.reason = None, StopReason(SIGTRAP, "step", "stepped over a BKPT")
             return
-        if self._breakpoints.any_code():
-            pc = self.read_registers(["pc"])["pc"]
+        pc = self.read_registers(["pc"])["pc"]
+        if (lift := self._breakpoints.lift(pc)) is not None:
+            self._single_step(mask_interrupts, *lift)
+        else:
             with self._breakpoints.lifted(pc):
                 self._single_step(mask_interrupts)
-        else:
-            self._single_step(mask_interrupts)
 
-    def _single_step(self, mask_interrupts: bool) -> None:
-        self._memory.sync_caches()
-        control = _DEBUG | (Dhcsr.C_MASKINTS if mask_interrupts else 0)
-        accesses: list[Access] = [Write(DFSR, [_ALL_DFSR])]
-        if mask_interrupts != self._masked:
-            accesses.append(Write(DHCSR, [control | Dhcsr.C_HALT]))
-        accesses += [Write(DHCSR, [control | Dhcsr.C_STEP]), Read(DHCSR)]
-        self.let_go()
+    def _single_step(
+        self, mask_interrupts: bool, out: Sequence[Access] = (), back: Sequence[Access] = ()
+    ) -> None:
         self._asked = "step"
-        self._masked = mask_interrupts
-        ((status,),) = self._port.run(accesses)
-        self._note_status(status)
+        if self._set_off(out, back, step=True, mask_interrupts=mask_interrupts, look=True):
+            return
         deadline = self._link.deadline(STEP_TIMEOUT)
+        status = self._look()
         while not status & Dhcsr.S_HALT and not deadline.expired():
             status = self._look()
         if not status & Dhcsr.S_HALT:
-            self._port.write(DHCSR, control | Dhcsr.C_HALT)
+            mask = Dhcsr.C_MASKINTS if mask_interrupts else 0
+            self._port.write(DHCSR, _HALTED | mask)
             status = self._look()
         self._wait_halted(status)
+
+    def leave(self, span: Span) -> None:
+        """Execute until pc is outside `span`; `poll_stop` tells when that is.
+
+        Calls are not followed: the first instruction of a function is outside.
+        """
+        self._need_halt()
+        self._leaving = span
+        self._go_on_leaving(span)
+
+    def _go_on_leaving(self, span: Span) -> None:
+        """One instruction, or all up to the next that could lead elsewhere."""
+        if not self._run_to_exit(span):
+            self._step(self.mask_interrupts)
+
+    def _run_to_exit(self, span: Span) -> bool:
+        registers = self.read_registers(["pc", "xpsr"])
+        pc = registers["pc"]
+        if registers["xpsr"] & _XPSR_IT or pc not in span or self._breakpoints.at(pc) is not None:
+            return False
+        try:
+            code = self.view(span.start, len(span))
+        except MemoryFault:
+            return False
+        found, loops = thumb.exits(code, span, pc)
+        first = thumb.decode(code[pc - span.start :], pc)
+        if pc in found or (first is not None and found == {pc + first.size}):
+            return False
+        borrowed = self._breakpoints.borrow(found)
+        if borrowed is None:
+            return False
+        catch = Write(DEMCR, [self._demcr | VC_ALL_FAULTS])
+        self._asked = "step"
+        mask = self.mask_interrupts and not loops
+        self._set_off([*borrowed, catch], mask_interrupts=mask, look=True)
+        self._catches_all = True
+        return True
+
+    def _give_back(self) -> list[Write]:
+        """What `_run_to_exit` has borrowed, if anything."""
+        back = self._breakpoints.give_back()
+        if self._catches_all:
+            self._catches_all = False
+            back.append(Write(DEMCR, [self._demcr]))
+        return back
+
+    def pass_breakpoint(self) -> bool:
+        """Execute the instruction at a breakpoint, and go on as before.
+
+        False: something else has stopped the core there, which `poll_stop` tells.
+        """
+        self._need_halt()
+        leaving = self._leaving
+        self._step(mask_interrupts=True)
+        if self._explain(self._need_halt()).kind != "step":
+            self._leaving = None
+            return False
+        if leaving is None:
+            self._set_off([], mask_interrupts=False, look=not self._port.patient)
+        return True
 
     def reset(self, *, halt: bool) -> None:
         """Reset the chip, all but its debug units; with `halt`, stop before the first instruction.
@@ -222,8 +380,10 @@ class Core:
         By software; and through NRST, where that has no effect.  Either way the core is caught
         at its reset vector, so what a reset may destroy is back before the program starts.
         """
+        self.resets += 1
         self.let_go()
         self._masked = False
+        self._leaving = None
         for pull in (self._request_reset, self._pulse_reset):
             self._prepare_reset()
             pull()
@@ -280,6 +440,7 @@ class Core:
 
     def _put_back(self) -> None:
         """What a reset may have destroyed: FPB, DWT, vector catch, and what others set up."""
+        self._catches_all = False
         self._port.write(DEMCR, self._demcr)
         self._breakpoints.rewrite()
         self._put_back_chip()
@@ -287,6 +448,7 @@ class Core:
     def catch_faults(self, catch: Demcr) -> None:
         """Choose the exceptions that stop the core before their handler runs."""
         self._catch = catch
+        self._catches_all = False
         self._port.write(DEMCR, self._demcr)
 
     @property
@@ -296,20 +458,27 @@ class Core:
     # --- What the core is doing ---------------------------------------------------------------
 
     def poll_stop(self) -> StopReason | None:
-        """Look once: why the core is stopped, or None while it runs or sleeps."""
+        """Look once: why the core is stopped, or None while it runs, sleeps, or is `leave`-ing."""
         if self._halt is None:
             status = self._look()
             if self._reset_seen:
                 self._reset_seen = False
                 self.unasked_resets += 1
+                self.resets += 1
                 log.warning("the chip was reset")
                 self._put_back()
             if not status & (Dhcsr.S_HALT | Dhcsr.S_LOCKUP):
                 return None
             if not status & Dhcsr.S_HALT:
                 self.halt()
-            self._halt = _Halt()
-        return self._explain(self._halt)
+            self._halt = _Halt(self._now())
+        stop = self._explain(self._halt)
+        if self._leaving is not None:
+            if stop.kind == "step" and self._halt.registers[Selector.PC] in self._leaving:
+                self._go_on_leaving(self._leaving)
+                return None
+            self._leaving = None
+        return stop
 
     def _look(self) -> int:
         (status,) = self._port.read(DHCSR)
@@ -320,7 +489,10 @@ class Core:
         return status
 
     def let_go(self) -> None:
+        if self._halt is not None:
+            self._stack = self._halt.registers.get(Selector.SP, self._stack)
         self._halt = None
+        self._early = []
 
     def _need_halt(self) -> _Halt:
         """What is known about the core.
@@ -328,55 +500,78 @@ class Core:
         Raises:
             TargetError: it is running.
         """
+        if not self.seems_halted():
+            raise TargetError("the core is running", hint="interrupt it first")
         if self._halt is None:
-            if not self._look() & Dhcsr.S_HALT:
-                raise TargetError("the core is running", hint="interrupt it first")
-            self._halt = _Halt()
+            self._halt = _Halt(self._now())
         return self._halt
+
+    @property
+    def _at_a_stop(self) -> Sequence[int]:
+        """The registers that are read along with the reason of a stop."""
+        if self._port.patient:
+            return registers.selectors(registers.EXPEDITED)
+        return registers.CORE_SELECTORS_SEEN
+
+    def _stop_reads(self) -> list[Read]:
+        """What the hardware knows about a stop: `_as_found` takes what they find."""
+        return [Read(CFSR, 5), *self._breakpoints.watch_status()]
+
+    def _as_found(self, values: Sequence[list[int]]) -> _Found:
+        (cfsr, hfsr, dfsr, mmfar, bfar), *watches = values
+        matched = _union(self._early, [status for (status,) in watches])
+        return _Found(faults.FaultStatus(cfsr, hfsr, mmfar, bfar), dfsr, matched)
 
     def _explain(self, halt: _Halt) -> StopReason:
         """Find out why the core stopped, and what GDB asks next, in one go."""
-        if halt.reason is not None:
-            return halt.reason
-        watches = self._breakpoints.watch_status()
-        (cfsr, hfsr, dfsr, mmfar, bfar), *matched = self._fetch(
-            halt, registers.selectors(registers.EXPEDITED), [Read(CFSR, 5), *watches]
-        )
-        halt.status = faults.FaultStatus(cfsr, hfsr, mmfar, bfar)
-        pc = halt.registers[Selector.PC]
-        watch = self._breakpoints.matched([status for (status,) in matched])
+        if halt.reason is None:
+            if halt.found is None:
+                reads = self._stop_reads()
+                halt.found = self._as_found(self._fetch(halt, self._at_a_stop, reads))
+            halt.reason = self._reason(halt, halt.found)
+            if back := self._give_back():
+                self._port.run(back)
+        return halt.reason
+
+    def _reason(self, halt: _Halt, found: _Found) -> StopReason:
+        dfsr, pc, xpsr = found.dfsr, halt.registers[Selector.PC], halt.registers[Selector.XPSR]
+        watch = self._breakpoints.matched(found.matched)
         where = f"at {pc:#010x}"
-        if dfsr & Dfsr.VCATCH and halt.registers[Selector.XPSR] & 0x1FF == 0:
-            halt.reason = StopReason(SIGTRAP, "reset", "caught at the reset vector")
-        elif faults.is_lockup(pc, halt.registers[Selector.XPSR], halt.status):
-            status = self._fault_status(halt)
+        if dfsr & Dfsr.VCATCH and xpsr & 0x1FF == 0:
+            return StopReason(SIGTRAP, "reset", "caught at the reset vector")
+        if faults.is_lockup(pc, xpsr, found.status):
+            status = self._fault_status(halt, found)
             detail = faults.describe(status) or "the core locked up"
-            halt.reason = StopReason(faults.signal(status), "lockup", detail)
-        elif dfsr & Dfsr.VCATCH:
-            status = self._fault_status(halt)
+            return StopReason(faults.signal(status), "lockup", detail)
+        if dfsr & Dfsr.VCATCH:
+            status = self._fault_status(halt, found)
             detail = faults.describe(status) or f"an exception was caught {where}"
-            halt.reason = StopReason(faults.signal(status), "fault", detail)
-        elif dfsr & Dfsr.DWTTRAP and watch is not None:
+            if not faults.catches(xpsr, status.cfsr) & self._catch and self._catches_all:
+                return StopReason(SIGTRAP, "step", f"stepped into a fault handler: {detail}")
+            return StopReason(faults.signal(status), "fault", detail)
+        if dfsr & Dfsr.DWTTRAP and watch is not None:
             request, block = watch
             kind, verb = _WATCHED[request.kind]
             detail = f"{block.span} was {verb}, shortly before {pc:#010x}"
-            halt.reason = StopReason(SIGTRAP, kind, detail, block.address)
-        elif dfsr & Dfsr.BKPT:
-            found = self._breakpoints.at(pc)
-            if found is BreakKind.HARDWARE:
-                halt.reason = StopReason(SIGTRAP, "hwbreak", f"breakpoint {where}")
-            elif found is BreakKind.SOFTWARE:
-                halt.reason = StopReason(SIGTRAP, "swbreak", f"breakpoint {where}")
-            else:
+            return StopReason(SIGTRAP, kind, detail, block.address)
+        if dfsr & Dfsr.BKPT:
+            at = self._breakpoints.at(pc)
+            if at is BreakKind.HARDWARE:
+                return StopReason(SIGTRAP, "hwbreak", f"breakpoint {where}")
+            if at is BreakKind.SOFTWARE:
+                return StopReason(SIGTRAP, "swbreak", f"breakpoint {where}")
+            if not self._breakpoints.borrowed(pc):
                 halt.bkpt = pc
-                halt.reason = StopReason(SIGTRAP, "swbreak", f"BKPT instruction {where}")
-        elif self._asked == "step":
-            halt.reason = StopReason(SIGTRAP, "step", f"stepped to {pc:#010x}")
-        else:
-            blank = pc == LOCKUP_PC  # the vector 0xFFFFFFFF, without its Thumb bit
-            detail = "halted at the reset vector of blank flash" if blank else f"halted {where}"
-            halt.reason = StopReason(SIGINT, "halted", detail)
-        return halt.reason
+                return StopReason(SIGTRAP, "swbreak", f"BKPT instruction {where}")
+        if self._asked == "step":
+            return StopReason(SIGTRAP, "step", f"stepped to {pc:#010x}")
+        return self._halted(halt)
+
+    def _halted(self, halt: _Halt) -> StopReason:
+        pc = halt.registers[Selector.PC]
+        blank = pc == LOCKUP_PC  # the vector 0xFFFFFFFF, without its Thumb bit
+        where = "the reset vector of blank flash" if blank else f"{pc:#010x}"
+        return StopReason(SIGINT, "halted", f"halted at {where}")
 
     def _pass_bkpt(self) -> bool:
         """Set pc behind the BKPT that stopped the core, if it still stands on one of its own."""
@@ -404,13 +599,13 @@ class Core:
             return faults.describe(faults.FaultStatus(cfsr, hfsr, mmfar, bfar))
         halt = self._need_halt()
         self._explain(halt)
-        return faults.describe(self._fault_status(halt))
+        assert halt.found is not None, "it comes with the explanation"
+        return faults.describe(self._fault_status(halt, halt.found))
 
-    def _fault_status(self, halt: _Halt) -> faults.FaultStatus:
+    def _fault_status(self, halt: _Halt, found: _Found) -> faults.FaultStatus:
         """The status of `halt` with what can be found out about where the program was."""
-        assert halt.status is not None, "comes with the explanation"
         pc, xpsr = halt.registers[Selector.PC], halt.registers[Selector.XPSR]
-        status = replace(halt.status, locked_up=faults.is_lockup(pc, xpsr, halt.status))
+        status = replace(found.status, locked_up=faults.is_lockup(pc, xpsr, found.status))
         stack = faults.frame_stack(xpsr, halt.registers[Selector.LR])
         if stack is None or not (status.cfsr or status.hfsr):
             return status
@@ -419,6 +614,25 @@ class Core:
             words = self._memory.read_words(pointer & ~3, faults.FRAME_WORDS)
             return replace(status, frame=faults.Frame.of(words))
         return status
+
+    # --- Memory, at a stop ------------------------------------------------------------------------
+
+    def view(self, address: int, length: int) -> bytes:
+        """Memory with what is under software breakpoints, read as seldom as it may be.
+
+        Raises:
+            MemoryFault: with what is `readable` before the word that was refused.
+        """
+        try:
+            if self._halt is not None and self.seems_halted():
+                data = self._snapshot.read(address, length)
+            else:
+                data = self._memory.read(address, length)
+        except MemoryFault as refused:
+            fault = refused.again()
+            fault.readable = self._breakpoints.overlay(address, fault.readable)
+            raise fault from refused.__cause__
+        return self._breakpoints.overlay(address, data)
 
     # --- Registers -----------------------------------------------------------------------------
 
@@ -440,27 +654,34 @@ class Core:
     ) -> list[list[int]]:
         """Read what is not known yet of `selectors`; the result is that of `before`."""
         missing = [selector for selector in selectors if selector not in halt.registers]
-        accesses = list(before)
-        for selector in missing:
+        accesses = [*before, *self._transfers(missing)]
+        if not accesses:
+            return []
+        found = self._port.run(accesses)
+        reads_before = sum(isinstance(access, Read) for access in before)
+        halt.registers.update(self._taken(missing, found[reads_before:]))
+        return found[:reads_before]
+
+    def _transfers(self, selectors: Sequence[int]) -> list[Access]:
+        """Accesses that bring core registers to DCRDR, one after the other."""
+        accesses: list[Access] = []
+        for selector in selectors:
             accesses.append(Write(DCRSR, [selector]))
             if not self._port.patient:
                 accesses.append(Read(DHCSR))
             accesses.append(Read(DCRDR))
-        if not accesses:
-            return []
-        if missing:
+        if accesses:
             accesses.append(Read(DHCSR))
-        found = self._port.run(accesses)
-        reads_before = sum(isinstance(access, Read) for access in before)
-        before_found, rest = found[:reads_before], [value for (value,) in found[reads_before:]]
-        if not missing:
-            return before_found
-        *rest, last = rest
+        return accesses
+
+    def _taken(self, selectors: Sequence[int], found: Sequence[list[int]]) -> dict[int, int]:
+        """What the reads among `_transfers` have found, by selector."""
+        if not selectors:
+            return {}
+        *rest, last = [value for (value,) in found]
         values = rest if self._port.patient else rest[1::2]
-        seen = [last] if self._port.patient else [*rest[::2], last]
-        self._check_transfers(seen)
-        halt.registers.update(zip(missing, values, strict=True))
-        return before_found
+        self._check_transfers([last] if self._port.patient else [*rest[::2], last])
+        return dict(zip(selectors, values, strict=True))
 
     def _store(self, halt: _Halt, raw: Mapping[int, int]) -> None:
         accesses: list[Access] = []
@@ -510,7 +731,12 @@ class Core:
                 self._port.run([Write(DEMCR, [demcr]), Write(DFSR, [_ALL_DFSR])])
         # For the client, the core has not moved: it is stopped for the same reason.
         self._asked = asked
-        self._halt = _Halt(dict(saved), before.status, before.reason, before.bkpt)
+        self._halt = _Halt(self._now(), dict(saved), before.found, before.reason, before.bkpt)
+
+
+def _union(first: Sequence[int], second: Sequence[int]) -> list[int]:
+    """Flags that were set at one look or the other; there may have been none before."""
+    return [a | b for a, b in zip(first, second, strict=True)] if first else list(second)
 
 
 _WATCHED: Final[Mapping[BreakKind, tuple[StopKind, str]]] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Self
 
-from gdbserver.chip.cortex_m import LOCKUP_PC, Cfsr, ExceptionNumber, Hfsr
+from gdbserver.chip.cortex_m import LOCKUP_PC, Cfsr, Demcr, ExceptionNumber, Hfsr
 from gdbserver.target.stop import SIGBUS, SIGFPE, SIGILL, SIGSEGV
 
 FRAME_WORDS: Final = 8
@@ -86,6 +86,35 @@ def signal(status: FaultStatus) -> int:
     if cfsr & (Cfsr.UNDEFINSTR | Cfsr.INVSTATE | Cfsr.INVPC | Cfsr.NOCP):
         return SIGILL
     return SIGSEGV
+
+
+_CATCHES: Final = (
+    (ExceptionNumber.HARD_FAULT, 0, Demcr.VC_HARDERR),
+    (ExceptionNumber.MEM_MANAGE, 0, Demcr.VC_MMERR),
+    (ExceptionNumber.BUS_FAULT, 0, Demcr.VC_BUSERR),
+    (ExceptionNumber.USAGE_FAULT, Cfsr.NOCP, Demcr.VC_NOCPERR),
+    (ExceptionNumber.USAGE_FAULT, Cfsr.UNALIGNED | Cfsr.DIVBYZERO, Demcr.VC_CHKERR),
+    (
+        ExceptionNumber.USAGE_FAULT,
+        Cfsr.UNDEFINSTR | Cfsr.INVSTATE | Cfsr.INVPC,
+        Demcr.VC_STATERR,
+    ),
+)
+_STACKING: Final = (
+    Cfsr.MUNSTKERR | Cfsr.MSTKERR | Cfsr.MLSPERR | Cfsr.UNSTKERR | Cfsr.STKERR | Cfsr.LSPERR
+)
+
+
+def catches(xpsr: int, cfsr: int) -> Demcr:
+    """The bits of DEMCR of which any has the core stop at this fault.
+
+    Armv7-M ARM, "Vector catch support".
+    """
+    found = Demcr.VC_INTERR if cfsr & _STACKING else Demcr(0)
+    for number, causes, catch in _CATCHES:
+        if xpsr & 0x1FF == number and (not causes or cfsr & causes):
+            found |= catch
+    return found
 
 
 def _causes(status: FaultStatus) -> list[str]:

@@ -137,6 +137,16 @@ class Memory:
         except AccessRefused as refused:
             raise MemoryFault("read", Span.of(address, 4 * count)) from refused
 
+    def try_words(self, address: int, count: int) -> list[int] | None:
+        """Words that nobody has asked for; None where some cannot be read, or not now."""
+        try:
+            return self._port.run([Read(address, count)], cacheable=True)[0]
+        except AccessRefused:
+            self._flash_trouble(address)  # no flag of the controller's stays behind
+        except AccessStalled:
+            log.debug("%#010x: whatever is there is busy", address)
+        return None
+
     def write_words(self, address: int, values: Sequence[int]) -> None:
         """Raises: MemoryFault."""
         span = Span.of(address, 4 * len(values))

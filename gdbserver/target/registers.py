@@ -97,6 +97,9 @@ CORE_SELECTORS: Final = (
 )
 """Each state of the core but the FPU's, once; in the order in which they may be restored."""
 
+CORE_SELECTORS_SEEN: Final = (Selector.SP, *CORE_SELECTORS)
+"""What all of GDB's registers but the FPU's are made of: sp is one of the stack pointers."""
+
 FPU_SELECTORS: Final = (Selector.FPSCR, *range(Selector.S0, Selector.S0 + 32))
 
 

@@ -311,6 +311,14 @@ class Target:
             raise
         return self._breakpoints.overlay(address, data)
 
+    def view_memory(self, address: int, length: int) -> bytes:
+        """As `read_memory`; of a halted core, what was read a moment ago is not read again.
+
+        Raises:
+            MemoryFault: with what is `readable` before the word that was refused.
+        """
+        return self._core.view(address, length)
+
     def write_memory(self, address: int, data: bytes) -> None:
         """Software breakpoints stay where they are, over what is written.
 
@@ -381,6 +389,10 @@ class Target:
             self._wake(stall)
             return self._core.is_halted()
 
+    def seems_halted(self) -> bool:
+        """As `is_halted`, but what was seen a moment ago will do."""
+        return self._core.seems_halted()
+
     def halt(self) -> None:
         """Stop the core, if it is not stopped already."""
         try:
@@ -393,9 +405,17 @@ class Target:
         """Let the core run; a breakpoint at its pc stops it there and then."""
         self._core.resume()
 
-    def step(self, *, mask_interrupts: bool = True) -> None:
+    def step(self, *, mask_interrupts: bool | None = None) -> None:
         """Execute one instruction, also where a breakpoint sits on it, or sleep is asked for."""
         self._core.step(mask_interrupts=mask_interrupts)
+
+    def leave(self, span: Span) -> None:
+        """Execute until pc is outside `span`: `poll_stop` tells when.  Calls are not followed."""
+        self._core.leave(span)
+
+    def step_interrupts(self, wanted: bool) -> None:
+        """Whether interrupts may come in between while the core is stepped."""
+        self._core.mask_interrupts = not wanted
 
     def reset(self, *, halt: bool) -> None:
         """Reset all but the debug units; with `halt`, stop before the first instruction.
@@ -416,6 +436,11 @@ class Target:
         except AccessStalled as stall:
             self._wake(stall)
             return self._core.poll_stop()
+
+    @property
+    def resets(self) -> int:
+        """How often the chip was reset, by us or, as far as was noticed, by others."""
+        return self._core.resets
 
     @property
     def unasked_resets(self) -> int:
