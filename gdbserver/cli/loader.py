@@ -83,6 +83,7 @@ def info(files: Sequence[Path], *, as_json: bool) -> None:
 @probe_options
 @wiring_options
 @click.option("--thorough", is_flag=True, help="Mass erase, too: takes minutes, and all contents.")
+@click.option("--only", metavar="TEXT", default="", help="Checks with TEXT in their name.")
 @click.option("--keep", is_flag=True, help="Put back, at the end, what the flash held before.")
 @click.option("--yes", is_flag=True, help="Do not ask before something is erased.")
 @_as_json
@@ -98,6 +99,7 @@ def test(
     qspi_pins: dict[str, str] | None,
     board: str | None,
     thorough: bool,
+    only: str,
     keep: bool,
     yes: bool,
     as_json: bool,
@@ -115,7 +117,8 @@ def test(
     try:
         target.halt()
         results: list[Result] = []
-        for result in _test_results(LoaderTest(target, chosen, thorough=thorough), keep, yes):
+        tests = LoaderTest(target, chosen, thorough=thorough, only=only)
+        for result in _test_results(tests, keep, yes):
             if not as_json:
                 _print(result, first=all(r.outcome != "failed" for r in results))
             results.append(result)

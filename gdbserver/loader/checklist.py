@@ -23,7 +23,14 @@ from typing import Literal
 from gdbserver.chip import cortex_m as cm
 from gdbserver.chip.memory import Span
 from gdbserver.chip.stm32h743 import KIB, MIB
-from gdbserver.errors import FlashError, LoaderRefused, LoaderWrong, TargetError, explain
+from gdbserver.errors import (
+    FlashError,
+    LoaderRefused,
+    LoaderWrong,
+    TargetError,
+    UsageError,
+    explain,
+)
 from gdbserver.loader.call_queue import CallQueue
 from gdbserver.loader.diagnosis import explain_refusal, inherited, what_it_found
 from gdbserver.loader.dialect import Request, dialect, program_seconds, read_seconds
@@ -65,16 +72,28 @@ class _Remark(Exception):
 class LoaderTest:
     """The checks, on one loader and the board that `target` is connected to."""
 
-    def __init__(self, target: Target, loader: LoaderFile, *, thorough: bool = False) -> None:
+    def __init__(
+        self, target: Target, loader: LoaderFile, *, thorough: bool = False, only: str = ""
+    ) -> None:
+        """`only`: those whose name contains this.
+
+        Raises: UsageError, when there is no such check.
+        """
         self._target = target
         self._loader = loader
         self._thorough = thorough
+        self._only = only
         self._random = Random(loader.name)
         self._now: Callable[[], float] = target.link.monotonic or time.monotonic
         self.works = False
         """Whether `meet` went well."""
         self.simulated = target.simulated
         self._aside: dict[Span, bytes] = {}
+        if not any(self._checks()):
+            self._only = ""
+            error = UsageError(f"no check is called {only!r}, or anything with that in it")
+            error.hint = "there are: " + "; ".join(name for name, _ in self._checks())
+            raise error
 
     # --- The list -----------------------------------------------------------------------------
 
@@ -120,7 +139,7 @@ class LoaderTest:
         ]
         if self._thorough:
             checks.append(("mass erase", self._mass_erase))
-        return checks
+        return [(name, check) for name, check in checks if self._only in name]
 
     def _carry_out(self, name: str, check: Callable[[], str]) -> Result:
         start = self._now()

@@ -16,7 +16,7 @@ MIB = 1 << 20
 
 EVERY = (
     *("F1", "F2", "F3", "F4", "F5", "F6", "F6_DTCM", "20000004", "30000004", "F7", "F8", "F10"),
-    *("HARD_FLOAT", "170_KB", "64_KB_BSS", "FULL"),
+    *("HARD_FLOAT", "170_KB", "64_KB_BSS", "FULL", "UNRULY"),
 )
 
 
