@@ -76,6 +76,9 @@ def flash(
 def verify(bench: Bench, files: Sequence[str]) -> None:
     """Compare flash with files, byte by byte, and change nothing.
 
+    Every byte comes back to this computer: `flash` has trusted digests that the chip computes,
+    and a second opinion should not.
+
     The program is restarted; with --connect halt it is stopped for a moment, and goes on.
 
     Exit status: 0 when all is there, 3 when it is not, 1 when something failed, 2 when a file
@@ -85,21 +88,25 @@ def verify(bench: Bench, files: Sequence[str]) -> None:
     download(images)
     with bench.machine() as machine:
         for image in images:
-            for address, data in image.parts:
-                _compare(machine.programmer, image, address, data)
+            _compare(bench, machine.programmer, image)
     size = sum(len(data) for image in images for _, data in image.parts)
     bench.reporter.say(f"flash holds all {size} bytes", event="done", bytes=size)
 
 
-def _compare(programmer: Programmer, image: Image, address: int, data: bytes) -> None:
-    at = 0
-    for found in programmer.read(Span.of(address, len(data))):
-        wanted = data[at : at + len(found)]
-        if found != wanted:
-            wrong = next(n for n, (a, b) in enumerate(zip(wanted, found, strict=True)) if a != b)
-            here = slice(wrong, wrong + 16)
-            raise ContentsDiffer(image.path, address + at + wrong, wanted[here], found[here])
-        at += len(found)
+def _compare(bench: Bench, programmer: Programmer, image: Image) -> None:
+    done, total = 0, sum(len(data) for _, data in image.parts)
+    for address, data in image.parts:
+        at = 0
+        for found in programmer.read(Span.of(address, len(data))):
+            wanted = data[at : at + len(found)]
+            if found != wanted:
+                pairs = enumerate(zip(wanted, found, strict=True))
+                wrong = next(n for n, (a, b) in pairs if a != b)
+                here = slice(wrong, wrong + 16)
+                raise ContentsDiffer(image.path, address + at + wrong, wanted[here], found[here])
+            at += len(found)
+            done += len(found)
+            bench.reporter.reading(image.path.name, done, total)
 
 
 @click.command()
@@ -168,7 +175,10 @@ def read(bench: Bench, address: str, length: str, output: Path) -> None:
     if not output.absolute().parent.is_dir():
         raise UsageError(f"cannot write {output}: there is no such folder")
     with bench.machine() as machine:
-        data = b"".join(machine.programmer.read(span))
+        data = bytearray()
+        for piece in machine.programmer.read(span):
+            data += piece
+            bench.reporter.reading(output.name, len(data), len(span))
     try:
         output.write_bytes(data)
     except OSError as error:

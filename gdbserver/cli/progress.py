@@ -38,6 +38,10 @@ class Reporter(Protocol):
         """What it does."""
         ...
 
+    def reading(self, name: str, done: int, total: int) -> None:
+        """How many bytes of what is called `name` have been read."""
+        ...
+
 
 def reporter(*, as_json: bool, to_stderr: bool = False) -> Reporter:
     if as_json:
@@ -74,6 +78,9 @@ class _Lines:
         if step.action != "waiting" and step.done == step.total:
             self.say(f"{step.region.name}: {step.action} {step.total} bytes")
 
+    def reading(self, name: str, done: int, total: int) -> None:
+        pass  # the line at the end says it all
+
 
 class _Bars(_Lines):
     """A bar for each device: where it is in what it does now."""
@@ -105,14 +112,16 @@ class _Bars(_Lines):
         self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def step(self, step: Step) -> None:
-        if step.action == "waiting":
-            return
-        name = step.region.name
+        if step.action != "waiting":
+            self._move(step.region.name, step.action, step.done, step.total)
+
+    def reading(self, name: str, done: int, total: int) -> None:
+        self._move(name, "read", done, total)
+
+    def _move(self, name: str, action: str, done: int, total: int) -> None:
         if name not in self._bars:
             self._bars[name] = self._progress.add_task(name, action="")
-        self._progress.update(
-            self._bars[name], action=step.action, completed=step.done, total=step.total
-        )
+        self._progress.update(self._bars[name], action=action, completed=done, total=total)
 
 
 class _Events(_Lines):
@@ -164,6 +173,9 @@ class _Events(_Lines):
             done=step.done,
             total=step.total,
         )
+
+    def reading(self, name: str, done: int, total: int) -> None:
+        self._emit("reading", what=name, done=done, total=total)
 
     def _emit(self, event: str, **facts: Any) -> None:
         click.echo(json.dumps({"event": event, **facts}))

@@ -25,6 +25,7 @@ from gdbserver.chip.memory import Span, merge
 from gdbserver.errors import BadImage
 from gdbserver.flash.plan import Download
 
+_AGAIN = "build or copy it again"
 _HINT = "it can be an ELF file, Intel HEX, S-records, or bytes with an address: FILE@ADDRESS"
 _HEX_END = (1,)
 _SREC_ENDS = ("7", "8", "9")
@@ -109,9 +110,9 @@ def _read(path: Path) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise BadImage(path, "cannot be read") from error
+        raise BadImage(path, "cannot be read", hint="is the path right?") from error
     if not data:
-        raise BadImage(path, "is empty")
+        raise BadImage(path, "is empty", hint="look at what the build, or a copy, has said")
     return data
 
 
@@ -122,7 +123,7 @@ def _bytes(path: Path, address: str) -> Image:
         raise BadImage(path, f"cannot go to {address!r}: that is no address", hint=_HINT) from None
     data = _read(path)
     if not 0 <= start <= (1 << 32) - len(data):
-        raise BadImage(path, f"cannot go to {address}: addresses have 32 bits")
+        raise BadImage(path, f"cannot go to {address}: addresses have 32 bits", hint=_HINT)
     return Image(path, ((start, data),))
 
 
@@ -132,15 +133,21 @@ def _elf(path: Path) -> list[tuple[int, bytes]]:
         with path.open("rb") as file:
             elf = ELFFile(file)
             if elf["e_machine"] != "EM_ARM":
-                raise BadImage(path, f"is for another processor: {elf.get_machine_arch()}")
+                raise BadImage(
+                    path,
+                    f"is for another processor: {elf.get_machine_arch()}",
+                    hint="this chip runs what arm-none-eabi-gcc -mcpu=cortex-m7 makes",
+                )
             for segment in elf.iter_segments("PT_LOAD"):
                 data = segment.data()
                 if len(data) != segment["p_filesz"]:
-                    raise BadImage(path, "has been cut off: a segment ends behind the file")
+                    raise BadImage(
+                        path, "has been cut off: a segment ends behind the file", hint=_AGAIN
+                    )
                 if data:
                     parts.append((segment["p_paddr"], data))
     except ELFError as error:
-        raise BadImage(path, "is a broken ELF file") from error
+        raise BadImage(path, "is a broken ELF file", hint=_AGAIN) from error
     return parts
 
 
@@ -148,7 +155,7 @@ def _hex(path: Path, data: bytes) -> list[tuple[int, bytes]]:
     lines = _lines(path, data)
     kinds = _check_lines(path, lines, bincopy.unpack_ihex)
     if kinds[-1] not in _HEX_END:
-        raise BadImage(path, "has been cut off: its end-of-file record is missing")
+        raise BadImage(path, "has been cut off: its end-of-file record is missing", hint=_AGAIN)
     return _parts(path, lines, bincopy.BinFile.add_ihex)
 
 
@@ -156,11 +163,17 @@ def _srec(path: Path, data: bytes) -> list[tuple[int, bytes]]:
     lines = _lines(path, data)
     kinds = _check_lines(path, lines, bincopy.unpack_srec)
     if kinds[-1] not in (*_SREC_ENDS, *_SREC_COUNTS):  # some tools write no more than a count
-        raise BadImage(path, "has been cut off: its termination record (S7, S8 or S9) is missing")
+        raise BadImage(
+            path,
+            "has been cut off: its termination record (S7, S8 or S9) is missing",
+            hint=_AGAIN,
+        )
     count = sum(kind in _SREC_DATA for kind in kinds)
     for kind, line in zip(kinds, lines, strict=True):
         if kind in _SREC_COUNTS and int(line[4:-2], 16) != count:
-            raise BadImage(path, f"has {count} data records, and says {int(line[4:-2], 16)}")
+            raise BadImage(
+                path, f"has {count} data records, and says {int(line[4:-2], 16)}", hint=_AGAIN
+            )
     return _parts(path, lines, bincopy.BinFile.add_srec)
 
 
@@ -191,5 +204,7 @@ def _parts(
     try:
         add(contents, "\n".join(lines))
     except (bincopy.Error, ValueError) as error:
-        raise BadImage(path, "fills an address twice") from error
+        raise BadImage(
+            path, "fills an address twice", hint="were two images joined that overlap?"
+        ) from error
     return [(segment.address, bytes(segment.data)) for segment in contents.segments]

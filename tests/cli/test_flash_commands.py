@@ -19,6 +19,7 @@ from elftools.elf.elffile import ELFFile
 from gdbserver.chip.memory import Span
 from gdbserver.cli import progress
 from gdbserver.cli.main import command
+from gdbserver.errors import UsageError
 from gdbserver.flash.programmer import Step
 from gdbserver.sim.board import Board
 from gdbserver.sim.probe import SimProbe
@@ -121,13 +122,25 @@ def test_in_a_log_each_device_has_a_line_for_each_thing_done(demo_elf: Path) -> 
     assert lines[-1].startswith("done: ")
 
 
-def test_on_a_terminal_each_device_has_a_bar(demo_elf: Path) -> None:
+@pytest.mark.parametrize(
+    ("command", "texts"),
+    [
+        ("flash {elf}", ["bank 1", "bank 2", "qspi", "━"]),
+        ("read 0x08000000 65536 -o {folder}/out.bin", ["out.bin", "━", "read", "65536 bytes of"]),
+        ("verify {folder}/blank.bin@0x08000000", ["blank.bin", "━", "read", "flash holds all"]),
+    ],
+)
+def test_on_a_terminal_each_device_or_file_has_a_bar(
+    demo_elf: Path, tmp_path: Path, command: str, texts: list[str]
+) -> None:
+    (tmp_path / "blank.bin").write_bytes(b"\xff" * 40000)
+    name, *rest = command.format(elf=demo_elf, folder=tmp_path).split()
     ours, theirs = pty.openpty()
     with subprocess.Popen(
-        [*TOOL, "flash", *SIM, str(demo_elf)],
+        [*TOOL, name, *SIM, *rest],
         stdout=theirs,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, "TERM": "xterm"},
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "200"},
     ) as process:
         os.close(theirs)
         said = b""
@@ -140,8 +153,8 @@ def test_on_a_terminal_each_device_has_a_bar(demo_elf: Path) -> None:
                 break
     os.close(ours)
     assert process.returncode == 0, said
-    for text in ("bank 1", "bank 2", "qspi", "━", "\x1b["):
-        assert text.encode() in said
+    for text in (*texts, "\x1b["):
+        assert text.encode() in said, said
 
 
 def test_events_are_one_json_object_a_line(demo_elf: Path) -> None:
@@ -351,7 +364,9 @@ def test_a_file_that_cannot_be_is_refused_with_a_sentence_before_the_probe_is_to
         for tool in ("flash", "verify"):
             # Were the probe touched, that one would be missed.
             result = do(tool, "--probe", "0669FF", argument, status=2)
+            assert isinstance(result.exception, UsageError)
             assert says in str(result.exception), what
+            assert result.exception.hint, what
             assert "\n" not in str(result.exception), what
 
 
