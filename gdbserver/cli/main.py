@@ -77,6 +77,12 @@ DEFAULT_PORT = 61234  # ST-LINK_gdbserver's, which launch configurations already
     metavar="FOLDER",
     help="Let the program open files in this folder, by semihosting.",
 )
+@click.option(
+    "--rtt-port",
+    type=click.IntRange(0, 65520),
+    metavar="PORT",
+    help="Serve the program's RTT channel 0 at this port, and channel n at PORT + n; 0 picks.",
+)
 @click.option("--persistent", is_flag=True, help="Go on serving when the last client has left.")
 @click.option("-v", "--verbose", is_flag=True, help="Log every packet.")
 @click.version_option(package_name="stm32-gdbserver")
@@ -95,6 +101,7 @@ def command(
     connect: str,
     frequency: int | None,
     semihosting_dir: Path | None,
+    rtt_port: int | None,
     persistent: bool,
     verbose: bool,
 ) -> None:
@@ -141,6 +148,7 @@ def command(
         stdio=stdio,
         persistent=persistent,
         semihosting_dir=semihosting_dir,
+        rtt_port=rtt_port,
         on_listening=on_listening,
     )
 

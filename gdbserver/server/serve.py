@@ -10,7 +10,7 @@ import itertools
 import logging
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from gdbserver.server.control import Control
 from gdbserver.server.hosting import Hosting
 from gdbserver.server.listening import listening, standard_streams
 from gdbserver.server.observer import Observer
+from gdbserver.server.rtt import Channels
 from gdbserver.server.session import Session
 from gdbserver.server.worker import Bench, Machine, owning
 
@@ -50,6 +51,8 @@ class Options:
     """Standard input and output, in place of all that."""
     semihosting_dir: Path | None = None
     """The folder in which a program may open files."""
+    rtt_port: int | None = None
+    """Where RTT channel 0 is; channel n is n further, and 0 picks a port for each."""
 
 
 def serve(
@@ -65,6 +68,7 @@ def serve(
     path: Path | None = None,
     stdio: bool = False,
     semihosting_dir: Path | None = None,
+    rtt_port: int | None = None,
     on_listening: Callable[[int], None] = lambda port: None,
 ) -> None:
     """Serve until the last client has left, or for ever if `persistent`, or until a signal.
@@ -88,6 +92,7 @@ def serve(
         path,
         stdio,
         semihosting_dir,
+        rtt_port,
     )
     trio.run(serve_clients, open_machine, options, on_listening)
 
@@ -113,8 +118,9 @@ async def _serve_one(
 
     async def work(bench: Bench) -> None:
         on_listening(0)
-        async with stream:
-            await _House(bench, options).serve(stream, "standard input")
+        house = _House(bench, options)
+        async with stream, house.channels():
+            await house.serve(stream, "standard input")
 
     # Ctrl-C in the terminal of a GDB that has started us is meant for GDB, which tells us.
     await _until_signal(open_machine, work, endings=[n for n in _ENDINGS if n != signal.SIGINT])
@@ -128,8 +134,9 @@ async def _serve_all(
 ) -> None:
     async def work(bench: Bench) -> None:
         house = _House(bench, options)
-        on_listening(0 if options.path else listeners[0].socket.getsockname()[1])
-        await house.keep(listeners)
+        async with house.channels():
+            on_listening(0 if options.path else listeners[0].socket.getsockname()[1])
+            await house.keep(listeners)
 
     await _until_signal(open_machine, work, endings=_ENDINGS)
 
@@ -140,11 +147,13 @@ async def serving(bench: Bench, options: Options) -> AsyncIterator[int]:
 
     Signals are that program's business, and so is the machine.
     """
+    house = _House(bench, options)
     async with (
         listening(options.host, options.port, options.path) as listeners,
+        house.channels(),
         trio.open_nursery() as nursery,
     ):
-        nursery.start_soon(_House(bench, options).keep, listeners)
+        nursery.start_soon(house.keep, listeners)
         yield 0 if options.path else listeners[0].socket.getsockname()[1]
         nursery.cancel_scope.cancel()
 
@@ -200,6 +209,14 @@ class _House:
             nursery.start_soon(trio.serve_listeners, self._welcome, listeners)
             await self._empty.wait()
             nursery.cancel_scope.cancel()
+
+    def channels(self) -> AbstractAsyncContextManager[None]:
+        """The program's RTT channels, if they are wanted, at their ports."""
+        port = self._options.rtt_port
+        if port is None:
+            return nullcontext()
+        host = "localhost" if self._options.path or self._options.stdio else self._options.host
+        return Channels(self._bench.target, self._control, host, port).open()
 
     async def _welcome(self, stream: trio.SocketStream) -> None:
         """Serve one connection.  TCP_NODELAY is on in every `SocketStream`."""

@@ -76,8 +76,8 @@ int main(void)
             char byte = in->buffer[in->read];
             in->read = (in->read + 1) % in->size;
             if (byte == '.') { /* the end: a program that is watched by nobody would fault here */
-                register uint32_t r0 __asm__("r0") = 0x18, r1 __asm__("r1") = 0x20026;
                 print("bye\n");
+                register uint32_t r0 __asm__("r0") = 0x18, r1 __asm__("r1") = 0x20026;
                 __asm__ volatile("bkpt 0xAB" : "+r"(r0) : "r"(r1) : "memory");
             }
             put(&_SEGGER_RTT.up[0], byte >= 'a' && byte <= 'z' ? byte - 32 : byte);
