@@ -45,6 +45,7 @@ _FAMILIES = {
     "S25F": 0x01,
     "GD25": 0xC8,
 }
+_STACKED = {0xEF71}  # W25M: several dies behind one chip select, each of which tells only of itself
 _PART = re.compile(rf"({'|'.join(_FAMILIES)})[A-Z]*0*(\d+)(G?)", re.IGNORECASE)
 _MEGABITS = (2048, 1024, 512, 256, 128, 64, 32, 16, 8)
 
@@ -163,7 +164,7 @@ def find_die(target: Target) -> Die | None:
     none of the modes in which it does not take plain instructions.
     """
     found = survey(target)
-    if found.jedec is None or not found.answers:
+    if found.jedec is None or not found.answers or found.jedec >> 8 in _STACKED:
         return None
     by_table, smallest_erase = _ask_sfdp(target, found.bank)
     # Where the two disagree, the benefit of the doubt: nothing is refused that may be right.

@@ -120,6 +120,11 @@ class QuadspiState:
         self._put_registers_back(target)
         if self.busy:
             log.warning("the program was in the middle of a QUADSPI transfer, which is lost")
+        if not self.mapped:
+            log.info(
+                "the program drove the NOR by commands of its own; if it had chosen a mode of it "
+                "(QPI, 4-byte addresses), it has to do so again"
+            )
         if not self.mapped or sample is None or self._reads(target, sample):
             return
         nor = Nor(target)

@@ -65,6 +65,14 @@ def test_every_part_tells_what_it_is_after_a_foreign_init(part: str) -> None:
         assert die.smallest_erase == 4096
 
 
+def test_a_part_of_several_dies_is_left_to_its_loader() -> None:
+    """A W25M512JV is of two W25Q256JV: whoever asks, one of them answers."""
+    with run("W25Q256_F8") as here:
+        here.programmer.prepare_external_reads()
+        here.board.nor.jedec_id = bytes.fromhex("EF7119")
+        assert find_die(here.target) is None
+
+
 def test_a_loader_is_asked_about_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "gdbserver.flash")
     with run("W25Q256_F1") as here:

@@ -89,6 +89,10 @@ def test_a_transfer_that_a_program_was_in_is_lost_and_that_is_told(
     here.target.write_word(CCR, 1 << 26 | 1 << 24 | 1 << 8 | 0x9F)  # reads more than the FIFO holds
     here.load((NOR + 0x10000, noise(300)))
     assert "the program was in the middle of a QUADSPI transfer, which is lost" in caplog.messages
+    assert any(
+        line.startswith("the program drove the NOR by commands of its own")
+        for line in caplog.messages
+    )
 
 
 def test_where_nobody_used_the_quadspi_the_nor_stays_readable(here: Run) -> None:
