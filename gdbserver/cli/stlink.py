@@ -90,6 +90,7 @@ def _serve(arguments: Arguments) -> None:
     else:
         connect = Connect.UNDER_RESET if "initialize-reset" in arguments else Connect.HALT
     kilohertz = arguments.number("frequency", -1)
+    init = "external-init" in arguments or "extload_init" in arguments
 
     def open_machine() -> Machine:
         frequency = kilohertz * 1000 if kilohertz > 0 else None
@@ -101,7 +102,7 @@ def _serve(arguments: Arguments) -> None:
             for line in _device(target):
                 click.echo(line)
             if connect is not Connect.ATTACH:
-                for line in _external(programmer, init="external-init" in arguments):
+                for line in _external(programmer, init=init):
                     click.echo(line)
         except BaseException:
             target.close()
@@ -119,7 +120,7 @@ def _serve(arguments: Arguments) -> None:
         port=arguments.number("port-number", DEFAULT_PORT),
         persistent=persistent,
         erase_all="erase-all" in arguments,
-        init_external="external-init" in arguments or "extload_init" in arguments,
+        init_external=init,
         observer=Console(persistent=persistent),
         on_listening=on_listening,
     )

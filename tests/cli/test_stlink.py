@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -62,9 +62,9 @@ class Server:
 
 
 @contextmanager
-def starting(*arguments: str) -> Iterator[Server]:
+def starting(*arguments: str, program: Sequence[str] = SERVER) -> Iterator[Server]:
     with subprocess.Popen(
-        [*SERVER, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         try:
             yield Server(process)
@@ -73,8 +73,8 @@ def starting(*arguments: str) -> Iterator[Server]:
 
 
 @contextmanager
-def serving(*arguments: str) -> Iterator[tuple[Server, int]]:
-    with starting(*arguments) as server:
+def serving(*arguments: str, program: Sequence[str] = SERVER) -> Iterator[tuple[Server, int]]:
+    with starting(*arguments, program=program) as server:
         port = int(server.read_until(r"GDB server listening on port (\d+) \(core 0\)")[1])
         server.read_until("(Waiting for debugger connection|Listening at).*")
         yield server, port
@@ -224,6 +224,36 @@ def test_after_a_reset_with_external_init_the_nor_can_be_read(demo_elf: Path) ->
         assert "the external flash can be read" in said
         assert said.count("matched") >= 4, said
         assert "MIS-MATCHED" not in said
+
+
+@pytest.mark.parametrize(
+    ("options", "looks"),
+    [
+        (["-el", "builtin"], 1),
+        (["-ei", "builtin"], 2),
+        (["-el", "builtin:sim", "--external-init"], 2),
+    ],
+)
+def test_a_loader_whose_init_is_run_makes_the_nor_readable_after_a_reset_too(
+    options: list[str], looks: int, drills_elf: Path
+) -> None:
+    with serving("-p", "0", "-i", "sim", *options) as (server, port):
+        assert any(
+            line.startswith("External    : ") and "JEDEC id EF4019" in line for line in server.lines
+        ), server.lines
+        look = "x/1xw 0x90000000"
+        said = gdb(port, drills_elf, look, "monitor reset", look, "detach")
+        assert said.count("0x90000000:\t0xffffffff") == looks, said
+
+
+@pytest.mark.parametrize(("kilohertz", "hertz"), [("1000", 1_000_000), ("9000", 8_000_000)])
+def test_the_swd_clock_is_given_in_khz(kilohertz: str, hertz: int, drills_elf: Path) -> None:
+    told = [sys.executable, str(Path(__file__).parent / "swd_clock.py")]
+    options = ("-p", "0", "-i", "sim:stlink-v3", "--frequency", kilohertz)
+    with serving(*options, program=told) as (server, port):
+        gdb(port, drills_elf, "detach")
+        assert server.finish() == 0
+    assert f"SWD clock: {hertz}" in server.lines
 
 
 def test_cube_ide_finds_an_st_part_behind_the_port(demo_elf: Path) -> None:
