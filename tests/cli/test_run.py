@@ -218,6 +218,40 @@ def test_a_closed_standard_output_ends_the_program(hosted: Path) -> None:
     assert "Traceback" not in error
 
 
+@pytest.fixture(scope="session")
+def newlib(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program on newlib's own semihosting library, which knows nothing of us."""
+    elf = tmp_path_factory.mktemp("newlib") / "newlib.elf"
+    flags = [flag for flag in support.FLAGS if flag not in ("-nostdlib", "-ffreestanding")]
+    files = [f"tests/firmware/{file}" for file in ("newlib.c", "startup.c")]
+    library = ("--specs=rdimon.specs", "-nostartfiles", "-std=gnu11", "-Wl,--defsym=end=_bss_end")
+    script = ("-T", "tests/firmware/board.ld")
+    build = [support.GCC, *flags, *library, *script, *files, "-o", elf]
+    subprocess.run(build, cwd=support.TESTS.parent, check=True)
+    return elf
+
+
+def test_a_program_on_newlib_has_stdio_a_heap_files_and_an_exit_status(
+    newlib: Path, tmp_path: Path
+) -> None:
+    allowed = ("--semihosting-dir", str(tmp_path))
+    out, error = process(newlib, *allowed, stdin=b"World\n", status=42)
+    assert out.decode().splitlines() == [
+        "pi is about 3.142",
+        "read: 2 lines",
+        "size: 10009",
+        "remove: 0",
+        "tty: 1 1",
+        "time: 1",
+        "system: 0",
+        "name? hello, World",
+    ]
+    assert "this is an error\n" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["made.txt"]
+    out, _ = process(newlib, status=7)
+    assert out.decode().splitlines()[-1] == "no file: Permission denied"
+
+
 @pytest.mark.usefixtures("here")
 def test_what_cannot_be_run_has_a_status_of_its_own(hosted: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.hex"
