@@ -23,7 +23,13 @@ from typing import Self, TypeVar, cast
 from gdbserver.chip import cortex_m as cm
 from gdbserver.chip.memory import Span
 from gdbserver.chip.stm32h743 import KIB, QSPI_WINDOW
-from gdbserver.errors import FlashError, LoaderRefused, LoaderRejected, ProbeError
+from gdbserver.errors import (
+    FlashError,
+    LoaderRefused,
+    LoaderRejected,
+    ProbeError,
+    TargetError,
+)
 from gdbserver.flash.driver import Did, Event
 from gdbserver.flash.plan import RegionPlan, SectorPlan
 from gdbserver.loader.call_queue import RESULTS, SPREAD, Busy, CallQueue
@@ -132,7 +138,17 @@ class ExternalFlash:
         finally:
             self._queue.__exit__(type(error) if error else None, error, None)
             if self._quadspi is not None and not isinstance(error, ProbeError):
-                self._quadspi.put_back(self._target, sample)
+                self._put_quadspi_back(self._quadspi, sample, error)
+
+    def _put_quadspi_back(
+        self, state: QuadspiState, sample: Sample | None, error: BaseException | None
+    ) -> None:
+        try:
+            state.put_back(self._target, sample)
+        except TargetError as failure:
+            if error is None:
+                raise
+            log.warning("the QUADSPI is as the loader left it: %s", failure)
 
     def _sample(self) -> Sample | None:
         """Something that is known to be in the device, where a program will look for it."""

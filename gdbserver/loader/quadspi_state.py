@@ -151,6 +151,8 @@ class QuadspiState:
             return False
 
     def _put_registers_back(self, target: Target) -> None:
+        # A loader that tidies up may have taken its clock away.
+        target.write_word(_AHB3ENR, target.read_word(_AHB3ENR) | _QSPIEN)
         reset_quadspi(target)
         accesses: list[Access] = [
             # Its clock runs free for a moment, or the first frame may be misread.
