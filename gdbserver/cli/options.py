@@ -102,7 +102,8 @@ def wiring_options(command: F) -> F:
         click.option(
             "--qspi-pins",
             type=Pins(),
-            help=f"Where the NOR is connected, for the built-in loader.  [default: {DEFAULT_PINS}]",
+            help="Where the NOR is connected, for the built-in loader; with BK2_IO0 to BK2_IO3 "
+            f"there are two, side by side.  [default: {DEFAULT_PINS}]",
         ),
     ):
         command = option(command)

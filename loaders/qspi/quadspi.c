@@ -234,7 +234,7 @@ bool quadspi_write(uint32_t phases, uint32_t address, const uint8_t *data, uint3
 bool quadspi_poll(uint32_t phases, uint32_t mask, uint32_t match, struct deadline deadline)
 {
     begin();
-    QUADSPI_DLR = 0; /* a byte; in dual-flash mode the QUADSPI takes a pair by itself */
+    QUADSPI_DLR = both_banks() ? 1u : 0u;
     QUADSPI_PSMKR = mask;
     QUADSPI_PSMAR = match;
     QUADSPI_PIR = POLL_INTERVAL;

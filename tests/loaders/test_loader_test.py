@@ -57,6 +57,16 @@ def outcomes(results: dict[str, tuple[str, str]]) -> set[str]:
     return {outcome for outcome, _ in results.values()}
 
 
+def test_our_loader_passes_on_two_nors_side_by_side(try_out: Try) -> None:
+    lines = {"BK2_IO0": "PH2", "BK2_IO1": "PH3", "BK2_IO2": "PG9", "BK2_IO3": "PG14"}
+    pins = {**PINS, **lines}
+    uid = "sim:cmsis-dap-v2,nor=W25Q64JV,qspi_pins=" + "/".join(pins.values())
+    results = try_out(builtin(pins), uid)
+    assert outcomes(results) == {"ok", "skipped"}
+    assert results["Init"] == ("ok", "JEDEC id EF4017 of each of two, 16 MiB")
+    assert results["NOR left in continuous read"] == ("ok", "and initialised from there")
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_our_own_loader_passes_on_every_nor(try_out: Try, part: str) -> None:
     results = try_out(builtin(PINS), f"sim:cmsis-dap-v2,nor={part}")
