@@ -89,6 +89,19 @@ class NotInControl(GdbServerError):
         self.hint = "disconnect the other client, then ask again"
 
 
+class ThreadNotOnCore(GdbServerError):
+    """One thread of an RTOS is to be stepped or changed while another one is on the core."""
+
+    code = errno.EBUSY
+
+    def __init__(self, thread: int, current: int) -> None:
+        super().__init__(
+            f"thread {thread} is not on the core, so it cannot be stepped or changed; "
+            f"thread {current} is"
+        )
+        self.hint = "set a breakpoint where the thread goes on (its frame 0), and continue"
+
+
 class FlashBusy(GdbServerError):
     """Flash is being changed for one client while another one wants to read it."""
 

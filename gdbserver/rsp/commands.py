@@ -5,7 +5,8 @@ manual, plus what LLDB asks of any stub.  A payload that no row matches is `Unsu
 the protocol answers with an empty reply, so a row is all that it takes to recognise one more
 command.  A payload that a row matches, but whose values cannot be, is `Malformed`.
 
-There is one core, so one thread: a thread id is read, in all its spellings, and dropped.
+A thread id is a number in all its spellings; -1 is all of them, 0 any.  The process in front of
+it is dropped: there is one program.
 """
 
 from __future__ import annotations
@@ -74,14 +75,17 @@ class EnableErrorStrings:
 
 @dataclass(frozen=True, slots=True)
 class SelectThread:
-    """H: which thread the next command is about; we have one."""
+    """Hg: which thread's registers the next commands are about.  Hc says so of resuming."""
+
+    thread: int
+    resuming: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ThreadAlive:
     """T: is this thread still there?"""
 
-    exists: bool
+    thread: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,8 @@ class MoreThreads:
 class ThreadExtraInfo:
     """What `info threads` shows behind the number."""
 
+    thread: int
+
 
 @dataclass(frozen=True, slots=True)
 class Attached:
@@ -117,6 +123,14 @@ class Offsets:
 @dataclass(frozen=True, slots=True)
 class Symbols:
     """qSymbol:: "I can look up symbols now, do you want any?" """
+
+
+@dataclass(frozen=True, slots=True)
+class SymbolValue:
+    """qSymbol: what was asked for, or that there is no such symbol."""
+
+    value: int | None
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +267,17 @@ class Step:
     end: int = 0
 
 
+Action = tuple[int, Continue | Step]
+"""What is to be done, and with which thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """vCont: for each thread the leftmost action that mentions it counts."""
+
+    actions: tuple[Action, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Stop:
     """vCont;t and vCtrlC: stop running; an interrupt that is a packet.
@@ -275,11 +300,17 @@ class WhyStopped:
 
 @dataclass(frozen=True, slots=True)
 class SetPoint:
-    """Z: 0 software, 1 hardware breakpoint; 2 write, 3 read, 4 access watchpoint."""
+    """Z: 0 software, 1 hardware breakpoint; 2 write, 3 read, 4 access watchpoint.
+
+    Conditions and commands are agent expressions: it is a stop if one of the conditions is true,
+    or there is none; and if there are commands, they are carried out and it is no stop.
+    """
 
     kind: int
     address: int
     length: int
+    conditions: tuple[bytes, ...] = ()
+    commands: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,6 +383,7 @@ Command = (
     | Attached
     | Offsets
     | Symbols
+    | SymbolValue
     | Transfer
     | MemoryRegionInfo
     | WatchpointSupport
@@ -367,6 +399,7 @@ Command = (
     | FlashWrite
     | FlashDone
     | ResumeActions
+    | Resume
     | Continue
     | Step
     | Stop
@@ -392,9 +425,8 @@ def _address(digits: bytes) -> int:
     return value
 
 
-def _is_our_thread(thread: bytes) -> bool:
-    """Whether an id means, or includes, thread 1; -1 is all of them, 0 any."""
-    return int(thread.rpartition(b".")[2].lstrip(b"p"), 16) in (-1, 0, 1)
+def _thread(thread: bytes) -> int:
+    return int(thread.rpartition(b".")[2].lstrip(b"p"), 16)
 
 
 # What stands in braces -> the bytes that it matches, and what they mean.
@@ -405,9 +437,10 @@ _KINDS: dict[str, tuple[bytes, Callable[[bytes], Any]]] = {
     "bin": (rb".*", bytes),
     "text": (rb".*", lambda text: text.decode(errors="replace")),
     "word": (rb"[^:]*", lambda text: text.decode(errors="replace")),
-    "thread": (_THREAD, _is_our_thread),
+    "thread": (_THREAD, _thread),
     "point": (rb"[0-4]", int),
     "signed": (rb"-?[0-9a-fA-F]{1,16}", lambda digits: int(digits, 16)),
+    "value": (rb"[0-9a-fA-F]*", lambda digits: int(digits, 16) if digits else None),
     "flag": (rb"[01]", lambda digit: digit == b"1"),
     "numbers": (
         rb"[0-9a-fA-F;]*",
@@ -454,6 +487,35 @@ def _transfer(name: str, annex: str, offset: int, length: int) -> Transfer:
     return Transfer(name, annex, offset, length)
 
 
+_SCRIPT = re.compile(rb"(?P<commands>;?cmds:[0-9a-fA-F]+,?)|;?X(?P<length>[0-9a-fA-F]+),")
+
+
+def _conditional(kind: int, address: int, length: int, script: bytes) -> SetPoint:
+    """``X`` length ``,`` bytes, any number of times; behind ``cmds:`` they are commands.
+
+    The flag behind ``cmds:`` asks for commands to live on after a detach, where breakpoints of
+    ours do not.
+    """
+    conditions: list[bytes] = []
+    commands: list[bytes] = []
+    found, at = conditions, 0
+    while at < len(script):
+        match = _SCRIPT.match(script, at)
+        if match is None:
+            raise ValueError(f"{script[at : at + 20]!r} is neither a condition nor a command")
+        at = match.end()
+        if match["commands"]:
+            found = commands
+            continue
+        size = int(match["length"], 16)
+        code = bytes.fromhex(script[at : at + 2 * size].decode("ascii", "replace"))
+        if len(code) != size:
+            raise ValueError(f"{size} bytes of an expression were announced and {len(code)} came")
+        found.append(code)
+        at += 2 * size
+    return SetPoint(kind, address, length, tuple(conditions), tuple(commands))
+
+
 _ACTION = re.compile(
     rb"(?:(?P<go>c|C[0-9a-fA-F]{2})|(?P<step>s|S[0-9a-fA-F]{2})|(?P<stop>t)"
     rb"|r(?P<start>[0-9a-fA-F]{1,16}),(?P<end>[0-9a-fA-F]{1,16}))(?::(?P<thread>"
@@ -463,21 +525,22 @@ _ACTION = re.compile(
 
 
 def _resume(actions: bytes) -> Command:
-    """The leftmost action that concerns our thread decides: ``s:1;c`` is a step."""
+    """vCont: where one action is about every thread, it is that one."""
+    found: list[Action] = []
     for action in actions.split(b";"):
         match = _ACTION.fullmatch(action)
         if match is None:
             raise ValueError(f"no such action: {action!r}")
-        if match["thread"] and not _is_our_thread(match["thread"]):
-            continue
-        if match["go"]:
-            return Continue()
         if match["stop"]:
             return Stop(quietly=True)
-        if match["step"]:
-            return Step()
-        return Step(None, _address(match["start"]), _address(match["end"]))
-    raise ValueError("no action is about thread 1")
+        thread = _thread(match["thread"]) if match["thread"] else -1
+        if match["go"]:
+            found.append((thread, Continue()))
+        elif match["step"]:
+            found.append((thread, Step()))
+        else:
+            found.append((thread, Step(None, _address(match["start"]), _address(match["end"]))))
+    return found[0][1] if found[0][0] == -1 else Resume(tuple(found))
 
 
 GRAMMAR = (
@@ -495,8 +558,8 @@ GRAMMAR = (
     _Row("D;{int}", lambda _process: Detach()),
     _Row("g", ReadRegisters),
     _Row("G{hex}", WriteRegisters),
-    _Row("Hc{thread}", lambda _thread: SelectThread()),
-    _Row("Hg{thread}", lambda _thread: SelectThread()),
+    _Row("Hc{thread}", lambda thread: SelectThread(thread, resuming=True)),
+    _Row("Hg{thread}", SelectThread),
     _Row("k", lambda: Kill(by_id=False)),
     _Row("m{address},{int}", ReadMemory),
     _Row("M{address},{int}:{hex}", _write_memory),
@@ -523,8 +586,7 @@ GRAMMAR = (
     _Row("X{address},{int}:{bin}", _write_memory),
     _Row("z{point},{address},{int}", ClearPoint),
     _Row("Z{point},{address},{int}", SetPoint),
-    # Conditions and commands come only to a stub that offers them; GDB checks them itself.
-    _Row("Z{point},{address},{int};{bin}", lambda kind, at, size, _: SetPoint(kind, at, size)),
+    _Row("Z{point},{address},{int};{bin}", _conditional),
     # "General Query Packets".
     _Row("qAttached", Attached),
     _Row("qAttached:{int}", lambda _process: Attached()),
@@ -532,7 +594,7 @@ GRAMMAR = (
     _Row("qCRC:{address},{int}", Checksum),
     _Row("qfThreadInfo", FirstThreads),
     _Row("qsThreadInfo", MoreThreads),
-    _Row("qThreadExtraInfo,{thread}", lambda _thread: ThreadExtraInfo()),
+    _Row("qThreadExtraInfo,{thread}", ThreadExtraInfo),
     _Row("qOffsets", Offsets),
     _Row("qRcmd,{hex}", lambda line: Monitor(line.decode(errors="replace"))),
     _Row("qSearch:memory:{address};{int};{bin}", SearchMemory),
@@ -541,6 +603,10 @@ GRAMMAR = (
     _Row("QStartNoAckMode", StartNoAckMode),
     _Row("qSupported{text}", _supported),
     _Row("qSymbol::", Symbols),
+    _Row(
+        "qSymbol:{value}:{hex}",
+        lambda value, name: SymbolValue(value, name.decode(errors="replace")),
+    ),
     _Row("qXfer:{word}:read:{word}:{int},{int}", _transfer),
     # LLDB's "GDB Remote Protocol Extensions".
     _Row("qMemoryRegionInfo:{address}", MemoryRegionInfo),

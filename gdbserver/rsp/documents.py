@@ -32,6 +32,17 @@ class RegisterRow(Protocol):
     def feature(self) -> str: ...
 
 
+class ThreadRow(Protocol):
+    """What is shown of one thread."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+
+
 # What the registers are for, in LLDB's words; AAPCS32, "Core registers".
 _GENERIC = {"r7": "fp", "sp": "sp", "lr": "ra", "pc": "pc", "xpsr": "flags"} | {
     f"r{n}": f"arg{n + 1}" for n in range(4)
@@ -99,8 +110,10 @@ def _memory(root: ElementTree.Element, kind: str, start: int, length: int) -> El
     )
 
 
-def threads(name: str, state: str) -> bytes:
-    """The one thread that a core without an operating system has."""
+def threads(rows: Iterable[ThreadRow]) -> bytes:
+    """The threads of the program's operating system, or the core as the only one."""
     root = ElementTree.Element("threads")
-    ElementTree.SubElement(root, "thread", id="1", core="0", name=name).text = state
+    for row in rows:
+        attributes = {"id": f"{row.number:x}", "core": "0", "name": row.name}
+        ElementTree.SubElement(root, "thread", attributes).text = row.state
     return _document(root)

@@ -11,7 +11,6 @@ from collections.abc import Iterable
 
 OK = b"OK"
 NOTHING = b""  # "I do not know this packet"
-THREAD = b"1"
 
 _PLAIN = str.maketrans("#$}*", ".S)x")
 
@@ -50,6 +49,7 @@ def stopped(
     registers: Iterable[tuple[int, bytes]],
     reason: str | None = None,
     address: int | None = None,
+    thread: int = 1,
 ) -> bytes:
     """T: a signal, the registers that save the client its next question, and why.
 
@@ -58,7 +58,7 @@ def stopped(
     reply = b"T%02x" % signal
     for number, value in registers:
         reply += b"%02x:%b;" % (number, data(value))
-    reply += b"thread:%b;" % THREAD
+    reply += b"thread:%x;" % thread
     if reason in WATCH_KEYS and address is not None:
         reply += b"%b:%x;" % (reason.encode(), address)
     elif reason in BREAK_KEYS:
@@ -85,6 +85,16 @@ def killed(signal: int) -> bytes:
 def notification(stop_reply: bytes) -> bytes:
     """%Stop, for a client in non-stop mode."""
     return b"Stop:" + stop_reply
+
+
+def threads(numbers: Iterable[int]) -> bytes:
+    """qfThreadInfo: all in one go, and `l` is what comes after."""
+    return b"m" + b",".join(b"%x" % number for number in numbers)
+
+
+def symbol(name: str) -> bytes:
+    """qSymbol: the client is asked for the value of a symbol."""
+    return b"qSymbol:" + name.encode().hex().encode()
 
 
 def piece(document: bytes, offset: int, length: int) -> bytes:

@@ -9,21 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gdbserver.chip import stm32h743
-from gdbserver.chip.cortex_m import DWT_PCSR
 from gdbserver.chip.memory import Kind, MemoryMap, Span
 from gdbserver.errors import BadRequest, FlashBusy, MemoryFault
 from gdbserver.flash.programmer import Programmer
 from gdbserver.rsp import commands, documents, replies
 from gdbserver.rsp.packets import MAX_PACKET
 from gdbserver.server.control import Control
+from gdbserver.server.threads import Threads
 from gdbserver.server.worker import Bench
 from gdbserver.target.registers import REGISTERS, RegisterInfo
 from gdbserver.target.target import Target
-
-MACHINE_NAME = "Cortex-M7"
-
-_NO_SAMPLE = 0xFFFFFFFF
-_XPSR_THUMB = 1 << 24
 
 # One read of memory; larger ones are cut up, so that other clients get their turn.
 _CHUNK = 0x4000
@@ -35,29 +30,14 @@ def to_wire(register: RegisterInfo, value: int) -> bytes:
     return value.to_bytes(register.bits // 8, "little")
 
 
-def known_registers(target: Target, names: Sequence[str]) -> dict[str, int]:
-    """The values of those of `names` that can be known.
-
-    While the core runs these are two, and GDB cannot do without them: pc, of which DWT takes
-    samples (Armv7-M ARM, DDI 0403E.e, "Program Counter Sampling Register"), and xpsr, whose
-    Thumb bit is always set.
-    """
-    if target.seems_halted():
-        return target.read_registers(names)
-    sample = target.read_word(DWT_PCSR)
-    if sample == _NO_SAMPLE:
-        return {}
-    known = {"pc": sample & ~1, "xpsr": _XPSR_THUMB}
-    return {name: known[name] for name in names if name in known}
-
-
 class Reader:
     """Answers one client's questions about the machine."""
 
-    def __init__(self, bench: Bench, control: Control) -> None:
+    def __init__(self, bench: Bench, control: Control, threads: Threads) -> None:
         self._target = bench.target
         self._programmer = bench.programmer
         self._control = control
+        self._threads = threads
         self._documents: dict[tuple[str, str], bytes] = {}
 
     async def transfer(self, name: str, annex: str, offset: int, length: int) -> bytes:
@@ -70,9 +50,7 @@ class Reader:
                 case "memory-map", "":
                     self._documents[key] = documents.memory_map(await self._memory_map())
                 case "threads", "":
-                    halted = await self._target.call(Target.seems_halted)
-                    state = "halted" if halted else "running"
-                    self._documents[key] = documents.threads(MACHINE_NAME, state)
+                    self._documents[key] = documents.threads(await self._threads.rows())
                 case "features" | "memory-map" | "threads", _:
                     raise BadRequest(f"there is no {name} document {annex!r}")
                 case _:
@@ -105,7 +83,7 @@ class Reader:
 
     async def registers(self, registers: Sequence[RegisterInfo]) -> bytes:
         """Values, and x's for what cannot be known now."""
-        values = await self._target.call(known_registers, [r.name for r in registers])
+        values = await self._threads.registers([r.name for r in registers])
         return b"".join(
             replies.data(to_wire(r, values[r.name])) if r.name in values else b"xx" * (r.bits // 8)
             for r in registers

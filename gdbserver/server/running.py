@@ -26,10 +26,12 @@ from gdbserver.rsp import commands, replies
 from gdbserver.rsp.packets import Disconnected, Event, Interrupt, Packet
 from gdbserver.server.client import Client
 from gdbserver.server.control import Control
-from gdbserver.server.reading import known_registers, to_wire
+from gdbserver.server.reading import to_wire
+from gdbserver.server.threads import Threads, known_registers
 from gdbserver.server.worker import Bench
 from gdbserver.target.breakpoints import BreakKind
 from gdbserver.target.registers import EXPEDITED, REGISTERS
+from gdbserver.target.scripts import Script
 from gdbserver.target.stop import SIGLOST, SIGTRAP, StopReason
 from gdbserver.target.target import Target
 
@@ -126,7 +128,7 @@ class _Run:
 class Running:
     """Runs the core for one client.  `judges` decide, in order, what is a stop to it."""
 
-    def __init__(self, bench: Bench, client: Client, control: Control) -> None:
+    def __init__(self, bench: Bench, client: Client, control: Control, threads: Threads) -> None:
         self.judges: list[Judge] = [self._passes]
         self.is_due: Callable[[], Awaitable[bool]] = _never
         """Whether the core stands where a judge has to act before it can go on."""
@@ -137,6 +139,7 @@ class Running:
         self._target = bench.target
         self._client = client
         self._control = control
+        self._threads = threads
         self._run: _Run | None = None
         self._interrupted = False
         self._software_breakpoints: set[int] = set()
@@ -150,8 +153,8 @@ class Running:
 
     # --- Breakpoints -----------------------------------------------------------------------------
 
-    async def set_point(self, kind: BreakKind, address: int, length: int) -> None:
-        await self._target.call(Target.set_breakpoint, kind, address, length)
+    async def set_point(self, kind: BreakKind, address: int, length: int, script: Script) -> None:
+        await self._target.call(Target.set_breakpoint, kind, address, length, script)
         if kind is BreakKind.SOFTWARE:
             self._software_breakpoints.add(address)
 
@@ -227,6 +230,8 @@ class Running:
             stop = await self._target.call(_step, run.start, run.end)
         else:
             stop = await self._target.call(_look)
+        if text := await self._target.call(Target.take_output):
+            await self.say(text)
         return None if stop is None else await self._judge(run, stop)
 
     async def _judge(self, run: _Run, stop: StopReason) -> StopReason | None:
@@ -357,7 +362,7 @@ class Running:
             for name, value in values.items()
         ]
         if stop is None:
-            return replies.stopped(SIGTRAP, registers)
+            return replies.stopped(SIGTRAP, registers, thread=await self._threads.current())
         if stop.exit_status is not None and self._client.extended:
             return replies.exited(stop.exit_status)
         reason: str | None = stop.kind
@@ -367,4 +372,5 @@ class Running:
         # and resumes: for ever, where it is a BKPT of the program's own.
         if reason == "swbreak" and values["pc"] not in self._software_breakpoints:
             reason = None
-        return replies.stopped(stop.signal, registers, reason, stop.address)
+        thread = await self._threads.current()
+        return replies.stopped(stop.signal, registers, reason, stop.address, thread)

@@ -30,11 +30,13 @@ from gdbserver.server.control import Control
 from gdbserver.server.downloading import Downloading
 from gdbserver.server.hosting import Hosting, Service
 from gdbserver.server.observer import Observer
-from gdbserver.server.reading import MACHINE_NAME, Reader
+from gdbserver.server.reading import Reader
 from gdbserver.server.running import Running, let_go, restart
+from gdbserver.server.threads import Threads
 from gdbserver.server.worker import Bench
 from gdbserver.target.breakpoints import BreakKind
 from gdbserver.target.registers import CORE_COUNT, REGISTERS, RegisterInfo
+from gdbserver.target.scripts import Script
 from gdbserver.target.stop import SIGKILL
 from gdbserver.target.target import Target
 
@@ -46,7 +48,7 @@ _BY_NUMBER = {register.number: register for register in REGISTERS}
 # mode the answer is there at once.  The others are answered without asking the machine, many
 # times in each stop: having somebody attend to the client meanwhile takes longer than they do.
 _UNATTENDED = (
-    *(commands.Continue, commands.Step),
+    *(commands.Resume, commands.Continue, commands.Step),
     *(commands.SelectThread, commands.ThreadAlive, commands.CurrentThread, commands.FirstThreads),
     *(commands.MoreThreads, commands.ThreadExtraInfo, commands.Attached, commands.Offsets),
     *(commands.Symbols, commands.ResumeActions, commands.FlashWrite, commands.Unsupported),
@@ -75,8 +77,9 @@ class Session:
         self._leave_halted = leave_halted
         self._observer = observer or Observer()
         self._client = client = Client(stream, name, control)
-        self._reader = Reader(bench, control)
-        self._running = Running(bench, client, control)
+        self._threads = Threads(bench)
+        self._reader = Reader(bench, control, self._threads)
+        self._running = Running(bench, client, control, self._threads)
         hosting = hosting or Hosting()
         service = Service(hosting, self._target, client, self._running, self._do)
         self._running.judges.append(service.judge)
@@ -187,7 +190,7 @@ class Session:
                 await self._client.stop_acks()
                 return None
             case commands.NonStop(on):
-                self._running.non_stop = on
+                self._running.non_stop = self._threads.only_one = on
                 return replies.OK
             case commands.PassSignals(signals):
                 self._running.passed = signals
@@ -198,18 +201,30 @@ class Session:
             case commands.ExtendedMode():
                 self._client.extended = True
                 return replies.OK
-            case commands.SelectThread() | commands.Symbols():
+            case commands.Symbols():
+                return await self._threads.look_up()
+            case commands.SymbolValue(value, name):
+                return await self._threads.look_up(name, value)
+
+            # Threads.
+            case commands.SelectThread(thread, resuming):
+                if not resuming:
+                    self._threads.select(thread)
                 return replies.OK
-            case commands.ThreadAlive(exists):
-                return replies.OK if exists else replies.error(errno.ESRCH)
+            case commands.ThreadAlive(thread):
+                numbers = (-1, 0, *(row.number for row in await self._threads.rows()))
+                return replies.OK if thread in numbers else replies.error(errno.ESRCH)
             case commands.CurrentThread():
-                return b"QC" + replies.THREAD
+                return b"QC%x" % await self._threads.current()
             case commands.FirstThreads():
-                return b"m" + replies.THREAD
+                return replies.threads(row.number for row in await self._threads.rows())
             case commands.MoreThreads():
                 return b"l"
-            case commands.ThreadExtraInfo():
-                return replies.data(MACHINE_NAME.encode())
+            case commands.ThreadExtraInfo(thread):
+                for row in await self._threads.rows():
+                    if row.number == thread:
+                        return replies.data(f"{row.name}: {row.state}".encode())
+                return replies.error(errno.ESRCH)
             case commands.Attached():
                 return b"1"  # at its end GDB detaches, and the program lives on
             case commands.Offsets():
@@ -228,10 +243,12 @@ class Session:
                 return await self._reader.registers((self._register(number),))
             case commands.WriteRegisters(data):
                 self._check_control()
+                await self._threads.check_on_core()
                 await call(Target.write_registers, self._from_wire(data))
                 return replies.OK
             case commands.WriteRegister(number, data):
                 self._check_control()
+                await self._threads.check_on_core()
                 register = self._register(number)
                 if len(data) * 8 != register.bits:
                     raise BadRequest(f"{register.name} has {register.bits} bits")
@@ -269,6 +286,9 @@ class Session:
                 return b"vCont;c;C;s;S;t;r"
             case commands.WhyStopped():
                 return await self._why_stopped()
+            case commands.Resume(actions):
+                self._check_control()
+                return await self._execute(await self._threads.chosen(actions))
             case commands.Continue(address):
                 self._check_control()
                 return await self._running.resume(address)
@@ -280,9 +300,10 @@ class Session:
                 return await self._running.stop(quietly=quietly)
             case commands.NextStop():
                 return replies.OK  # there is one core, so there are no more
-            case commands.SetPoint(kind, address, length):
+            case commands.SetPoint(kind, address, length, conditions, actions):
                 self._check_control()
-                await self._running.set_point(BreakKind(kind), address, length)
+                script = Script(conditions, actions)
+                await self._running.set_point(BreakKind(kind), address, length, script)
                 return replies.OK
             case commands.ClearPoint(kind, address, length):
                 self._check_control()
@@ -341,6 +362,8 @@ class Session:
             "qXfer:memory-map:read+",
             "qXfer:threads:read+",
             "binary-upload+",
+            "ConditionalBreakpoints+",
+            "BreakpointCommands+",
         ]
         theirs = ("swbreak+", "hwbreak+", "error-message+")
         return ";".join(ours + [f for f in theirs if f in self._client.features]).encode()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -75,7 +76,16 @@ def test_the_map_is_ascending_disjoint_and_has_the_peripherals() -> None:
         assert any(start <= address < start + length for start, length in places)
 
 
-def test_there_is_one_thread() -> None:
-    (thread,) = ElementTree.fromstring(documents.threads("Cortex-M7", "halted"))
-    assert thread.attrib == {"id": "1", "core": "0", "name": "Cortex-M7"}
-    assert thread.text == "halted"
+@dataclass
+class Row:
+    number: int
+    name: str
+    state: str
+
+
+def test_threads_have_names_and_states() -> None:
+    rows = [Row(1, "idle", "Running"), Row(11, 'a "<thread>"', "Blocked; Priority 2")]
+    first, second = ElementTree.fromstring(documents.threads(rows))
+    assert first.attrib == {"id": "1", "core": "0", "name": "idle"}
+    assert first.text == "Running"
+    assert (second.attrib["id"], second.attrib["name"]) == ("b", 'a "<thread>"')

@@ -1,0 +1,155 @@
+"""The threads that a client sees: those of the program's RTOS, or the core as the only one.
+
+A client knows a thread by a number.  The thread on the core when an RTOS is first seen is number
+1, as the core was before; so a client that has begun with one thread goes on with it.  Numbers
+stay as long as the chip is not reset.
+
+Where the RTOS has its variables the client knows: it is asked, symbol by symbol, when it offers
+to look them up (GDB manual, "qSymbol").  In non-stop mode there is one thread, the core: others
+could not be stopped or resumed apart from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from gdbserver.chip.cortex_m import DWT_PCSR
+from gdbserver.errors import BadRequest, ThreadNotOnCore
+from gdbserver.rsp import commands, replies
+from gdbserver.server.worker import Bench
+from gdbserver.target.rtos import Rtos, Survey
+from gdbserver.target.target import Target
+
+MACHINE_NAME = "Cortex-M7"
+
+_NO_SAMPLE = 0xFFFFFFFF
+_XPSR_THUMB = 1 << 24
+_ANY = (-1, 0)
+
+
+def known_registers(target: Target, names: Iterable[str]) -> dict[str, int]:
+    """The values of those of `names` that can be known of the core.
+
+    While it runs these are two, and GDB cannot do without them: pc, of which DWT takes
+    samples (Armv7-M ARM, DDI 0403E.e, "Program Counter Sampling Register"), and xpsr, whose
+    Thumb bit is always set.
+    """
+    if target.seems_halted():
+        return target.read_registers(names)
+    sample = target.read_word(DWT_PCSR)
+    if sample == _NO_SAMPLE:
+        return {}
+    known = {"pc": sample & ~1, "xpsr": _XPSR_THUMB}
+    return {name: known[name] for name in names if name in known}
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadRow:
+    """What `info threads` shows."""
+
+    number: int
+    name: str
+    state: str
+
+
+class Threads:
+    """The threads as one client numbers them, and which of them its packets are about."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.only_one = False
+        self._target = bench.target
+        self._rtos = Rtos()
+        self._numbers: dict[int, int] = {}
+        self._resets = 0
+        self._selected = 0
+
+    # --- Which there are -------------------------------------------------------------------------
+
+    async def rows(self) -> list[ThreadRow]:
+        """All threads, by number."""
+        return await self._target.call(self._rows)
+
+    async def current(self) -> int:
+        """The number of the thread on the core."""
+        return await self._target.call(lambda target: self._current(self._survey(target)))
+
+    def _survey(self, target: Target) -> Survey | None:
+        survey = None if self.only_one else self._rtos.survey(target)
+        if survey is None or self._resets != target.resets:
+            self._resets = target.resets
+            self._numbers = {}
+        return survey
+
+    def _current(self, survey: Survey | None) -> int:
+        return 1 if survey is None else self._number(survey.current)
+
+    def _number(self, key: int) -> int:
+        return self._numbers.setdefault(key, len(self._numbers) + 1)
+
+    def _rows(self, target: Target) -> list[ThreadRow]:
+        survey = self._survey(target)
+        number = self._current(survey)
+        if survey is not None and (threads := survey.threads()):
+            found = [ThreadRow(self._number(t.key), t.name, t.state) for t in threads]
+            return sorted(found, key=lambda row: row.number)
+        return [ThreadRow(number, MACHINE_NAME, "halted" if target.seems_halted() else "running")]
+
+    # --- Which one is meant ----------------------------------------------------------------------
+
+    def select(self, number: int) -> None:
+        """The registers that are asked for from now on are that thread's; 0 is the core."""
+        self._selected = number
+
+    async def registers(self, names: Sequence[str]) -> dict[str, int]:
+        """Those of `names` that can be known of the selected thread."""
+        return await self._target.call(self._registers, names)
+
+    def _registers(self, target: Target, names: Sequence[str]) -> dict[str, int]:
+        survey = self._survey(target)
+        if survey is None or self._selected in (*_ANY, self._current(survey)):
+            return known_registers(target, names)
+        return survey.registers(self._key(survey, self._selected), names)
+
+    def _key(self, survey: Survey, number: int) -> int:
+        for thread in survey.threads():
+            if self._number(thread.key) == number:
+                return thread.key
+        raise BadRequest(f"there is no thread {number}")
+
+    async def check_on_core(self) -> None:
+        """Raises: ThreadNotOnCore, when the selected thread is another than the core's."""
+        current = await self.current()
+        if self._numbers and self._selected not in (*_ANY, current):
+            raise ThreadNotOnCore(self._selected, current)
+
+    async def chosen(self, actions: Sequence[commands.Action]) -> commands.Continue | commands.Step:
+        """The action that the leftmost mention of the core's thread asks for.
+
+        The core runs all threads or none, so who asks for others to run gets that; but one that is
+        not on the core cannot be stepped.
+
+        Raises:
+            ThreadNotOnCore: that was asked for.
+            BadRequest: no action is about any thread that there is.
+        """
+        current = await self.current()
+        for thread, action in actions:
+            if thread in (*_ANY, current):
+                return action
+            if self._numbers and isinstance(action, commands.Step):
+                raise ThreadNotOnCore(thread, current)
+        if self._numbers and actions:
+            return commands.Continue()
+        raise BadRequest(f"no action is about thread {current}")
+
+    # --- Where the RTOS is -----------------------------------------------------------------------
+
+    async def look_up(self, name: str | None = None, value: int | None = None) -> bytes:
+        """The next symbol to look up; the first, where none has been."""
+        if name is None:
+            self._rtos.forget()
+        else:
+            self._rtos.learn(name, value)
+        wanted = await self._target.call(self._rtos.wanted)
+        return replies.OK if wanted is None else replies.symbol(wanted)
