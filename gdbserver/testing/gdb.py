@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -193,10 +194,10 @@ class Gdb:
         Raises: GdbRefused when it cannot run; GdbSilent when it runs on, and goes on to.
         """
         until = time.monotonic() + (self.patience if timeout is None else timeout)
-        while self.running or not (self._stops or self._refusal):
+        while self.running:
             self._hear("the program has not stopped", until=until)
-        if self._refusal:
-            raise GdbRefused("continue", self._refusal)
+        if not self._stops:
+            raise GdbRefused("continue", self._refusal or "the program has not been resumed")
         return self._stops[-1]
 
     def run(self, timeout: float | None = None) -> Stop:
@@ -208,9 +209,11 @@ class Gdb:
         return self.wait_stop(timeout)
 
     def interrupt(self) -> Stop:
-        """Stop the running program."""
-        token = self._send("-exec-interrupt")
-        self._answer(token)
+        """Stop the running program, if it has not stopped by itself."""
+        while self.running and not self._lines.empty():
+            self._hear("")
+        if self.running:
+            self._answer(self._send("-exec-interrupt"))
         return self.wait_stop()
 
     def read(self, expression: str) -> int | float | str:
@@ -267,7 +270,8 @@ class Gdb:
         self._reader.join()
         for stream in (self.process.stdin, self.process.stdout):
             assert stream is not None
-            stream.close()
+            with suppress(BrokenPipeError):  # what it has not read any more
+                stream.close()
 
     # --- The conversation -------------------------------------------------------------------------
 

@@ -69,10 +69,10 @@ def stm32_gdb(stm32_server: Server, request: pytest.FixtureRequest) -> Iterator[
     """A GDB that is connected; the core stands.  Afterwards it runs, without breakpoints."""
     from gdbserver.testing.gdb import Gdb  # noqa: PLC0415
 
-    with _explained():
-        gdb = Gdb(request.config.option.stm32_gdb)
-    with gdb:
-        gdb.connect(stm32_server.address)
+    with ExitStack() as stack:
+        with _explained():
+            gdb = stack.enter_context(Gdb(request.config.option.stm32_gdb))
+            gdb.connect(stm32_server.address)
         yield gdb
 
 

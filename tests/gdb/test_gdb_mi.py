@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from gdb_session import debugging, symbol
 
-from gdbserver.errors import GdbRefused
+from gdbserver.errors import GdbRefused, GdbSilent
 
 
 def test_a_session_in_mi(demo_elf: Path, gdb_program: str) -> None:
@@ -101,6 +101,30 @@ def test_a_session_in_mi(demo_elf: Path, gdb_program: str) -> None:
         assert gdb.read("counter") == 0
         ask("-target-detach")
         assert not here.board.core.halted
+
+
+def test_a_program_that_cannot_be_resumed_is_told_as_gdb_tells_it(demo_elf: Path) -> None:
+    with debugging(demo_elf) as here:
+        gdb = here.loaded()
+        with pytest.raises(GdbRefused, match="the program has not been resumed"):
+            gdb.interrupt()
+        for offset in range(9):
+            gdb.break_at(f"*(main + {2 * offset})")
+        with pytest.raises(GdbRefused, match="Cannot insert hardware breakpoint 9"):
+            gdb.run()
+        gdb.delete_breakpoints()
+        gdb.resume()
+        with pytest.raises(GdbSilent, match="the program has not stopped"):
+            gdb.wait_stop(timeout=0)
+        assert gdb.interrupt().signal == "SIGINT"
+        gdb.break_at("add")
+        gdb.resume()
+        stop = gdb.wait_stop()
+        assert gdb.interrupt() == stop, "it has stopped by itself"
+        gdb.process.kill()
+        gdb.process.wait()
+        with pytest.raises(GdbSilent, match="GDB has ended"):
+            gdb.do("continue")
 
 
 RESET_HALT, RESET, HALT = "monitor reset halt", "monitor reset", "monitor halt"
