@@ -50,6 +50,11 @@ def demo() -> Path:
     return build_firmware("demo", "nor.c")
 
 
+def hosted() -> Path:
+    """What semihosting is asked for, by its command line."""
+    return build_firmware("hosted")
+
+
 def drills() -> Path:
     """Faults, watchpoints, recursion: internal flash only."""
     return build_firmware("drills")

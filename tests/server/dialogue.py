@@ -146,7 +146,8 @@ async def play(name: str, lines: list[str]) -> None:
     settings = dict(
         line.split(" ", 1) for line in lines if re.match("(board|program|loader) ", line)
     )
-    program = {"drills": support.drills, "demo": support.demo}.get(settings.get("program", ""))
+    programs = {"drills": support.drills, "demo": support.demo, "hosted": support.hosted}
+    program = programs.get(settings.get("program", ""))
     elf = program() if program else None
     names = symbols(elf) if elf else {}
     loaders = [builtin(DEFAULT_PINS)] if "loader" in settings else []
