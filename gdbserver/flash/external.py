@@ -74,6 +74,8 @@ class ExternalFlash:
         """`for_good`: the QUADSPI shall stay as the loader sets it up, whoever used it before."""
         self.region = loader.region
         self._for_good = for_good
+        # Of our own loader it is known, and one call is not worth telling.
+        self._tells = queued and not loader.finds_out
         self._target = target
         self._loader = loader
         self._dialect = dialect(loader)
@@ -107,8 +109,9 @@ class ExternalFlash:
         try:
             _finish(self._say(self._dialect.start()))
             self._queue.check_stack()
-            if not self._loader.finds_out:
+            if self._tells:
                 self._note_hazards()
+            if not self._loader.finds_out:
                 caches_off(self._target)  # or what is programmed may not be what is read
         except BaseException as error:
             self._leave(error)
@@ -133,7 +136,7 @@ class ExternalFlash:
                 sample = self._sample()
                 _finish(self._say(self._dialect.finish()))
                 self._queue.check_stack()
-                if not self._loader.finds_out:  # of our own it is known
+                if self._tells:
                     log.info("%s used %d bytes of stack", self._loader.path.name, self.stack_used())
         finally:
             self._queue.__exit__(type(error) if error else None, error, None)
@@ -418,6 +421,7 @@ def measured(target: Target, loader: LoaderFile) -> LoaderFile:
         die = flash.look_at_die()
     if die is None:
         return loader
+    log.info("loader %s drives %s", loader.path.name, die)
     smallest = min(size for _, size in loader.region.groups)
     if smallest % die.smallest_erase:
         raise FlashError(

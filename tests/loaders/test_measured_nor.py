@@ -78,4 +78,5 @@ def test_a_loader_is_asked_about_once(caplog: pytest.LogCaptureFixture) -> None:
     with run("W25Q256_F1") as here:
         for seed in range(2):
             here.load((NOR, noise(100, seed)))
-    assert len([line for line in caplog.messages if "bytes of stack" in line]) == 3
+    told = [line for line in caplog.messages if " drives " in line]
+    assert told == ["loader W25Q256_F1.stldr drives the NOR (JEDEC id EF 40 19, 32768 KiB)"]
