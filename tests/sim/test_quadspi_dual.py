@@ -31,7 +31,7 @@ from quadspi_driver import (
     ccr,
 )
 
-from gdbserver.sim.bus import BusError
+from gdbserver.sim.bus import BusError, BusStall, Master
 from gdbserver.sim.clock import MILLISECOND
 
 PART = "W25Q64JV"
@@ -373,3 +373,48 @@ def test_two_parts_of_different_size_show_what_both_have() -> None:
     direct = driver.quadspi.window.direct(0)
     assert direct is not None
     assert len(direct.memory) == SIZE
+
+
+# --- Anything at all -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_is_done_happens_to_both(seed: int) -> None:
+    """Transfers of any length, broken off anywhere: neither does what the other does not."""
+    driver = Driver(PART, second=PART)
+    numbers = random.Random(seed)
+
+    def access(address: int, size: int = 4, value: int | None = None) -> None:
+        try:
+            if value is None:
+                driver.bus.read(address, size, Master.CORE)
+            else:
+                driver.bus.write(address, size, value, Master.CORE)
+        except BusStall as stall:
+            driver.stall(stall)
+
+    def let_pass(events: int) -> None:
+        for _ in range(events):
+            if (when := driver.clock.next_event) is not None:
+                driver.clock.advance_to(when)
+
+    for _ in range(100):
+        access(CR, 4, numbers.randrange(32) << 8 | EN | DFM | 2)
+        access(CCR, 4, ccr(0x06))
+        let_pass(1)
+        opcode = numbers.choice((0x02, 0x0B, 0x20, 0x32))
+        mode = INDIRECT_READ if opcode == 0x0B else 0
+        access(DLR, 4, numbers.randrange(64))
+        access(CCR, 4, ccr(opcode, mode, address=3, data=opcode != 0x20))
+        access(AR, 4, numbers.randrange(0x400))
+        for _ in range(numbers.randrange(40)):
+            value = None if mode else numbers.getrandbits(32)
+            size = numbers.choice((1, 2, 4))
+            access(DR, size, value if value is None else value & (1 << 8 * size) - 1)
+            let_pass(numbers.randrange(2))
+        driver.read(SR)
+        let_pass(numbers.randrange(4))
+    first, second = driver.nors.values()
+    assert (first.programs, first.erases) == (second.programs, second.erases)
+    assert len(first.programs) > 1
+    assert first.erases
