@@ -58,6 +58,8 @@ class BreakKind(IntEnum):
     ACCESS_WATCH = 4
 
 
+CODE: Final = (BreakKind.SOFTWARE, BreakKind.HARDWARE)
+
 _FUNCTION: Final = {
     BreakKind.WRITE_WATCH: DWT_FUNCTION_WRITE,
     BreakKind.READ_WATCH: DWT_FUNCTION_READ,

@@ -52,12 +52,13 @@ from gdbserver.errors import (
     StreamStalled,
     TargetError,
 )
-from gdbserver.target.breakpoints import BreakKind, Breakpoints
+from gdbserver.target.breakpoints import CODE, BreakKind, Breakpoints
 from gdbserver.target.core import Core
 from gdbserver.target.link import Access, Deadline, Link, Port, Read, Write
 from gdbserver.target.memory import STALL_TIMEOUT, Memory
 from gdbserver.target.probes import find_probe, is_simulated
 from gdbserver.target.raw_registers import RawRegisters
+from gdbserver.target.scripts import ALWAYS, Script, Scripts
 from gdbserver.target.stop import StopReason
 
 log = logging.getLogger(__name__)
@@ -128,6 +129,7 @@ class Target:
         self._memory = Memory(self._port, link.deadline)
         self._breakpoints = Breakpoints(self._port, self._memory)
         self._core = Core(link, self._port, self._memory, self._breakpoints, self._write_dbgmcu)
+        self._scripts = Scripts(self._core)
         self._dbgmcu: tuple[Port, int] | None = None
         self._dbgmcu_before: list[int] = []
         self._idcode = 0
@@ -430,12 +432,18 @@ class Target:
             self._core.reset(halt=halt)
 
     def poll_stop(self) -> StopReason | None:
-        """Look once: why the core is stopped, or None while it runs or sleeps."""
+        """Look once: why the core is stopped, or None while it runs or sleeps.
+
+        A breakpoint whose script does not want to stop is passed, and the core goes on.
+        """
         try:
-            return self._core.poll_stop()
+            stop = self._core.poll_stop()
         except AccessStalled as stall:
             self._wake(stall)
-            return self._core.poll_stop()
+            stop = self._core.poll_stop()
+        if stop is None or self._scripts.want(stop):
+            return stop
+        return None if self._core.pass_breakpoint() else self._core.poll_stop()
 
     @property
     def resets(self) -> int:
@@ -476,21 +484,34 @@ class Target:
 
     # --- Breakpoints ------------------------------------------------------------------------------
 
-    def set_breakpoint(self, kind: BreakKind, address: int, length: int) -> None:
+    def set_breakpoint(
+        self, kind: BreakKind, address: int, length: int, script: Script = ALWAYS
+    ) -> None:
         """In force on return.  `length` is what a watchpoint covers.
+
+        `script` decides at each hit whether it is a stop; the newest one for a place counts.
 
         Raises:
             BreakpointError: the hardware has none left, or cannot watch that.
             MemoryFault: a software breakpoint in RAM that is not there.
         """
         self._breakpoints.insert(kind, address, length)
+        if kind in CODE:
+            self._scripts.set(address & ~1, script)
 
     def clear_breakpoint(self, kind: BreakKind, address: int, length: int) -> None:
         """What was not set is cleared already."""
         self._breakpoints.remove(kind, address, length)
+        if kind in CODE and self._breakpoints.at(address & ~1) is None:
+            self._scripts.set(address & ~1, ALWAYS)
 
     def clear_all_breakpoints(self) -> None:
+        self._scripts.clear()
         self._breakpoints.clear_all()
+
+    def take_output(self) -> str:
+        """What commands of breakpoints have printed since the last time, for the client."""
+        return self._scripts.take_output()
 
     # --- Time -----------------------------------------------------------------------------------
 
