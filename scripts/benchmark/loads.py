@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from benchmark.cases import Case, limit, link_seconds, noise, write_elf
 from benchmark.meter import Cost, fill, reading, wrong_bytes
@@ -84,48 +85,36 @@ def load(case: Case, link: str, server: str, work: Path) -> tuple[Result, list[E
 
 
 def memory_images(link: str, server: str, work: Path) -> Iterator[Result]:
-    """`dump binary memory` and `restore` of all of AXI SRAM."""
+    """`restore` and `dump binary memory` of all of AXI SRAM, each on a board of its own."""
     data = noise(len(MEMORY), 5)
     there, here = work / "restored.bin", work / "dumped.bin"
     there.write_bytes(data)
-    with SERVERS[server](link) as serving, Gdb(patience=PATIENCE) as gdb:
-        gdb.connect(serving.address)
-        gdb.do("set remote memory-write-packet-size 65536")
-        gdb.do("set remote memory-write-packet-size fixed")
-        jobs: Sequence[tuple[str, str, bool, Callable[[], bytes]]] = (
-            (
-                "restore 512 KiB",
-                f"restore {there} binary {MEMORY.start:#x}",
-                False,
-                lambda: _ram(serving.probe.board, MEMORY),
-            ),
-            (
-                "dump 512 KiB",
-                f"dump binary memory {here} {MEMORY.start:#x} {MEMORY.end:#x}",
-                True,
-                here.read_bytes,
-            ),
-        )
-        for name, command, inward, contents in jobs:
+    for name, command, inward in (
+        ("restore 512 KiB", f"restore {there} binary {MEMORY.start:#x}", False),
+        ("dump 512 KiB", f"dump binary memory {here} {MEMORY.start:#x} {MEMORY.end:#x}", True),
+    ):
+        here.write_bytes(b"")
+        with SERVERS[server](link) as serving, Gdb(patience=PATIENCE) as gdb:
+            memory = _ram(serving.probe.board, MEMORY)
+            if inward:
+                memory[:] = data
+            gdb.connect(serving.address)
             before = reading(serving.probe)
             said = gdb.do(command)
             cost = reading(serving.probe) - before
-            least = link_seconds(link, len(MEMORY), reading=inward)
-            result = _result(name, link, server, cost, least=least, target=WITHIN, size=len(MEMORY))
-            try:
-                found = contents()
-            except OSError:
-                found = b""
-            if len(found) != len(data):
-                result.failure = said.strip().splitlines()[-1]
-            result.wrong_bytes = sum(a != b for a, b in zip(found, data, strict=False))
-            result.today = WITHIN
-            yield result
+            found = here.read_bytes() if inward else bytes(memory)
+        least = link_seconds(link, len(MEMORY), reading=inward)
+        result = _result(name, link, server, cost, least=least, target=WITHIN, size=len(MEMORY))
+        if len(found) != len(data):
+            result.failure = said.strip().splitlines()[-1]
+        result.wrong_bytes = sum(a != b for a, b in zip(found, data, strict=False))
+        result.today = WITHIN
+        yield result
 
 
-def _ram(board: object, span: Span) -> bytes:
-    found = board.bus.find(span.start)  # type: ignore[attr-defined]
-    return bytes(found[1].data[: len(span)])
+def _ram(board: Any, span: Span) -> bytearray:
+    contents: bytearray = board.bus.find(span.start)[1].data
+    return contents
 
 
 def _result(

@@ -103,12 +103,10 @@ def svg(title: str, events: Sequence[Event], limit: float, total: float) -> str:
         f'<path d="M{x(limit)} {_TOP - 6}V{bottom}" stroke="black" stroke-dasharray="4 3"/>'
         f'<text x="{x(limit)}" y="{_TOP - 9}" text-anchor="end">limit {limit:.2f} s</text>'
     )
-    at = _LEFT
-    for action, colour in COLOURS.items():
-        y = bottom + 32
-        lines.append(f'<rect x="{at}" y="{y}" width="14" height="14" fill="{colour}"/>')
-        lines.append(f'<text x="{at + 20}" y="{y + 12}">{action}</text>')
-        at += 120
+    for number, (action, colour) in enumerate(COLOURS.items()):
+        left, y = _LEFT + 120 * number, bottom + 32
+        lines.append(f'<rect x="{left}" y="{y}" width="14" height="14" fill="{colour}"/>')
+        lines.append(f'<text x="{left + 20}" y="{y + 12}">{action}</text>')
     lines.append(f'<text x="{_LEFT + _WIDTH}" y="{bottom + 44}" text-anchor="end">seconds</text>')
     return "\n".join([*lines, "</svg>", ""])
 

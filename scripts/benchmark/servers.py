@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from pyocd.core.memory_map import FlashRegion
+from pyocd.core.memory_map import FlashRegion, RamRegion
 from pyocd.core.session import Session
 from pyocd.gdbserver.gdbserver import GDBServer
 
 from benchmark.cases import BLOCK, NOR, SWD_HZ
 from benchmark.peer_loader import PAGE_SIZE, algorithm
-from gdbserver.flash.plan import Download
+from gdbserver.chip.stm32h743 import AXI_SRAM
 from gdbserver.flash.programmer import Programmer, Step
 from gdbserver.loader.own import builtin
 from gdbserver.server.worker import Machine
@@ -44,8 +44,9 @@ class _Watched(Programmer):
         self._probe: Any = target.link.probe
         self._on_step = on_step
 
-    def carry_out(self, download: Download) -> Generator[Step, None, None]:
-        for step in super().carry_out(download):
+    # A worker takes methods from the class; here a step can be seen at the moment when it happens.
+    def _run(self, lanes: Sequence[Any]) -> Iterator[Step]:
+        for step in super()._run(lanes):
             self._on_step(step, self._probe.monotonic())
             yield step
 
@@ -92,6 +93,9 @@ def peer(link: str, on_step: OnStep = lambda step, seconds: None) -> Iterator[Se
             page_size=PAGE_SIZE,
             algo=algorithm(),
         )
+    )
+    session.target.memory_map.add_region(  # which pyOCD's own map leaves out
+        RamRegion(name="axi_sram", start=AXI_SRAM.start, length=len(AXI_SRAM))
     )
     with session:
         server = GDBServer(session, core=0)

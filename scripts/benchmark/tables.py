@@ -45,10 +45,10 @@ def of_loads(results: Sequence[Result]) -> str:
                 f"{ours.ratio:.3f}",
                 f"{ours.target:.2f} {'met' if ours.met else 'MISSED'}",
                 _time(peer.seconds) if peer else _NONE,
-                _beside(ours.transactions, peer and peer.transactions),
-                _beside(ours.erases, peer and peer.erases),
-                _beside(ours.bytes // KIB, peer and peer.bytes // KIB),
-                f"{ours.cpu_per_mib / peer.cpu_per_mib:.2f}" if peer else _NONE,
+                _beside(ours.transactions, peer.transactions if peer else None),
+                _beside(ours.erases, peer.erases if peer else None),
+                _beside(ours.bytes // KIB, peer.bytes // KIB if peer else None),
+                f"{ours.cpu_per_mib / peer.cpu_per_mib:.2f}" if peer and peer.right else _NONE,
                 _contents(ours, peer),
             ]
         )
@@ -74,7 +74,7 @@ def _contents(ours: Result, peer: Result | None) -> str:
 
 def of_trips(trips: Sequence[Trip]) -> str:
     links = list(dict.fromkeys(trip.link for trip in trips))
-    rows = [["transactions (ms)"]]
+    rows = [["transactions"]]
     for link in links:
         rows[0] += [f"{link}: ours", "at most", "pyOCD"]
     for name in dict.fromkeys(trip.name for trip in trips):
@@ -84,7 +84,7 @@ def of_trips(trips: Sequence[Trip]) -> str:
                 trip = next(
                     (t for t in trips if (t.name, t.link, t.server) == (name, link, server)), None
                 )
-                cost = f"{trip.transactions} ({trip.microseconds / 1000:.1f})" if trip else _NONE
+                cost = f"{trip.transactions} in {_time(trip.microseconds / 1e6)}" if trip else _NONE
                 if server == OURS and trip is not None:
                     row += [cost, f"{trip.target}{'' if trip.met else ' MISSED'}"]
                 else:
