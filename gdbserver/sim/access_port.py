@@ -17,7 +17,16 @@ from dataclasses import dataclass
 
 from gdbserver.chip.memory import Span
 from gdbserver.chip.stm32h743 import FLASH_WORD
-from gdbserver.sim.bus import BlockDevice, Bus, BusError, BusStall, Device, Mappable, Master, Ram
+from gdbserver.sim.bus import (
+    Bus,
+    BusError,
+    BusStall,
+    Device,
+    Mappable,
+    Master,
+    Ram,
+    takes_blocks,
+)
 from gdbserver.sim.clock import Clock, Event
 
 log = logging.getLogger(__name__)
@@ -251,7 +260,7 @@ class MemAp:
             return None
         data: bytes | None = None
         span, device = found
-        if isinstance(device, (Ram, BlockDevice)):
+        if isinstance(device, Ram) or takes_blocks(device):
             try:
                 data = self.bus.read_block(self.tar, 4 * words, self._master)
             except (BusError, BusStall):
@@ -273,7 +282,7 @@ class MemAp:
             return words
         words = min(words, (FLASH_WORD - self.tar % FLASH_WORD) // 4)
         found = self._block(words)
-        return words if found is not None and isinstance(found[1], BlockDevice) else 0
+        return words if found is not None and takes_blocks(found[1]) else 0
 
     def write_block(self, data: bytes) -> int:
         """Write what `block_to_write` agreed to; how many words were taken from the wire.

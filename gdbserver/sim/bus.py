@@ -11,7 +11,8 @@ from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Literal, Protocol, runtime_checkable
+from functools import cache
+from typing import Literal, Protocol, TypeGuard, runtime_checkable
 
 from gdbserver.chip.memory import Span
 
@@ -96,6 +97,16 @@ class Mappable(Protocol):
         calls `Bus.revoke`; one whose contents change by other means than a write through
         the bus calls `Bus.changed`.
         """
+
+
+@cache
+def _has_blocks(kind: type) -> bool:
+    return issubclass(kind, BlockDevice)
+
+
+def takes_blocks(device: Device) -> TypeGuard[BlockDevice]:
+    """Whether it is a `BlockDevice`; to find that out anew each time takes longer than a block."""
+    return _has_blocks(type(device))
 
 
 class Ram:
@@ -183,7 +194,7 @@ class Bus:
         if found is not None and isinstance(found[1], Ram) and end <= found[0].end:
             offset = address - found[0].start
             return bytes(found[1].data[offset : offset + length])
-        if found is not None and isinstance(found[1], BlockDevice) and end <= found[0].end:
+        if found is not None and takes_blocks(found[1]) and end <= found[0].end:
             try:
                 return found[1].read_block(address - found[0].start, length, master)
             except BusError as error:
@@ -207,7 +218,7 @@ class Bus:
             if master is not Master.CORE:
                 self.changed(Span.of(address, len(data)))
             return
-        if found is not None and isinstance(found[1], BlockDevice) and end <= found[0].end:
+        if found is not None and takes_blocks(found[1]) and end <= found[0].end:
             try:
                 found[1].write_block(address - found[0].start, data, master)
             except BusError as error:

@@ -344,7 +344,7 @@ class FlashBank(Peripheral):
         return self._idle_at
 
     def flag(self, flags: int) -> None:
-        self._values[FLASH_SR] |= flags
+        self._values[FLASH_SR] |= int(flags)
         self._controller.update_irq()
 
     @property

@@ -72,7 +72,7 @@ class Register:
         if width != 32:
             raise TypeError(f"register at {offset:#x} is {width} bits wide, not 32")
         self.offset = offset
-        self.reset = reset
+        self.reset = int(reset)  # flags are handy to declare with, and slow to compute with
         self.name = f"register {offset:#x}"
         self.fields: dict[str, _Field] = {}
         self.unmodelled = 0
@@ -87,7 +87,7 @@ class Register:
             if subcon.name.endswith(_UNMODELLED):
                 self.unmodelled |= field.mask
         self.defined = sum(field.mask for field in self.fields.values())
-        self.writable = writable & self.defined
+        self.writable = int(writable) & self.defined
         self.on_read: ReadHook | None = None
         self.on_write: WriteHook | None = None
 
@@ -143,7 +143,7 @@ class Peripheral:
         return self._values[register.offset]
 
     def set_raw(self, register: Register, value: int) -> None:
-        self._values[register.offset] = value & 0xFFFFFFFF
+        self._values[register.offset] = int(value) & 0xFFFFFFFF
 
     def update(self, register: Register, **fields: int) -> None:
         """Set fields by name; a misspelt one is a KeyError."""

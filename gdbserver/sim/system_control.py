@@ -75,7 +75,8 @@ class CoreSightComponent(Peripheral):
         return super().read(offset, size, master)
 
 
-_DIV_0_TRP = int(Ccr.DIV_0_TRP)  # asked for each slice of instructions
+# Asked for each slice of instructions, or each access.
+_DIV_0_TRP, _TRCENA = int(Ccr.DIV_0_TRP), int(Demcr.TRCENA)
 
 
 class SystemControl(CoreSightComponent):
@@ -329,7 +330,7 @@ class SystemControl(CoreSightComponent):
 
     @property
     def trace_enabled(self) -> bool:
-        return bool(self.raw(self.DEMCR) & Demcr.TRCENA)
+        return bool(self.raw(self.DEMCR) & _TRCENA)
 
     @property
     def masked_by_debugger(self) -> int:
