@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import Literal
 
+from gdbserver.chip.cortex_m import VC_ALL_FAULTS, Demcr
 from gdbserver.chip.memory import Span
 from gdbserver.errors import BadRequest
 from gdbserver.flash.programmer import Programmer, Step
@@ -204,6 +207,46 @@ async def _semihosting(desk: Desk, arguments: str) -> None:
     await desk.say(desk.hosting.describe() + "\n")
 
 
+_USAGE = Demcr.VC_NOCPERR | Demcr.VC_CHKERR | Demcr.VC_STATERR
+_CATCHES = {
+    "hard": Demcr.VC_HARDERR,
+    "mem": Demcr.VC_MMERR,
+    "bus": Demcr.VC_BUSERR,
+    "usage": _USAGE,
+    "nocp": Demcr.VC_NOCPERR,
+    "check": Demcr.VC_CHKERR,
+    "state": Demcr.VC_STATERR,
+    "entry": Demcr.VC_INTERR,
+    "all": VC_ALL_FAULTS,
+    "none": Demcr(0),
+}
+
+
+async def _catch(desk: Desk, arguments: str) -> None:
+    words = arguments.split()
+    if any(word not in _CATCHES for word in words):
+        raise BadRequest(f"monitor catch knows {', '.join(_CATCHES)}, not {arguments!r}")
+    if words:
+        catch = reduce(or_, (_CATCHES[word] for word in words))
+        await desk.bench.target.call(Target.choose_catch, catch)
+    catch = await desk.bench.target.call(lambda target: target.chosen_catch)
+    single = ("hard", "mem", "bus", "nocp", "check", "state", "entry")
+    caught = [name for name in single if catch & _CATCHES[name]]
+    await desk.say(f"caught before their handler runs: {', '.join(caught) or 'none'}\n")
+
+
+async def _fault(desk: Desk, _arguments: str) -> None:
+    fault = await desk.bench.target.call(Target.describe_fault)
+    await desk.say(f"{fault or 'the status registers tell of no fault'}\n")
+
+
+async def _step_interrupts(desk: Desk, arguments: str) -> None:
+    if arguments not in ("on", "off"):
+        raise BadRequest(f"monitor step interrupts knows on and off, not {arguments!r}")
+    await desk.bench.target.call(Target.step_interrupts, arguments == "on")
+    await desk.say(f"interrupts {'come in' if arguments == 'on' else 'wait'} while stepping\n")
+
+
 async def _vendor(desk: Desk, _arguments: str) -> None:
     await desk.say("stm32-gdbserver\n")
 
@@ -212,6 +255,14 @@ COMMANDS = {
     "help": MonitorCommand("this list", _help, reads_only=True),
     "info": MonitorCommand("probe, chip, flash devices, clients", _info, reads_only=True),
     "why": MonitorCommand("what failed last, why, and what to do", _why, reads_only=True),
+    "fault": MonitorCommand("the fault that stopped the core, in words", _fault, reads_only=True),
+    "catch": MonitorCommand(
+        "[hard|mem|bus|usage|nocp|check|state|entry|all|none ...]: which faults stop the core",
+        _catch,
+    ),
+    "step interrupts": MonitorCommand(
+        "on|off: whether they come in while stepping", _step_interrupts
+    ),
     "halt": MonitorCommand("halt the core", _halt),
     "reset": MonitorCommand("reset the chip; the core halts at its first instruction", _reset),
     "reset halt": MonitorCommand("the same", _reset),

@@ -33,7 +33,7 @@ from gdbserver.target.breakpoints import BreakKind
 from gdbserver.target.registers import EXPEDITED, REGISTERS
 from gdbserver.target.scripts import Script
 from gdbserver.target.stop import SIGLOST, SIGTRAP, StopReason
-from gdbserver.target.target import Target
+from gdbserver.target.target import DEFAULT_CATCH, Target
 
 log = logging.getLogger(__name__)
 
@@ -79,14 +79,14 @@ def _step(target: Target, start: int, end: int) -> StopReason | None:
 
 def take_hold(target: Target) -> None:
     """What a debugger finds: a halted core, that stops at faults which nobody handles."""
-    target.catch_faults(Demcr.VC_HARDERR)
+    target.catch_faults(target.chosen_catch)
     if not target.is_halted():
         target.halt()
 
 
 def watch_over(target: Target) -> bool:
     """The same without halting it: whether it is halted."""
-    target.catch_faults(Demcr.VC_HARDERR)
+    target.catch_faults(target.chosen_catch)
     return target.is_halted()
 
 
@@ -94,6 +94,8 @@ def let_go(target: Target) -> None:
     """What `detach` leaves behind: the program running, with its faults its own affair."""
     target.clear_all_breakpoints()
     target.catch_faults(Demcr(0))
+    target.chosen_catch = DEFAULT_CATCH
+    target.step_interrupts(False)
     if target.is_halted():
         target.resume()
 
@@ -101,7 +103,7 @@ def let_go(target: Target) -> None:
 def restart(target: Target) -> None:
     """Forget the old run, breakpoints and all, and stand at the first instruction."""
     target.clear_all_breakpoints()
-    target.catch_faults(Demcr.VC_HARDERR)
+    target.catch_faults(target.chosen_catch)
     target.reset(halt=True)
 
 

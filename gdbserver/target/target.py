@@ -63,6 +63,9 @@ from gdbserver.target.stop import StopReason
 
 log = logging.getLogger(__name__)
 
+DEFAULT_CATCH: Final = Demcr.VC_HARDERR
+"""A fault that nobody handles stops the core; what a program handles is its own affair."""
+
 _LOW_POWER: Final = (
     DbgmcuCr.DBGSLEEP_D1
     | DbgmcuCr.DBGSTOP_D1
@@ -130,6 +133,8 @@ class Target:
         self._breakpoints = Breakpoints(self._port, self._memory)
         self._core = Core(link, self._port, self._memory, self._breakpoints, self._write_dbgmcu)
         self._scripts = Scripts(self._core)
+        self.chosen_catch = DEFAULT_CATCH
+        """What to catch while somebody debugs; a loader may catch more for its own time."""
         self._dbgmcu: tuple[Port, int] | None = None
         self._dbgmcu_before: list[int] = []
         self._idcode = 0
@@ -465,6 +470,11 @@ class Target:
 
     def catch_faults(self, catch: Demcr) -> None:
         """Choose the exceptions that stop the core before their handler runs."""
+        self._core.catch_faults(catch)
+
+    def choose_catch(self, catch: Demcr) -> None:
+        """The same, as what this client wants until it leaves: see `chosen_catch`."""
+        self.chosen_catch = catch
         self._core.catch_faults(catch)
 
     def read_registers(self, names: Iterable[str]) -> dict[str, int]:
