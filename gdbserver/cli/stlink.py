@@ -36,7 +36,7 @@ from gdbserver.flash.programmer import Programmer, Step
 from gdbserver.loader.board_file import shipped
 from gdbserver.loader.file import LoaderFile
 from gdbserver.server.observer import Observer
-from gdbserver.server.serve import Machine, serve
+from gdbserver.server.serve import Machine, SwoOptions, serve
 from gdbserver.target.probes import connected_probes
 from gdbserver.target.target import Connect, Target
 
@@ -122,9 +122,19 @@ def _serve(arguments: Arguments) -> None:
         erase_all="erase-all" in arguments,
         init_external=init,
         observer=Console(persistent=persistent),
+        swo=_swo(arguments),
         on_listening=on_listening,
     )
     click.echo("Shutting down...")
+
+
+def _swo(arguments: Arguments) -> SwoOptions | None:
+    """IDEs name a port always, and a clock where SWO is wanted."""
+    clock = arguments.number("cpu-clock", 0)
+    if clock <= 0:
+        return None
+    port = arguments.number("swo-port", DEFAULT_PORT + 1)
+    return SwoOptions(port, clock, clock // max(1, arguments.number("swo-clock-div", 128)))
 
 
 def _loaders(arguments: Arguments, probe: str | None) -> list[LoaderFile]:

@@ -39,7 +39,6 @@ class Option:
         return f"-{self.short} (--{self.long})" if self.short else f"--{self.long}"
 
 
-_NO_SWO = "this server has no SWO"
 _NO_OTHER_TOOL = "no other tool is started, and nothing goes through files"
 
 # fmt: off
@@ -55,9 +54,9 @@ OPTIONS = (
     Option("s", "verify", "Verify what was programmed",
            ignored="every byte is verified anyway"),
     Option("d", "swd", "Use SWD", ignored="SWD is used anyway"),
-    Option("z", "swo-port", "TCP port for SWO", "port", True, ignored=_NO_SWO),
-    Option("a", "cpu-clock", "The core's clock, in Hz", "hertz", True, ignored=_NO_SWO),
-    Option("b", "swo-clock-div", "Divider for SWO", "divider", True, ignored=_NO_SWO),
+    Option("z", "swo-port", "TCP port for SWO", "port", True),
+    Option("a", "cpu-clock", "The trace clock, in Hz; without it there is no SWO", "hertz", True),
+    Option("b", "swo-clock-div", "What divides it for SWO; 128 by default", "divider", True),
     Option("k", "initialize-reset", "Connect under reset"),
     Option("q", "debuggers", "List the debug probes, and exit"),
     Option("i", "serial-number", "The debug probe: its serial number, or any pyOCD unique id",

@@ -10,7 +10,7 @@ import itertools
 import logging
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,9 +23,10 @@ from gdbserver.server.listening import listening, standard_streams
 from gdbserver.server.observer import Observer
 from gdbserver.server.rtt import Channels
 from gdbserver.server.session import Session
+from gdbserver.server.swo import SwoOptions, SwoPorts
 from gdbserver.server.worker import Bench, Machine, owning
 
-__all__ = ["Machine", "Options", "serve", "serve_clients", "serving"]
+__all__ = ["Machine", "Options", "SwoOptions", "serve", "serve_clients", "serving"]
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Options:
     """The folder in which a program may open files."""
     rtt_port: int | None = None
     """Where RTT channel 0 is; channel n is n further, and 0 picks a port for each."""
+    swo: SwoOptions | None = None
 
 
 def serve(
@@ -69,6 +71,7 @@ def serve(
     stdio: bool = False,
     semihosting_dir: Path | None = None,
     rtt_port: int | None = None,
+    swo: SwoOptions | None = None,
     on_listening: Callable[[int], None] = lambda port: None,
 ) -> None:
     """Serve until the last client has left, or for ever if `persistent`, or until a signal.
@@ -93,6 +96,7 @@ def serve(
         stdio,
         semihosting_dir,
         rtt_port,
+        swo,
     )
     trio.run(serve_clients, open_machine, options, on_listening)
 
@@ -210,13 +214,19 @@ class _House:
             await self._empty.wait()
             nursery.cancel_scope.cancel()
 
-    def channels(self) -> AbstractAsyncContextManager[None]:
-        """The program's RTT channels, if they are wanted, at their ports."""
-        port = self._options.rtt_port
-        if port is None:
-            return nullcontext()
-        host = "localhost" if self._options.path or self._options.stdio else self._options.host
-        return Channels(self._bench.target, self._control, host, port).open()
+    @asynccontextmanager
+    async def channels(self) -> AsyncIterator[None]:
+        """What the program says by RTT and SWO, where it is wanted, at ports of its own."""
+        options, target = self._options, self._bench.target
+        host = "localhost" if options.path or options.stdio else options.host
+        async with AsyncExitStack() as stack:
+            if options.rtt_port is not None:
+                channels = Channels(target, self._control, host, options.rtt_port)
+                await stack.enter_async_context(channels.open())
+            if options.swo is not None:
+                ports = SwoPorts(target, self._control, host, options.swo)
+                await stack.enter_async_context(ports.open())
+            yield
 
     async def _welcome(self, stream: trio.SocketStream) -> None:
         """Serve one connection.  TCP_NODELAY is on in every `SocketStream`."""

@@ -85,8 +85,14 @@ class Swo:
         for trouble in self._troubles():
             log.warning("SWO: %s", trouble)
 
+    def restore(self) -> None:
+        """Set the chip up again, if a reset or a power cycle has taken it all away."""
+        (control,), (enabled,) = self._target.run([Read(_ITM_TCR), Read(_ITM_TER)])
+        if not control & _TCR_ITMENA or not enabled:
+            self.set_up()
+
     def set_up(self) -> None:
-        """The chip's part; again after a reset, which the ITM's registers do not survive."""
+        """The chip's part."""
         target, debug = self._target, self._target.link.port(2)
         (cr,) = debug.read(DBGMCU_APB_D + DBGMCU_CR_OFFSET)
         debug.run(

@@ -22,7 +22,7 @@ CP = ("-cp", "/opt/st/cubeprogrammer/bin")
 # What each of them starts (all ask for port 0, for tests run side by side).
 CUBE_IDE = ("-p", "0", "-l", "1", "-d", "-s", *CP, "-m", "0", "-k", "-i", "sim")
 CORTEX_DEBUG = (
-    *("-p", "0", *CP, "--swd", "--swo-port", "50001", "--cpu-clock", "64000000"),
+    *("-p", "0", *CP, "--swd", "--swo-port", "0", "--cpu-clock", "64000000"),
     *("--swo-clock-div", "32", "--serial-number", "sim", "--halt", "-m", "0"),
 )
 ZEPHYR = (
