@@ -55,12 +55,12 @@ def halves(bench: Bench, offset: int, length: int) -> list[bytes]:
 
 
 def test_a_mixed_load_reaches_both_banks_and_both_nors(bench: Bench) -> None:
-    images = {0x08000000: noise(3000), 0x08100000: noise(5000, 1), NOR: noise(300_001, 2)}
+    images = {0x08000000: noise(3000), 0x08100000: noise(5000, 1), NOR: noise(40_001, 2)}
     bench.carry_out(download(*images.items()))
     for address, image in images.items():
         assert bench.contents(Span.of(address, len(image))) == image
-    even, odd = halves(bench, 0, 300_000)
-    assert (even, odd) == (images[NOR][:300_000:2], images[NOR][1:300_000:2])
+    even, odd = halves(bench, 0, 40_000)
+    assert (even, odd) == (images[NOR][:40_000:2], images[NOR][1:40_000:2])
     assert bench.target.read_memory(NOR + 1, 1000) == images[NOR][1:1001]
 
 
@@ -96,9 +96,8 @@ def test_odd_ends_leave_the_bytes_beside_them_alone(quick: Bench, offset: int) -
 
 def test_sectors_beside_a_changed_one_keep_theirs(quick: Bench) -> None:
     everything = noise(3 * SECTOR)
-    quick.carry_out(download((NOR, everything)))
-    for nor in quick.board.nors:
-        nor.erases.clear()
+    for number, nor in enumerate(quick.board.nors):
+        nor.memory[: 3 * SECTOR // 2] = everything[number::2]
     quick.carry_out(download((NOR + SECTOR + 3, noise(100, 9))))
     assert [dict(nor.erases) for nor in quick.board.nors] == [{(0x10000, 0x10000): 1}] * 2
     held = quick.contents(Span.of(NOR, 3 * SECTOR))
@@ -108,7 +107,7 @@ def test_sectors_beside_a_changed_one_keep_theirs(quick: Bench) -> None:
 
 
 def test_an_unchanged_image_is_only_compared(quick: Bench) -> None:
-    image = download((NOR + 5, noise(100_000)))
+    image = download((NOR + 5, noise(20_000)))
     quick.carry_out(image)
     programs = [dict(nor.programs) for nor in quick.board.nors]
     assert {step.action for step in quick.carry_out(image)} == {"compared"}
@@ -116,17 +115,19 @@ def test_an_unchanged_image_is_only_compared(quick: Bench) -> None:
 
 
 def test_two_take_little_more_than_half_the_time_of_one(bench_at: Callable[..., Bench]) -> None:
-    image = noise(256 * 1024)
+    image = noise(SECTOR)
     one = bench_at("sim:cmsis-dap-v2")
     two = bench_at(f"sim:cmsis-dap-v2,{UID}", PINS)
     seconds = []
     for bench in (one, two):
         for nor in bench.board.nors:
-            nor.memory[:1024] = bytes(1024)
+            nor.memory[: SECTOR // 2] = bytes(SECTOR // 2)
+            if bench is one:
+                nor.memory[SECTOR // 2 : SECTOR] = bytes(SECTOR // 2)
         start = bench.seconds()
         bench.carry_out(download((NOR, image)))
         seconds.append(bench.seconds() - start)
-    assert seconds[1] < 0.75 * seconds[0]
+    assert seconds[1] < 0.7 * seconds[0]
 
 
 @pytest.mark.parametrize(
@@ -179,15 +180,3 @@ def test_one_that_stays_busy_is_named(quick: Bench, number: int) -> None:
         f"on bank {number + 1} of the QUADSPI, the NOR says that it is busy for longer than it "
         "may (JEDEC id EF4019 of each of two)"
     )
-
-
-def test_a_single_nor_s_pins_on_a_board_with_two_reach_the_first(
-    bench_at: Callable[..., Bench],
-) -> None:
-    """Whoever forgets the second bank gets a NOR that works, of half the size."""
-    first = {signal: pin for signal, pin in PINS.items() if not signal.startswith("BK2_")}
-    bench = bench_at(f"sim:cmsis-dap-v2,{UID}", first)
-    image = noise(1000)
-    bench.carry_out(download((NOR, image)))
-    assert bench.board.nors[0].contents(0, 1000) == image
-    assert bench.board.nors[1].contents(0, 1000) == b"\xff" * 1000
