@@ -31,6 +31,7 @@ from gdbserver.errors import (
     TargetError,
 )
 from gdbserver.flash.driver import Did, Event
+from gdbserver.flash.packing import MARGIN, pack
 from gdbserver.flash.plan import RegionPlan, SectorPlan
 from gdbserver.loader.call_queue import RESULTS, SPREAD, Busy, CallQueue
 from gdbserver.loader.diagnosis import explain_refusal, inherited, what_it_found
@@ -53,6 +54,8 @@ _BLOCKS = 128  # digests per call: a megabyte
 # W25Q256JV, "AC Electrical Characteristics".
 _TYPICAL_ERASE = 0.15 / 65536  # seconds per byte
 _TYPICAL_PROGRAM = 0.7e-3 / 256
+
+_SLOW = 2 * _TYPICAL_PROGRAM  # seconds per byte of a link that had better get data packed
 
 
 def _fold(crcs: Sequence[int]) -> int:
@@ -95,7 +98,10 @@ class ExternalFlash:
         if not self._buffer_size:
             raise LoaderRejected(loader.path, "leaves no RAM for a buffer")
         self._next_buffer = free.start
-        self._buffers_end = min(free.end, free.start + _BUFFERS * _BUFFER)
+        spare = MARGIN if self._queue.helpers and len(free) >= _BUFFER + MARGIN else 0
+        self._room = self._buffer_size + spare  # of a buffer
+        self._buffers_end = min(free.end, free.start + _BUFFERS * self._room)
+        self._packing = False  # until it is known how fast the link is
         # Where there is a routine that reads, mapped reads need not work, whatever the device's
         # type says; but our own loader leaves the NOR mapped after every routine.
         by_routine = "Read" in loader.image.entries and loader.kind == "stldr"
@@ -202,11 +208,11 @@ class ExternalFlash:
                     for start in range(0, len(run.data), self._buffer_size):
                         part = run.part(start, start + self._buffer_size)
                         buffer = yield from self._buffer()
-                        self._target.write_memory(buffer, part.data)
+                        carrying = yield from self._contents(buffer, part.data)
                         self._changed = Span.of(part.span.start, self.region.page_size)
                         did = Did("programmed", part.span)
                         requests = self._dialect.program(part.span, buffer)
-                        number = yield from self._post(requests, did)
+                        number = yield from self._post(requests, did, carrying)
                         self._used.append((buffer, number))
                         yield Busy(0)
         yield from self._post(self._dialect.look())
@@ -228,15 +234,41 @@ class ExternalFlash:
         while self._under_way:
             yield from self._collect(self._queue.patience)
 
+    def _contents(
+        self, buffer: int, data: bytes
+    ) -> Generator[Event, None, tuple[int, bytes] | None]:
+        """What is to be written where, so that a call finds `data` in a buffer; None if all is
+        under way.  Over a slow link it goes packed, and is unpacked first."""
+        packed = pack(data) if self._packing else None
+        if packed is None:
+            return buffer, data
+        yield from self._room_in_queue()
+        source = buffer + self._room - len(packed)
+        number = self._queue.post(
+            "unpack",
+            *(source, len(packed), buffer, len(data)),
+            timeout=read_seconds(len(data)),
+            expected=len(data),
+            carrying=(source, packed),
+        )
+        self._under_way.append((number, None))
+        return None
+
     def _post(
-        self, requests: Sequence[Request], did: Did | None = None
+        self,
+        requests: Sequence[Request],
+        did: Did | None = None,
+        carrying: tuple[int, bytes] | None = None,
     ) -> Generator[Event, None, int]:
         """Put calls into the queue; `did` is told of when the last has returned, whose number
-        is the result."""
+        is the result.  The first takes `carrying` along."""
         number = -1
         for request in requests:
-            yield from self._room()
-            number = self._queue.post(request.routine, *request.arguments, timeout=request.timeout)
+            yield from self._room_in_queue()
+            number = self._queue.post(
+                request.routine, *request.arguments, timeout=request.timeout, carrying=carrying
+            )
+            carrying = None
             self._under_way.append((number, did if request is requests[-1] else None))
         return number
 
@@ -256,7 +288,7 @@ class ExternalFlash:
         for note in notes:
             log.info("after Init of %s: %s", self._loader.path.name, note)
 
-    def _room(self) -> Generator[Event, None, None]:
+    def _room_in_queue(self) -> Generator[Event, None, None]:
         while not self._queue.has_room():
             yield from self._collect()
 
@@ -277,10 +309,13 @@ class ExternalFlash:
         if self._used:
             yield from self._collect(0)
         while not self._free:
-            if self._next_buffer + self._buffer_size <= self._buffers_end:
-                self._queue.borrow(Span.of(self._next_buffer, self._buffer_size))
+            if self._next_buffer + self._room <= self._buffers_end:
+                begun = self._target.monotonic()
+                self._queue.borrow(Span.of(self._next_buffer, self._room))
+                seconds = (self._target.monotonic() - begun) / self._room
+                self._packing = self._room > self._buffer_size and seconds > _SLOW
                 self._free.append(self._next_buffer)
-                self._next_buffer += self._buffer_size
+                self._next_buffer += self._room
             else:
                 yield from self._collect()
         return self._free.popleft()

@@ -18,17 +18,24 @@ known state.  It looks at this, which the host has put into SRAM::
             4 on          written by the host: flash may be written
             8 seen        `on`, as the core has seen it: after 0 it touches flash no more
             12 done       written by the core: jobs finished, which means taken out of their buffers
-            16 trouble    written by the core: FLASH_SR, when it has an error flag; it stops there
+            16 trouble    written by the core: FLASH_SR, when it has an error flag; it stops there;
+                          or 1, where a job could not be unpacked
             20            three words of the core's own
-            64 jobs[16]   in turn: source, destination, spare, length; the core clears the length
+            64 jobs[8]    in turn, 32 bytes each: source, destination, its length while packed or
+                          0, where to unpack it, length; the core clears the length
 
     A job exists as soon as its length is there, which is therefore written last.
+
+How fast the link is, is measured before.  One that is much slower than a bank gets its data
+packed (`packing`), and one buffer for each bank: more would not be filled in time, and what was
+there before has to cross the link twice.
 
 What is in the buffers' place before is put back (`BorrowedRam`), as each comes free for good.
 """
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -36,23 +43,29 @@ from types import TracebackType
 from typing import Final, Self
 
 from gdbserver.chip.memory import Span
+from gdbserver.chip.stm32h743 import AXI_SRAM, FLASH_WORD
 from gdbserver.errors import FlashError
+from gdbserver.flash.packing import MARGIN, pack
 from gdbserver.loader.call_queue import CallQueue
 from gdbserver.loader.file import Image, built
+from gdbserver.target.link import Write
 from gdbserver.target.target import Target
 
 _LANES: Final = (32, 352)
 _HEADER, _LANE = 32, 320
 _STOP = 0
 _ON, _SEEN, _DONE = 4, 8, 12
-_JOBS_AT, _JOBS, _JOB = 64, 16, 16
+_JOBS_AT, _JOBS, _JOB = 64, 8, 32
 _BLOCK = 1024  # header and lanes, and what is lost to alignment
 
 BUFFER: Final = 8 * 1024
 """Bytes of a job at most: 26 ms of programming."""
 
 _BUFFERS = 8  # of each lane: half a sector
+_ROOM = BUFFER + MARGIN
+_SAMPLE = 2048  # bytes read to see how fast the link is
 
+_SLOW = 2  # times slower than a bank: unpacking takes the core a while
 _FOR_EVER = 24 * 3600.0
 _ACKNOWLEDGED = 0.1  # seconds; it takes a microsecond
 
@@ -65,6 +78,8 @@ class Feeder:
         self._stack = ExitStack()
         self._queue: CallQueue | None = None
         self._lanes = 0
+        self._seconds = 0.0
+        """What the link needs for a buffer."""
 
     def __enter__(self) -> Self:
         return self
@@ -77,19 +92,28 @@ class Feeder:
     ) -> None:
         self._stack.__exit__(kind, error, traceback)
 
-    def lane(self, status: int) -> Lane:
-        """The lane of the bank whose FLASH_SR is at `status`; there are two."""
+    def lane(self, status: int, program_seconds: float) -> Lane:
+        """The lane of the bank whose FLASH_SR is at `status`; there are two.
+
+        `program_seconds`: what a flash word takes.
+        """
         if self._queue is None:
             self._queue = self._open()
         number = self._lanes
         self._lanes += 1
-        start = self._queue.free.start + _BLOCK + number * _BUFFERS * BUFFER
-        buffers = [start + n * BUFFER for n in range(_BUFFERS)]
+        programming = program_seconds * (BUFFER // FLASH_WORD)
+        start = self._queue.free.start + _BLOCK + number * _BUFFERS * _ROOM
+        count = 1 if self._seconds > _SLOW * programming else _BUFFERS
+        buffers = [start + n * _ROOM for n in range(count)]
         lane = self._block + _LANES[number]
         self._target.write_words(lane, [status, 0])
-        return Lane(self._target, self._queue, lane, buffers)
+        packing = self._seconds > _SLOW * programming
+        return Lane(self._target, self._queue, lane, buffers, packing=packing)
 
     def _open(self) -> CallQueue:
+        begun = self._target.monotonic()
+        self._target.read_memory(AXI_SRAM.start, _SAMPLE)
+        self._seconds = (self._target.monotonic() - begun) * BUFFER / _SAMPLE
         nothing = Image(built("queue.elf"), chunks=(), executable=(), symbols={}, entries={})
         queue = CallQueue(self._target, nothing, good=0)
         self._stack.enter_context(queue)
@@ -112,11 +136,18 @@ class Lane:
     """What one bank gets to program, in order."""
 
     def __init__(
-        self, target: Target, queue: CallQueue, address: int, buffers: Sequence[int]
+        self,
+        target: Target,
+        queue: CallQueue,
+        address: int,
+        buffers: Sequence[int],
+        *,
+        packing: bool,
     ) -> None:
         self._target = target
         self._queue = queue
         self._address = address
+        self._packing = packing
         self._new = deque(buffers)
         self._free: deque[int] = deque()
         self._waiting: deque[tuple[int, Span]] = deque()  # (buffer, where its contents go)
@@ -130,12 +161,17 @@ class Lane:
         """Have `data` ready for whole flash words of flash, and programmed once the lane is on."""
         if not self._free:
             buffer = self._new.popleft()
-            self._queue.borrow(Span.of(buffer, BUFFER))
+            self._queue.borrow(Span.of(buffer, _ROOM if self._packing else BUFFER))
             self._free.append(buffer)
         buffer = self._free.popleft()
-        self._target.write_memory(buffer, data)
+        packed = pack(data) if self._packing else None
+        source = buffer + _ROOM - len(packed) if packed else buffer
+        contents = packed or data
+        words = struct.unpack(f"<{len(contents) // 4}I", contents)
         job = self._address + _JOBS_AT + self._staged % _JOBS * _JOB
-        self._target.write_words(job, [buffer, span.start, 0, len(data)])
+        room = len(packed) if packed else 0, buffer
+        record = [source, span.start, *room, len(data)]
+        self._target.run([Write(source, words), Write(job, record)])
         self._staged += 1
         self._waiting.append((buffer, span))
 

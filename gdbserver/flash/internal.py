@@ -79,6 +79,7 @@ _ONGOING = FlashSr.BSY | FlashSr.WBNE | FlashSr.QW
 _WORTH_FEEDING = 16 * 1024  # bytes: less is programmed while the feeder would be set up,
 _WORTH_FILLING = 64 * 1024  # or, with nothing to be erased, while its buffers would be filled
 _FED = 2.0  # seconds for a buffer: seven times the worst case of x8
+_TURN = 1e-6  # seconds: the other bank, if it can use the link, has its turn
 _LOOK = 0.004  # seconds between two looks at what the feeder does
 _BLOCKING = FlashSr.PGSERR | FlashSr.INCERR
 
@@ -225,6 +226,7 @@ class InternalBank:
                 yield Did("programmed", span)
             if trouble:
                 self._check("program", sector.sector)
+                raise FlashError(f"what is for {sector.sector} did not arrive whole in SRAM")
             if deadline.expired():
                 raise self._stuck(self._program_seconds[1])
             if last and not pieces:
@@ -243,12 +245,13 @@ class InternalBank:
         while pieces and lane.has_room():
             piece = pieces.popleft()
             lane.stage(piece.span, piece.data)
-            yield Busy(0)
+            yield Busy(_TURN)
 
     def _opened_lane(self) -> Lane:
         if self._lane is None:
             assert self._feeder is not None
-            self._lane = self._feeder.lane(self._registers + FLASH_SR)
+            status = self._registers + FLASH_SR
+            self._lane = self._feeder.lane(status, self._program_seconds[0])
         return self._lane
 
     def _reads_back(self, sector: SectorPlan) -> bool:

@@ -50,6 +50,9 @@ _CLOSE_LOOK = 64  # bytes from the first wrong one on: enough to see what is wro
 _PIECE = 16 * KIB  # of what is read: enough to be quick, and to show progress
 _HEARTBEAT = 0.25  # seconds of the target's time without a step
 
+Verify = Literal["digest", "full"]
+"""Whether the chip computes digests of what it holds, or every byte is read back as well."""
+
 Action = Literal["compared", "erased", "programmed", "verified", "waiting"]
 
 
@@ -87,8 +90,11 @@ class Programmer:
     chip's flash size is absurd.
     """
 
-    def __init__(self, target: Target, loaders: Sequence[LoaderFile]) -> None:
+    def __init__(
+        self, target: Target, loaders: Sequence[LoaderFile], *, verify: Verify = "digest"
+    ) -> None:
         self._target = target
+        self._verify: Verify = verify
         self._loaders = list(loaders)
         self._banks = _internal_banks(target.chip.flash_kib)
         self._pace = Pace()
@@ -128,7 +134,10 @@ class Programmer:
         with Feeder(self._target) as feeder:
             # A loader needs the core for itself: beside it, internal flash is streamed to.
             alone = all(p.region in self._banks for p in plans)
-            lanes = [_Lane(self._driver(p.region, feeder if alone else None), p) for p in plans]
+            lanes = [
+                _Lane(self._driver(p.region, feeder if alone else None), p, self._verify)
+                for p in plans
+            ]
             lanes.sort(key=lambda lane: lane.seconds, reverse=True)
             yield from self._run(lanes)
 
@@ -339,8 +348,11 @@ class Programmer:
 class _Lane:
     """One device's part of a download, from the first comparison to the last."""
 
-    def __init__(self, driver: FlashDriver, region_plan: RegionPlan) -> None:
+    def __init__(
+        self, driver: FlashDriver, region_plan: RegionPlan, verify: Verify = "digest"
+    ) -> None:
         self._driver = driver
+        self._verify_how = verify
         self._region = driver.region
         self._plan = region_plan
         self._done: dict[str, int] = {}
@@ -376,6 +388,17 @@ class _Lane:
             if wrong:
                 unchanged = self._found[wrong[0].sector] == before[wrong[0].sector]
                 raise _mismatch(driver, wrong[0], unchanged=unchanged)
+            if self._verify_how == "full":
+                yield from self._tell(self._read_back(driver))
+
+    def _read_back(self, driver: FlashDriver) -> Generator[Event, None, None]:
+        """Every byte of every sector of the download, changed or not, through the link."""
+        self._expect(verified=sum(len(s.sector) for s in self._plan.sectors))
+        driver.refresh()
+        for sector in self._plan.sectors:
+            if driver.read(sector.sector) != sector.contents():
+                raise _mismatch(driver, sector, unchanged=False)
+            yield Did("verified", sector.sector)
 
     def _verify(
         self, driver: FlashDriver, region_plan: RegionPlan

@@ -45,6 +45,8 @@ preserve r9):
 
 All read memory by words where aligned, and are quick enough for megabytes.
 
+``unpack(from, length, to, room) -> length``
+    Undoes `gdbserver.flash.packing`; 0 when that cannot be.
 ``feed(feeder) -> 0``
     Keeps internal flash programming: see `gdbserver.flash.feeder`.
 """
@@ -52,6 +54,7 @@ All read memory by words where aligned, and are quick enough for megabytes.
 from __future__ import annotations
 
 import logging
+import struct
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -82,6 +85,7 @@ from gdbserver.loader.known_state import VECTORS, known_state
 from gdbserver.loader.nor_survey import describe_quadspi
 from gdbserver.loader.reentry import Stage
 from gdbserver.loader.watchdogs import WWDG_FOOD, Watchdogs, patient_watchdogs
+from gdbserver.target.link import Write
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)
@@ -109,10 +113,10 @@ RING = Struct(
 
 _HEADER_SIZE, _RECORD_SIZE = 32, 32
 # Where to look: bytes from the start of header and record.
-_DONE, _STATE, _WINDOW_WATCHDOG, _RESULT = 8, 12, 24, 28
+_PUT, _DONE, _STATE, _WINDOW_WATCHDOG, _RESULT = 4, 8, 12, 24, 28
 
 HELPERS = ("crc32", "crc32_each", "crc32_spread")
-RESIDENT = (*HELPERS, "feed")
+RESIDENT = (*HELPERS, "unpack", "feed")
 SPREAD = 1024
 """Bytes of each block of `crc32_spread`."""
 RESULTS = 128
@@ -176,6 +180,7 @@ class Call:
     arguments: tuple[int, ...]
     timeout: float
     checked: bool
+    expected: int
 
     def __str__(self) -> str:
         return f"{self.routine}({', '.join(f'{a:#x}' for a in self.arguments)})"
@@ -397,13 +402,23 @@ class CallQueue:
     def has_room(self) -> bool:
         return len(self._calls) < (_RING_CALLS if self._queued else 1)
 
-    def post(self, routine: str, *arguments: int, timeout: float, checked: bool = True) -> int:
+    def post(
+        self,
+        routine: str,
+        *arguments: int,
+        timeout: float,
+        checked: bool = True,
+        expected: int | None = None,
+        carrying: tuple[int, bytes] | None = None,
+    ) -> int:
         """Call a routine when those before it have returned; needs `has_room`.
 
         `timeout` counts from when the call's turn comes.  With `checked`, any result but the
-        one that means success ends the queue.  Returns the call's number, for `result`.
+        one that means success, or the `expected` one, ends the queue.  `carrying` are words that
+        are written on the same trip: where, and what.  Returns the call's number, for `result`.
         """
-        call = Call(routine, arguments, timeout, checked)
+        success = self._good if expected is None else expected
+        call = Call(routine, arguments, timeout, checked, success)
         self._calls.append(call)
         number = self._posted
         self._posted += 1
@@ -415,13 +430,20 @@ class CallQueue:
                     "function": self._entry(routine),
                     "arguments": [*arguments, 0, 0, 0, 0][:4],
                     "check": checked,
-                    "expected": self._good,
+                    "expected": success,
                     "result": 0,
                 }
             )
-            self._target.write_memory(self._record(number), record)
-            self._target.write_word(self._layout.ring + 4, self._posted)
+            self._target.run(
+                [
+                    *_words(carrying),
+                    *_words((self._record(number), record)),
+                    Write(self._layout.ring + _PUT, [self._posted]),
+                ]
+            )
         else:
+            if carrying is not None:
+                self._target.write_memory(*carrying)
             self._call_through_registers(call)
         return number
 
@@ -499,7 +521,8 @@ class CallQueue:
                 self._results[number] = self._target.read_word(self._record(number) + _RESULT)
             if stopped:
                 self._broken = True
-                raise LoaderRefused(self._image.path, str(call), self._results[number], self._good)
+                result = self._results[number]
+                raise LoaderRefused(self._image.path, str(call), result, call.expected)
         if not progress and self._now() - self._idle_since >= self._look_after:
             self._look_after *= 2
             stop = self._target.poll_stop()
@@ -731,6 +754,13 @@ def _clocked(target: Target, image: Image) -> Iterator[None]:
         yield
     finally:
         target.write_word(_RCC_AHB2ENR, target.read_word(_RCC_AHB2ENR) & ~needed | enabled)
+
+
+def _words(data: tuple[int, bytes] | None) -> Iterator[Write]:
+    """Bytes, a multiple of four, as an access."""
+    if data is not None:
+        address, contents = data
+        yield Write(address, struct.unpack(f"<{len(contents) // 4}I", contents))
 
 
 def _exception(number: int) -> str:

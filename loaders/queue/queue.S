@@ -309,16 +309,17 @@ routine crc32_each
 #define LEFT 28
 
 #define JOB_SOURCE 64
-#define JOB_DESTINATION 68
-#define JOB_LENGTH 76
-#define JOBS 16
+#define JOB_PACKED 72
+#define JOB_ROOM 76
+#define JOB_LENGTH 80
+#define JOBS 8
 
 #define FLASH_WORD 32
 #define FLASH_SR_ONGOING 7              /* BSY, WBNE, QW */
 #define FLASH_SR_ERRORS 0x17EE0000
 
 routine feed
-    push    {r4-r11, lr}
+    push    {r3-r11, lr}
     mov     r11, r0
 .Lround:
     ldr     r0, [r11]
@@ -330,7 +331,7 @@ routine feed
     b       .Lround
 .Lfed:
     movs    r0, #0
-    pop     {r4-r11, pc}
+    pop     {r3-r11, pc}
     .size   feed, . - feed
 
 /* r4: the lane.  Nothing is kept in registers between two turns. */
@@ -343,15 +344,26 @@ feed_lane:
     cbnz    r5, .Lgoing
     ldr     r0, [r4, #JOBS_DONE]
     and     r0, #JOBS - 1
-    add     r6, r4, r0, lsl #4
+    add     r6, r4, r0, lsl #5
     ldr     r5, [r6, #JOB_LENGTH]
     cmp     r5, #0
     beq     .Lnot_now
     dmb                             @ the rest of the job was written before its length was
     movs    r0, #0
     str     r0, [r6, #JOB_LENGTH]
-    ldrd    r0, r1, [r6, #JOB_SOURCE]
-    strd    r0, r1, [r4, #SOURCE]
+    ldrd    r0, r7, [r6, #JOB_SOURCE]
+    ldrd    r1, r8, [r6, #JOB_PACKED]
+    cbz     r1, .Lplain
+    mov     r2, r8
+    mov     r3, r5
+    push    {r2, lr}
+    bl      unpack                  @ (from, length, to, room)
+    pop     {r2, lr}
+    cmp     r0, r5
+    bne     .Lbroken
+    mov     r0, r8
+.Lplain:
+    strd    r0, r7, [r4, #SOURCE]
     str     r5, [r4, #LEFT]
 .Lgoing:
     ldr     r0, [r4, #STATUS_AT]
@@ -388,6 +400,8 @@ feed_lane:
     adds    r0, #1
     str     r0, [r4, #JOBS_DONE]
     bx      lr
+.Lbroken:
+    movs    r0, #1                  @ no error flag: what came does not unpack
 .Ltrouble:
     str     r0, [r4, #TROUBLE]
 .Lnot_now:

@@ -10,9 +10,10 @@ from flash_bench import Bench, download, noise
 
 from gdbserver.chip.memory import Span
 from gdbserver.chip.stm32h743 import FLASH, FLASH_WPSN_CUR
-from gdbserver.errors import FlashError, OutsideFlash
+from gdbserver.errors import FlashError, OutsideFlash, VerifyError
 from gdbserver.flash.programmer import Programmer
 from gdbserver.loader.own import builtin
+from gdbserver.sim.options import DEFAULT_PINS
 from gdbserver.target.target import Target
 
 NOR = 0x90000000
@@ -181,3 +182,25 @@ def test_a_download_past_the_end_of_a_small_nor_is_refused_before_anything_is_er
     assert not bench.board.nor.erases
     with pytest.raises(OutsideFlash, match="is past the end of qspi 0x90000000-0x907fffff"):
         bench.carry_out(download((0x90800000, b"too far")))
+
+
+def test_full_verification_reads_back_what_digests_have_found_right(quick: Bench) -> None:
+    programmer = Programmer(quick.target, [builtin(DEFAULT_PINS)], verify="full")
+    steps = programmer.carry_out(download((0x08000000, noise(1000)), (0x90000000, noise(0x11000))))
+    for step in steps:
+        if step.action == "verified" and step.region.name == "qspi" and step.done == step.total:
+            quick.board.nor.memory[0x1234] ^= 1
+            break
+    with pytest.raises(VerifyError, match="0x90001234"):
+        list(steps)
+
+
+def test_full_verification_moves_every_byte(quick: Bench) -> None:
+    moved = {}
+    for verify in ("digest", "full"):
+        counters = quick.target.link.probe.counters
+        before = counters.bytes_in
+        programmer = Programmer(quick.target, [builtin(DEFAULT_PINS)], verify=verify)
+        list(programmer.carry_out(download((0x08000000, noise(0x20000)))))
+        moved[verify] = counters.bytes_in - before
+    assert moved["full"] - moved["digest"] > 0x20000

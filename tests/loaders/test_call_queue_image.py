@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from pathlib import Path
+from random import Random
 
 import pytest
 from elftools.elf.elffile import ELFFile
@@ -27,6 +28,7 @@ from unicorn.arm_const import (
     UC_CPU_ARM_CORTEX_M7,
 )
 
+from gdbserver.flash.packing import MARGIN, pack
 from gdbserver.loader.call_queue import (
     RECORD,
     RING,
@@ -135,6 +137,53 @@ def test_crc32_spread_looks_at_the_beginning_of_each_sector() -> None:
     assert machine.call("crc32_spread", DATA, SPREAD + 1024, 3, DATA + 0x3000) == 0
     results = bytes(machine.uc.mem_read(DATA + 0x3000, 12))
     assert results == b"".join(zlib.crc32(s[:SPREAD]).to_bytes(4, "little") for s in sectors)
+
+
+PIECES = st.one_of(
+    st.binary(max_size=600),
+    st.lists(st.sampled_from([b"\xff" * 40, b"push", bytes(300), b"{r4, lr}"]), max_size=60).map(
+        b"".join
+    ),
+)
+
+
+@given(data=PIECES, level=st.sampled_from([0, 1, 6, 9]), strategy=st.sampled_from([0, 2, 4]))
+@settings(max_examples=40, deadline=None)
+def test_unpack_undoes_what_zlib_does(data: bytes, level: int, strategy: int) -> None:
+    packer = zlib.compressobj(level, zlib.DEFLATED, -15, 9, strategy)
+    packed = packer.compress(data) + packer.flush()
+    machine = Machine()
+    machine.uc.mem_write(DATA, packed)
+    to = DATA + 0x6000
+    assert machine.call("unpack", DATA, len(packed), to, len(data)) == len(data)
+    assert bytes(machine.uc.mem_read(to, len(data))) == data
+
+
+@given(packed=st.binary(max_size=200), room=st.integers(0, 200))
+@settings(max_examples=40, deadline=None)
+def test_unpack_writes_nowhere_else_whatever_arrives(packed: bytes, room: int) -> None:
+    machine = Machine()
+    machine.uc.mem_write(DATA, packed)
+    to = DATA + 0x6000
+    assert machine.call("unpack", DATA, len(packed), to, room) <= room
+    assert bytes(machine.uc.mem_read(to - 64, 64)) == b"\xa5" * 64
+    assert bytes(machine.uc.mem_read(to + room, 64)) == b"\xa5" * 64
+
+
+def test_a_piece_of_firmware_is_unpacked_where_it_lies() -> None:
+    code = ELF.read_bytes().ljust(8192, b"\xff")[:8192]
+    packed = pack(code)
+    assert packed is not None
+    assert len(packed) < 0.6 * len(code)
+    machine = Machine()
+    end = DATA + len(code) + MARGIN
+    machine.uc.mem_write(end - len(packed), packed)
+    assert machine.call("unpack", end - len(packed), len(packed), DATA, len(code)) == len(code)
+    assert bytes(machine.uc.mem_read(DATA, len(code))) == code
+
+
+def test_what_does_not_become_smaller_goes_as_it_is() -> None:
+    assert pack(Random(1).randbytes(8192)) is None
 
 
 def test_crc32_takes_less_than_six_instructions_per_byte() -> None:
