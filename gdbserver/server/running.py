@@ -32,7 +32,7 @@ from gdbserver.server.worker import Bench
 from gdbserver.target.breakpoints import BreakKind
 from gdbserver.target.registers import EXPEDITED, REGISTERS
 from gdbserver.target.scripts import Script
-from gdbserver.target.stop import SIGLOST, SIGTRAP, StopReason
+from gdbserver.target.stop import SIGINT, SIGLOST, SIGTRAP, StopReason
 from gdbserver.target.target import DEFAULT_CATCH, Target
 
 log = logging.getLogger(__name__)
@@ -116,6 +116,8 @@ class _Run:
     end: int = 0
     begun: bool = False
     """The step is under way: what is left is to look whether it is over."""
+    unwanted: bool = False
+    """The client has asked for it to end, and shall not wait because of a judge."""
     signal: int | None = None
     """What the client wants a halt that it asked for to be called, if not SIGINT."""
     interval: float = _FIRST_INTERVAL
@@ -223,7 +225,7 @@ class Running:
 
     async def _halt(self, run: _Run) -> None:
         await self._target.call(Target.halt)
-        run.stepping = False
+        run.stepping, run.unwanted = False, True
 
     async def _advance(self, run: _Run) -> StopReason | None:
         """Go on with a run for a while: why it is over, or None when it is not."""
@@ -240,6 +242,8 @@ class Running:
         for judge in self.judges:
             verdict = await judge(stop)
             if verdict is None:
+                if run.unwanted:
+                    return StopReason(SIGINT, "halted", stop.detail)
                 if run.stepping and not await self._is_within(run):
                     return stop  # that was the step
                 if not run.stepping:
@@ -356,6 +360,15 @@ class Running:
         else:
             await self._client.say(text)
 
+    async def thread_stop(self, number: int) -> bytes:
+        """The stop of one thread; only that on the core has one."""
+        if number == await self._threads.current():
+            return await self.stop_reply(await self._target.call(Target.poll_stop))
+        name = {row.number: row.name for row in await self._threads.rows()}.get(number)
+        if name is None:
+            raise BadRequest(f"there is no thread {number}")
+        return replies.stopped_thread(replies.stopped(0, [], thread=number), name, ())
+
     async def stop_reply(self, stop: StopReason | None) -> bytes:
         """What the client is told of a stop, or where there is none: of a core that runs."""
         values = await self._target.call(known_registers, EXPEDITED)
@@ -375,4 +388,8 @@ class Running:
         if reason == "swbreak" and values["pc"] not in self._software_breakpoints:
             reason = None
         thread = await self._threads.current()
-        return replies.stopped(stop.signal, registers, reason, stop.address, thread)
+        reply = replies.stopped(stop.signal, registers, reason, stop.address, thread)
+        if self._client.wants_threads:
+            names = {row.number: row.name for row in await self._threads.rows()}
+            reply = replies.stopped_thread(reply, names[thread], names)
+        return reply

@@ -233,6 +233,9 @@ int main(void)
         __asm__ volatile("bkpt #1");
     else if (same(request, "hang"))
         hang();
+    else if (same(request, "chatter"))
+        for (;;)
+            print(".");
     else if (same(request, "reset"))
         REG(0xE000ED0C) = 0x05FA0004; /* AIRCR: SYSRESETREQ */
     leave(0);

@@ -99,6 +99,16 @@ def test_one_instruction_over_the_call_is_one_instruction(hosted: Path) -> None:
         assert gdb.do("output/x $pc") == call
 
 
+def test_a_program_that_does_nothing_but_print_can_be_interrupted(hosted: Path) -> None:
+    with debugging(hosted, "sim:ideal", loaders=[]) as here:
+        stands_before(here, "chatter")
+        for _ in range(5):  # the halt and the next call race each other
+            here.gdb.begin("continue")
+            here.gdb.wait_for("....")
+            here.gdb.process.send_signal(signal.SIGINT)
+            assert "received signal SIGINT" in here.gdb.end()
+
+
 def test_semihosting_that_is_off_is_a_breakpoint_instruction(hosted: Path) -> None:
     with debugging(hosted, "sim:ideal", loaders=[]) as here:
         here.loaded()
