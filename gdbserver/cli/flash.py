@@ -236,6 +236,3 @@ def reset(bench: Bench, *, halt: bool) -> None:
     with bench.machine(resume=not halt) as machine:
         machine.target.reset(halt=halt)
     bench.reporter.say("reset", event="done")
-
-
-COMMANDS = (flash, verify, erase, read, info, reset)

@@ -11,14 +11,12 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 import click
 from click.core import ParameterSource
 
-from gdbserver.cli.core_dump import coredump
-from gdbserver.cli.flash import COMMANDS as FLASH_COMMANDS
-from gdbserver.cli.loader import loader as loader_command
 from gdbserver.cli.options import (
     chosen_wiring,
     load_loader,
@@ -26,7 +24,6 @@ from gdbserver.cli.options import (
     probe_options,
     wiring_options,
 )
-from gdbserver.cli.run import run as run_command
 from gdbserver.errors import GdbServerError, UsageError, explain
 from gdbserver.flash.programmer import Programmer
 from gdbserver.server.monitor import describe_chip
@@ -39,7 +36,31 @@ _INTERRUPTED = 130  # as shells have it
 DEFAULT_PORT = 61234  # ST-LINK_gdbserver's, which launch configurations already name
 
 
+_MODULES = {
+    **dict.fromkeys(("flash", "verify", "erase", "read", "info", "reset"), "flash"),
+    "coredump": "core_dump",
+    "loader": "loader",
+    "run": "run",
+}
+"""Where each subcommand is."""
+
+
+class _Commands(click.Group):
+    """Subcommands that are loaded when somebody asks for them: a server starts the sooner."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_MODULES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _MODULES:
+            return None
+        module = import_module(f"gdbserver.cli.{_MODULES[cmd_name]}")
+        found: click.Command = getattr(module, cmd_name)
+        return found
+
+
 @click.group(
+    cls=_Commands,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -151,13 +172,6 @@ def command(
         rtt_port=rtt_port,
         on_listening=on_listening,
     )
-
-
-command.add_command(loader_command)
-command.add_command(run_command)
-command.add_command(coredump)
-for flash_command in FLASH_COMMANDS:
-    command.add_command(flash_command)
 
 
 def _check_nothing_to_serve(context: click.Context) -> None:
