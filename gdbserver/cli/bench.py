@@ -25,7 +25,7 @@ from gdbserver.cli.options import (
 )
 from gdbserver.cli.progress import Reporter, reporter
 from gdbserver.flash.image import Image, check_places, load_image
-from gdbserver.flash.programmer import Programmer, Step
+from gdbserver.flash.programmer import Programmer, Step, Verify
 from gdbserver.loader.file import LoaderFile
 from gdbserver.server.worker import Machine
 from gdbserver.target.target import Connect, Target
@@ -63,7 +63,7 @@ class Bench:
         return [BANK1, BANK2, *external]
 
     @contextmanager
-    def machine(self, *, resume: bool = True) -> Iterator[Machine]:
+    def machine(self, *, resume: bool = True, verify: Verify = "digest") -> Iterator[Machine]:
         """The chip; afterwards its core runs, or stays halted.
 
         A core whose program was left unfinished in flash is not let go.
@@ -71,7 +71,7 @@ class Bench:
         with _ending_like_ctrl_c():
             target = Target.open(self._probe, connect=self._connect, frequency=self._frequency)
             try:
-                yield Machine(target, Programmer(target, self.loaders))
+                yield Machine(target, Programmer(target, self.loaders, verify=verify))
             finally:
                 target.close(resume=resume and not self._unfinished)
 

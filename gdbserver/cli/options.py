@@ -91,6 +91,17 @@ def which_probe(command: F) -> F:
     return command
 
 
+def verify_option(command: F) -> F:
+    """--verify: how what was programmed is compared."""
+    return click.option(
+        "--verify",
+        type=click.Choice(["digest", "full"]),
+        default="digest",
+        show_default=True,
+        help="digest: by CRCs that the chip computes. full: every byte is read back as well.",
+    )(command)
+
+
 def wiring_options(command: F) -> F:
     """--qspi-pins and --board: how the NOR is connected."""
     for option in (
