@@ -78,7 +78,6 @@ def main() -> int:
                     trips += _shown(round_trips(link, server))
         if "host" in parts:
             costs += _shown(host.measures(work, alone=len(servers) == 1))
-    print(file=sys.stderr)
     told = "\n".join(
         text
         for rows, text in (
@@ -124,9 +123,9 @@ def _draw(result: Result, events: Sequence[Event], asked: argparse.Namespace) ->
 
 
 def _shown(results: Iterable[T]) -> Iterator[T]:
-    """A dot for each: some take minutes."""
+    """Each is told as soon as it is known: some take minutes."""
     for result in results:
-        print(".", end="", file=sys.stderr, flush=True)
+        print(result, file=sys.stderr, flush=True)
         yield result
 
 

@@ -62,6 +62,9 @@ class Host:
     met: bool
     digits: int = 0
 
+    def __str__(self) -> str:
+        return f"{self.name}: {self.ours:.2f}, {PEER}: {self.peer:.2f}"
+
     @property
     def ratio(self) -> float:
         return self.ours / self.peer if self.peer else 0.0

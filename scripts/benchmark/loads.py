@@ -43,6 +43,13 @@ class Result:
     """What GDB said, where the server reported an error."""
     today: float = field(default=0.0, repr=False)
 
+    def __str__(self) -> str:
+        wrong = "" if self.right else f", {self.failure or f'{self.wrong_bytes} bytes wrong'}"
+        return (
+            f"{self.case}, {self.link}, {self.server}: {self.seconds:.3f} s, {self.ratio:.3f} of "
+            f"the limit, {self.transactions} transactions{wrong}"
+        )
+
     @property
     def ratio(self) -> float:
         return self.seconds / self.limit

@@ -57,6 +57,9 @@ class Trip:
     microseconds: int
     target: int
 
+    def __str__(self) -> str:
+        return f"{self.name}, {self.link}, {self.server}: {self.transactions} transactions"
+
     @property
     def met(self) -> bool:
         return self.transactions <= self.target
