@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 
 Mode = Literal["on", "off", "fileio"]
 MODES: Final[tuple[Mode, ...]] = ("on", "off", "fileio")
+_PRINTED: Final = 0x1000
+"""Bytes of output in one packet."""
 _MEANINGS: Final = {
     "on": "on; its files are {files}",
     "off": "off: a BKPT 0xAB stops the program",
@@ -155,9 +157,9 @@ class Service:
             interrupted |= now
 
     async def _print(self) -> None:
-        said, self._hosting.said = self._hosting.said, bytearray()
-        if said:
-            await self._running.say(bytes(said))
+        said, self._hosting.said = bytes(self._hosting.said), bytearray()
+        for at in range(0, len(said), _PRINTED):
+            await self._running.say(said[at : at + _PRINTED])
 
     async def _ask(self, request: Request) -> tuple[Answer, bool]:
         """What GDB says, and whether the user has interrupted it after that."""
