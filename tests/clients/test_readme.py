@@ -195,6 +195,7 @@ def project(tmp_path: Path, demo_elf: Path) -> Path:
     (tmp_path / "tests/on_target/test_app.py").write_text(example)
     (tmp_path / "build").mkdir()
     (tmp_path / "build/app.elf").write_bytes(demo_elf.read_bytes())
+    (tmp_path / "build/tests.elf").write_bytes(support.hosted().read_bytes())
     return tmp_path
 
 
@@ -210,7 +211,7 @@ def test_ci_programs_the_board_and_runs_the_tests_of_the_example(
         steps = file["jobs"]["target"]["steps"]
         variables, lines = file["env"], [step["run"] for step in steps if "run" in step]
     ours = [line for line in lines if line.startswith(("stm32-gdbserver", "pytest"))]
-    assert len(ours) == 2
+    assert len(ours) == 3
     for line in ours:
         done = subprocess.run(
             ["bash", "-ec", line],
