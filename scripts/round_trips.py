@@ -18,13 +18,13 @@ DONE = "=== done ==="
 SCENARIO: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
     # What it is called, what is done before, the command itself, and what GDB must have said.
     ("connect", "", (), ""),
-    ("stepi", "tbreak main|continue|next|next|next|next", ("stepi",), "sum_in_nor(squares, 16)"),
-    ("next", "next", ("next",), "mean ="),
-    ("finish", "tbreak add|continue", ("finish",), "Value returned"),
+    ("stepi", "tbreak step_1|continue|finish", ("stepi",), ""),
+    ("next", "tbreak step_1|continue|finish", ("next",), "step_3();"),
+    ("finish", "tbreak step_1|continue", ("finish",), "Run till exit"),
     ("x/64xw", "", ("x/64xw 0x24000000",), "0x240000f0"),
-    ("break+continue", "next", ("tbreak add", "continue"), "Temporary breakpoint"),
+    ("break+continue", "", ("tbreak step_2", "continue"), "Temporary breakpoint"),
 )
-"""On `tests/firmware/demo.c`, whose calls lead into bank 2 and the NOR."""
+"""On `tests/firmware/drills.c`; its `next` steps over a function call."""
 
 BOUNDS = {
     "cmsis-dap-v2": (30, 6, 16, 20, 4, 10),

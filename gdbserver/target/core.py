@@ -66,6 +66,7 @@ STEP_TIMEOUT: Final = 0.1
 _DEBUG: Final = DBGKEY | Dhcsr.C_DEBUGEN
 _HALTED: Final = _DEBUG | Dhcsr.C_HALT
 _ALL_DFSR: Final = 0x1F
+_CONTROL_SPSEL: Final = 2
 _XPSR_IT: Final = 0x0600FC00
 
 
@@ -117,6 +118,7 @@ class Core:
         self._asked: Literal["halt", "step"] = "halt"
         self._masked = False  # DHCSR.C_MASKINTS is set
         self._leaving: Span | None = None  # until pc is outside, a stop is none
+        self._code = b""  # of that span
         self._catches_all = False  # DEMCR has every fault caught, for the time of a run to an exit
         self._early: list[int] = []  # what `_Found.matched` was when the core had not stopped yet
         self._stack = 0  # where the stack was at the last stop
@@ -216,7 +218,7 @@ class Core:
         if self._halt is None and not self.is_halted():
             return
         self._pass_bkpt()
-        self._set_off([], mask_interrupts=False, look=False)
+        self._set_off(self._give_back(), mask_interrupts=False, look=False)
 
     def _set_off(
         self,
@@ -302,7 +304,8 @@ class Core:
         self, mask_interrupts: bool, out: Sequence[Access] = (), back: Sequence[Access] = ()
     ) -> None:
         self._asked = "step"
-        if self._set_off(out, back, step=True, mask_interrupts=mask_interrupts, look=True):
+        before = [*self._give_back(), *out]
+        if self._set_off(before, back, step=True, mask_interrupts=mask_interrupts, look=True):
             return
         deadline = self._link.deadline(STEP_TIMEOUT)
         status = self._look()
@@ -321,6 +324,10 @@ class Core:
         """
         self._need_halt()
         self._leaving = span
+        try:
+            self._code = self.view(span.start, len(span))
+        except MemoryFault:
+            self._code = b""  # then one instruction at a time it is
         self._go_on_leaving(span)
 
     def _go_on_leaving(self, span: Span) -> None:
@@ -333,21 +340,20 @@ class Core:
         pc = registers["pc"]
         if registers["xpsr"] & _XPSR_IT or pc not in span or self._breakpoints.at(pc) is not None:
             return False
-        try:
-            code = self.view(span.start, len(span))
-        except MemoryFault:
-            return False
-        found, loops = thumb.exits(code, span, pc)
-        first = thumb.decode(code[pc - span.start :], pc)
+        found, loops = thumb.exits(self._code, span, pc)
+        first = thumb.decode(self._code[pc - span.start :], pc)
         if pc in found or (first is not None and found == {pc + first.size}):
             return False
+        back = self._give_back()
         borrowed = self._breakpoints.borrow(found)
         if borrowed is None:
+            if back:
+                self._port.run(back)
             return False
         catch = Write(DEMCR, [self._demcr | VC_ALL_FAULTS])
         self._asked = "step"
         mask = self.mask_interrupts and not loops
-        self._set_off([*borrowed, catch], mask_interrupts=mask, look=True)
+        self._set_off([*back, *borrowed, catch], mask_interrupts=mask, look=True)
         self._catches_all = True
         return True
 
@@ -478,6 +484,8 @@ class Core:
                 self._go_on_leaving(self._leaving)
                 return None
             self._leaving = None
+        if back := self._give_back():
+            self._port.run(back)
         return stop
 
     def _look(self) -> int:
@@ -510,7 +518,9 @@ class Core:
     def _at_a_stop(self) -> Sequence[int]:
         """The registers that are read along with the reason of a stop."""
         if self._port.patient:
-            return registers.selectors(registers.EXPEDITED)
+            # Each costs two exchanges, and on the way out of a range nobody asks for more.
+            names = ("pc", "xpsr") if self._leaving is not None else registers.EXPEDITED
+            return registers.selectors(names)
         return registers.CORE_SELECTORS_SEEN
 
     def _stop_reads(self) -> list[Read]:
@@ -529,8 +539,6 @@ class Core:
                 reads = self._stop_reads()
                 halt.found = self._as_found(self._fetch(halt, self._at_a_stop, reads))
             halt.reason = self._reason(halt, halt.found)
-            if back := self._give_back():
-                self._port.run(back)
         return halt.reason
 
     def _reason(self, halt: _Halt, found: _Found) -> StopReason:
@@ -653,6 +661,7 @@ class Core:
         self, halt: _Halt, selectors: Iterable[int], before: Sequence[Access] = ()
     ) -> list[list[int]]:
         """Read what is not known yet of `selectors`; the result is that of `before`."""
+        self._derive_stack(halt, selectors := tuple(selectors))
         missing = [selector for selector in selectors if selector not in halt.registers]
         accesses = [*before, *self._transfers(missing)]
         if not accesses:
@@ -661,6 +670,23 @@ class Core:
         reads_before = sum(isinstance(access, Read) for access in before)
         halt.registers.update(self._taken(missing, found[reads_before:]))
         return found[:reads_before]
+
+    def _derive_stack(self, halt: _Halt, selectors: Sequence[int]) -> None:
+        """Know msp or psp without reading it, where the one that is in use has been read as sp."""
+        known = halt.registers
+        if Selector.MSP not in selectors or not self._port.patient:
+            return
+        if not known.keys() >= {Selector.SP, Selector.XPSR} or Selector.MSP in known:
+            return
+        if Selector.SPECIAL not in known:
+            # Whether the core stands still is asked by the transfers that follow.
+            ((known[Selector.SPECIAL],),) = self._port.run(
+                [Write(DCRSR, [Selector.SPECIAL]), Read(DCRDR)]
+            )
+        process = (
+            known[Selector.SPECIAL] >> 24 & _CONTROL_SPSEL and not known[Selector.XPSR] & 0x1FF
+        )
+        known[Selector.PSP if process else Selector.MSP] = known[Selector.SP]
 
     def _transfers(self, selectors: Sequence[int]) -> list[Access]:
         """Accesses that bring core registers to DCRDR, one after the other."""

@@ -207,6 +207,7 @@ class _Machine:
         if self.at + length > len(self.code):
             raise ExpressionError("it runs past its end", self.at)
         text = self.code[self.at : self.at + length].split(b"\0")[0].decode("latin-1")
+        text = _ESCAPE.sub(_unescape, text)
         self.at += length
         self._pop()
         self._pop()
@@ -245,6 +246,16 @@ class _Machine:
             at = address + len(found)
             found += self.memory(at, 32 - at % 32)
         return found.split(b"\0")[0].decode("latin-1")
+
+
+_ESCAPE: Final = re.compile(r"\\([0-7]{1,3}|.)", re.DOTALL)
+_ESCAPES: Final = dict(zip("abefnrtv", "\a\b\x1b\f\n\r\t\v", strict=True))
+
+
+def _unescape(match: re.Match[str]) -> str:
+    """GDB sends the format as it was typed: backslashes and all."""
+    letter = match[1]
+    return chr(int(letter, 8) & 0xFF) if letter[0] in "01234567" else _ESCAPES.get(letter, letter)
 
 
 _CONVERSION: Final = re.compile(

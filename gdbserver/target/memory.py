@@ -63,6 +63,7 @@ class Memory:
 
     def __init__(self, port: Port, deadline: Callable[[float], Deadline]) -> None:
         self._port = port
+        self.patient = port.patient
         self._deadline = deadline
         self._written: list[Span] = []
 

@@ -136,6 +136,7 @@ def printed(text: str, *arguments: int) -> str:
     ("text", "arguments", "expected"),
     [
         ("plain, 100 %%\n", (), "plain, 100 %\n"),
+        (r"a\tb\\n\n\"\101\e", (), 'a\tb\\n\n"A\x1b'),
         ("%d %u %i", (-1, -1, 5), "-1 4294967295 5"),
         ("%08x|%-4X|%#o", (0xBEEF, 10, 8), "0000beef|A   |010"),
         ("%hhd %hu %lld", (0x1FF, 0x12345, -7), "-1 9029 -7"),

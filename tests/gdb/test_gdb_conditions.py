@@ -1,0 +1,52 @@
+"""Conditions and dprintf that the server evaluates: a real GDB says what, and hears the outcome."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from gdb_session import debugging
+
+
+@pytest.mark.parametrize(("link", "transactions"), [("cmsis-dap-v2", 4), ("stlink-v3", 60)])
+def test_a_false_condition_costs_no_word_to_gdb(
+    demo_elf: Path, link: str, transactions: int
+) -> None:
+    with debugging(demo_elf, f"sim:{link}") as here:
+        gdb = here.loaded()
+        counters = here.machine.target.link.probe.counters
+        gdb.do("set breakpoint condition-evaluation target")
+        gdb.do("tbreak main")
+        gdb.do("continue")
+        gdb.do("break add if b == 120 && sum_in_nor")
+        before = counters.transactions
+        gdb.do("continue")
+        assert gdb.read("b") == 120
+        assert counters.transactions - before < 60 * transactions + 100  # 60 hits, and one stop
+        gdb.do("condition 2 b == 130")
+        gdb.do("continue")
+        assert gdb.read("b") == 130, "a new condition takes the old one's place"
+
+
+def test_an_agents_dprintf_prints_and_goes_on(demo_elf: Path) -> None:
+    with debugging(demo_elf) as here:
+        gdb = here.loaded()
+        gdb.do("set dprintf-style agent")
+        gdb.do("tbreak main")
+        gdb.do("continue")
+        gdb.do(r'dprintf add,"<%d and %s>\n", b, said')
+        gdb.do("break twice_in_bank2 if value == 3")
+        said = gdb.do("continue")
+        assert "\n".join(f"<{n} and hello from the QSPI NOR>" for n in (0, 2, 4)) in said
+
+
+def test_a_condition_that_cannot_be_evaluated_is_a_stop_that_says_why(demo_elf: Path) -> None:
+    with debugging(demo_elf) as here:
+        gdb = here.loaded()
+        gdb.do("tbreak main")
+        gdb.do("continue")
+        gdb.do("break add if *(int *)0x70000000 == 3")
+        said = gdb.do("continue")
+        assert "breakpoint at 0x080000" in said
+        assert "cannot read memory at 0x70000000" in said
+        assert gdb.read("b") == 0
