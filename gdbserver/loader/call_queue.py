@@ -706,10 +706,12 @@ class CallQueue:
             f"r2 {frame.r2:#010x} r3 {frame.r3:#010x} r12 {frame.r12:#010x} xpsr {frame.xpsr:#010x}"
         )
 
-    def _overdue(self) -> LoaderTimeout:
+    def _overdue(self) -> LoaderTimeout | LoaderBroken:
         """A call takes too long: halt the core, and say where it spins."""
         call = self._calls[0]
         self._target.halt()
+        if (broken := self._overwritten()) is not None:
+            return broken  # what a core does then is no news
         registers = self._target.read_registers(["sp", "pc", "lr", "xpsr", "primask"])
         csr = self._target.read_word(cm.SYST_CSR)
         pc, exception = registers["pc"], registers["xpsr"] & 0x1FF
