@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -200,6 +201,22 @@ def test_a_program_reads_standard_input_and_has_a_standard_error(hosted: Path) -
     out, error = process(hosted, "--arg", "console", stdin=b"typed!\nx")
     assert out.startswith(b"to stdout\nistty=1\nleft=0\ntyped!\nreadc=120\n")
     assert "to stderr\n" in error
+
+
+def test_ctrl_c_ends_a_run(talking: Path) -> None:
+    with subprocess.Popen(
+        [*TOOL, "--probe", "sim:ideal", str(talking)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as ran:
+        assert ran.stdout is not None
+        while ran.stdout.readline() != "line 99\n":
+            assert ran.poll() is None
+        ran.send_signal(signal.SIGINT)
+        _, error = ran.communicate(timeout=120)
+    assert ran.returncode == 130
+    assert "interrupted" in error
 
 
 def test_a_closed_standard_output_ends_the_program(hosted: Path) -> None:

@@ -154,7 +154,7 @@ static void surroundings(void)
 
 static void nonsense(void)
 {
-    static const uint32_t addresses[] = { 0xFFFFFFFC, 0xFFFFFFFF, 0x2001FFFE, 0x70000000, 0x10, 0 };
+    static const uint32_t addresses[] = { 0xFFFFFFFF, 0x2001FFFE, 0x70000000, 0 };
     for (uint32_t n = 0; n < sizeof addresses / sizeof *addresses; n++)
         for (uint32_t operation = 0; operation < 0x40; operation++)
             if (operation != EXIT && operation != EXIT_EXTENDED && operation != WRITEC
