@@ -76,7 +76,7 @@ def cases(*, quick: bool) -> Iterator[Case]:
     old_external = {address: old[address] for address in external}
 
     yield Case("first load, all three devices", old, mixed, 1.05, 1.08)
-    yield Case("internal flash only", old_internal, internal, 1.05, 1.39)
+    yield Case("internal flash only", old_internal, internal, 1.05, 1.12)
     yield Case("QSPI only", old_external, external, 1.03, 1.08)
     yield Case("QSPI only, blank before", {}, external, 1.03, 1.13)
     if not quick:
