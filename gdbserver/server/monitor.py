@@ -207,6 +207,13 @@ async def _semihosting(desk: Desk, arguments: str) -> None:
     await desk.say(desk.hosting.describe() + "\n")
 
 
+async def _arm_semihosting(desk: Desk, arguments: str) -> None:
+    words: dict[str, str] = {"enable": "on", "disable": "off", "": ""}
+    if arguments not in words:
+        raise BadRequest(f"monitor arm semihosting knows enable and disable, not {arguments!r}")
+    await _semihosting(desk, words[arguments])
+
+
 _USAGE = Demcr.VC_NOCPERR | Demcr.VC_CHKERR | Demcr.VC_STATERR
 _CATCHES = {
     "hard": Demcr.VC_HARDERR,
@@ -278,6 +285,9 @@ COMMANDS = {
     "coredump": MonitorCommand("FILE: registers and RAM, as an ELF core for GDB", _core_dump),
     "semihosting": MonitorCommand(
         "[on|off|fileio]: serve the program's BKPT 0xAB; its files may be GDB's", _semihosting
+    ),
+    "arm semihosting": MonitorCommand(
+        "enable|disable: the same, in the words of OpenOCD and pyOCD", _arm_semihosting
     ),
     "vendor": MonitorCommand("whose server this is", _vendor, reads_only=True),
 }
