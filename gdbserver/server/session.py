@@ -49,9 +49,8 @@ _BY_NUMBER = {register.number: register for register in REGISTERS}
 # times in each stop: having somebody attend to the client meanwhile takes longer than they do.
 _UNATTENDED = (
     *(commands.Resume, commands.Continue, commands.Step),
-    *(commands.SelectThread, commands.ThreadAlive, commands.CurrentThread, commands.FirstThreads),
-    *(commands.MoreThreads, commands.ThreadExtraInfo, commands.Attached, commands.Offsets),
-    *(commands.Symbols, commands.ResumeActions, commands.FlashWrite, commands.Unsupported),
+    *(commands.Attached, commands.Offsets, commands.ResumeActions, commands.FlashWrite),
+    commands.Unsupported,
 )
 
 
