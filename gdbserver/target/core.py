@@ -401,6 +401,8 @@ class Core:
         self._put_back()
         if not halt:
             self._port.run([Write(DFSR, [_ALL_DFSR]), Write(DHCSR, [_DEBUG])])
+        else:
+            self._halt = _Halt(self._now())
         self._reset_seen = False
 
     def _prepare_reset(self) -> None:
@@ -480,7 +482,7 @@ class Core:
             self._halt = _Halt(self._now())
         stop = self._explain(self._halt)
         if self._leaving is not None:
-            if stop.kind == "step" and self._halt.registers[Selector.PC] in self._leaving:
+            if stop.kind == "step" and self.read_registers(["pc"])["pc"] in self._leaving:
                 self._go_on_leaving(self._leaving)
                 return None
             self._leaving = None
