@@ -17,18 +17,18 @@ import click
 from gdbserver.chip.memory import FlashRegion, Span, merge
 from gdbserver.chip.stm32h743 import BANK1, BANK2
 from gdbserver.cli.bench import Bench, bench_options, files_argument, load_images
-from gdbserver.cli.options import address_range, number
+from gdbserver.cli.options import address_range, number, verify_option
 from gdbserver.errors import ContentsDiffer, UsageError
 from gdbserver.flash.image import Image, download
 from gdbserver.flash.option_bytes import describe_option_bytes
 from gdbserver.flash.plan import Download
-from gdbserver.flash.programmer import Programmer
+from gdbserver.flash.programmer import Programmer, Verify
 from gdbserver.server.monitor import describe_chip
 
 
 @click.command()
 @files_argument
-@click.option("--verify", is_flag=True, help="Accepted; every byte is verified anyway.")
+@verify_option
 @click.option(
     "--reset/--no-reset",
     default=True,
@@ -43,7 +43,7 @@ def flash(
     bench: Bench,
     files: Sequence[str],
     *,
-    verify: bool,
+    verify: Verify,
     reset: bool,
     erase_all: bool,
     dry_run: bool,
@@ -57,7 +57,7 @@ def flash(
     """
     images = load_images(files, bench)
     wanted = download(images)
-    with bench.machine(resume=reset or dry_run) as machine:
+    with bench.machine(resume=reset or dry_run, verify=verify) as machine:
         if erase_all:
             wanted.erase_devices(machine.programmer.regions())
         if dry_run:

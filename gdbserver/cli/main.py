@@ -18,16 +18,18 @@ import click
 from click.core import ParameterSource
 
 from gdbserver.cli.options import (
+    Frequency,
     chosen_wiring,
     load_loader,
     names_the_simulator,
     probe_options,
+    verify_option,
     wiring_options,
 )
 from gdbserver.errors import GdbServerError, UsageError, explain
-from gdbserver.flash.programmer import Programmer
+from gdbserver.flash.programmer import Programmer, Verify
 from gdbserver.server.monitor import describe_chip
-from gdbserver.server.serve import Machine, serve
+from gdbserver.server.serve import Machine, SwoOptions, serve
 from gdbserver.target.target import Connect, Target
 
 log = logging.getLogger(__name__)
@@ -92,6 +94,7 @@ class _Commands(click.Group):
     "the default when its pins are given, and for the simulated board.",
 )
 @wiring_options
+@verify_option
 @click.option(
     "--semihosting-dir",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -103,6 +106,20 @@ class _Commands(click.Group):
     type=click.IntRange(0, 65520),
     metavar="PORT",
     help="Serve the program's RTT channel 0 at this port, and channel n at PORT + n; 0 picks.",
+)
+@click.option(
+    "--swo-port",
+    type=click.IntRange(0, 65534),
+    metavar="PORT",
+    help="Serve SWO there: trace packets at PORT, what is printed to ITM port 0 at PORT + 1.",
+)
+@click.option(
+    "--swo-clock",
+    type=Frequency(),
+    help="The trace clock, for --swo-port: what the program has at output R of PLL1.",
+)
+@click.option(
+    "--swo-baud", type=Frequency(), default=2_000_000, help="How fast SWO is.  [default: 2M]"
 )
 @click.option("--persistent", is_flag=True, help="Go on serving when the last client has left.")
 @click.option("-v", "--verbose", is_flag=True, help="Log every packet.")
@@ -121,8 +138,12 @@ def command(
     board: str | None,
     connect: str,
     frequency: int | None,
+    verify: Verify,
     semihosting_dir: Path | None,
     rtt_port: int | None,
+    swo_port: int | None,
+    swo_clock: int | None,
+    swo_baud: int,
     persistent: bool,
     verbose: bool,
 ) -> None:
@@ -144,7 +165,7 @@ def command(
     def open_machine() -> Machine:
         target = Target.open(probe, connect=Connect(connect), frequency=frequency)
         try:
-            programmer = Programmer(target, loaded)
+            programmer = Programmer(target, loaded, verify=verify)
             for line in _describe(target, programmer, Connect(connect)):
                 click.echo(line)
         except BaseException:
@@ -170,8 +191,20 @@ def command(
         persistent=persistent,
         semihosting_dir=semihosting_dir,
         rtt_port=rtt_port,
+        swo=_swo(swo_port, swo_clock, swo_baud),
         on_listening=on_listening,
     )
+
+
+def _swo(port: int | None, clock: int | None, baud: int) -> SwoOptions | None:
+    """Raises: UsageError for a port without a clock."""
+    if port is None:
+        return None
+    if clock is None:
+        error = UsageError("--swo-port needs --swo-clock: the chip does not tell how fast it is")
+        error.hint = "for example --swo-clock 100M, what the program has at output R of PLL1"
+        raise error
+    return SwoOptions(port, clock, baud, text_port=port and port + 1)
 
 
 def _check_nothing_to_serve(context: click.Context) -> None:

@@ -202,3 +202,8 @@ def test_a_locked_chip_is_refused_with_the_way_to_unlock_it() -> None:
         "error: the chip is read-protected (RDP level 1): its flash is out of reach\n"
         "  hint: set RDP back to level 0 (0xAA) with ST's programmer; that erases the whole flash\n"
     )
+
+
+def test_swo_needs_the_clock_that_the_chip_does_not_tell() -> None:
+    said = refuse("--probe", "sim", "--swo-port", "0", status=2)
+    assert "--swo-port needs --swo-clock" in said
