@@ -99,6 +99,7 @@ class ThreadNotOnCore(GdbServerError):
             f"thread {thread} is not on the core, so it cannot be stepped or changed; "
             f"thread {current} is"
         )
+        self.thread = thread
         self.hint = "set a breakpoint where the thread goes on (its frame 0), and continue"
 
 
@@ -109,6 +110,13 @@ class FlashBusy(GdbServerError):
 
     def __init__(self, job: str) -> None:
         super().__init__(f"flash cannot be read during {job}")
+
+
+class Interrupted(GdbServerError):
+    """Ctrl-C came in the middle of a long job that its client waits for."""
+
+    def __init__(self) -> None:
+        super().__init__("interrupted; what was done stays done")
 
 
 class ClientLeft(GdbServerError):

@@ -155,6 +155,23 @@ class WatchpointSupport:
     """LLDB: how many watchpoints are there?"""
 
 
+@dataclass(frozen=True, slots=True)
+class ThreadSuffix:
+    """LLDB: may a packet about registers name its thread itself?"""
+
+
+@dataclass(frozen=True, slots=True)
+class ListThreads:
+    """LLDB: a stop reply is to list all threads."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadStopInfo:
+    """LLDB: the stop reply, as this thread would send it."""
+
+    thread: int
+
+
 # --- Memory and registers ------------------------------------------------------------------------
 
 
@@ -265,6 +282,14 @@ class Step:
     address: int | None = None
     start: int = 0
     end: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OnThread:
+    """LLDB: a packet about registers that says of which thread."""
+
+    thread: int
+    command: Command
 
 
 Action = tuple[int, Continue | Step]
@@ -387,6 +412,10 @@ Command = (
     | Transfer
     | MemoryRegionInfo
     | WatchpointSupport
+    | ThreadSuffix
+    | ListThreads
+    | ThreadStopInfo
+    | OnThread
     | ReadRegisters
     | WriteRegisters
     | ReadRegister
@@ -608,11 +637,16 @@ GRAMMAR = (
         lambda value, name: SymbolValue(value, name.decode(errors="replace")),
     ),
     _Row("qXfer:{word}:read:{word}:{int},{int}", _transfer),
-    # LLDB's "GDB Remote Protocol Extensions".
+    # LLDB's "GDB Remote Protocol Extensions".  qHostInfo and qProcessInfo are missing on purpose:
+    # LLDB 23 with an ELF for arm-*-*-eabihf does not get over a triple like armv7em--none-eabi, and
+    # a bare armv7em makes it believe in Linux.
     _Row("qMemoryRegionInfo:{address}", MemoryRegionInfo),
     _Row("qWatchpointSupportInfo:", WatchpointSupport),
     _Row("qWatchpointSupportInfo", WatchpointSupport),
     _Row("QEnableErrorStrings", EnableErrorStrings),
+    _Row("QThreadSuffixSupported", ThreadSuffix),
+    _Row("QListThreadsInStopReply", ListThreads),
+    _Row("qThreadStopInfo{thread}", ThreadStopInfo),
 )
 
 _BY_FIRST_BYTE: dict[int, list[_Row]] = {}
@@ -620,8 +654,13 @@ for _row in GRAMMAR:
     _BY_FIRST_BYTE.setdefault(_row.first_byte, []).append(_row)
 
 
+_ON_THREAD = re.compile(rb"([gGpP][^;]*);thread:(" + _THREAD + rb");?")
+
+
 def parse(payload: bytes) -> Command:
     """Recognise a command; there is none that cannot be parsed."""
+    if match := _ON_THREAD.fullmatch(payload):
+        return OnThread(_thread(match[2]), parse(match[1]))
     for row in _BY_FIRST_BYTE.get(payload[0], []) if payload else []:
         try:
             command = row.parse(payload)

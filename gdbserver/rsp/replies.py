@@ -112,6 +112,16 @@ def found(address: int | None) -> bytes:
     return b"0" if address is None else b"1,%x" % address
 
 
+def stopped_thread(stop_reply: bytes, name: str, threads: Iterable[int]) -> bytes:
+    """What LLDB likes to hear with a stop: the thread's name, and which others there are."""
+    listed = b",".join(b"%x" % number for number in threads)
+    return (
+        stop_reply
+        + b"hexname:%b;" % data(name.encode())
+        + (b"threads:%b;" % listed if listed else b"")
+    )
+
+
 def pairs(**values: object) -> bytes:
     """LLDB's ``key:value;`` answers."""
     return "".join(f"{key}:{value};" for key, value in values.items()).encode()

@@ -28,6 +28,7 @@ class Client:
         self.features: frozenset[str] = frozenset()
         self.error_strings = False
         self.extended = False
+        self.wants_threads = False
         self.gone = False
         self._stream = stream
         self._control = control
@@ -91,6 +92,19 @@ class Client:
         """
         if self.gone:
             raise ClientLeft
+
+    def look_for_interrupt(self) -> None:
+        """End a job whose client is there no more, or does not want it any longer.
+
+        Raises: ClientLeft, Interrupted.
+        """
+        self.look()
+        while (event := self._connection.next_event()) is not None:
+            if isinstance(event, Interrupt):
+                raise Interrupted
+            self.hear_again(event)
+            if isinstance(event, Disconnected):
+                return
 
     def _note_departure(self) -> None:
         self.gone = True

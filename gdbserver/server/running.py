@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 
 from gdbserver.chip.cortex_m import Demcr
 from gdbserver.chip.memory import Span
-from gdbserver.errors import BadRequest, GdbServerError, explain
+from gdbserver.errors import BadRequest, GdbServerError, ThreadNotOnCore, explain
 from gdbserver.rsp import commands, replies
 from gdbserver.rsp.packets import Disconnected, Event, Interrupt, Packet
 from gdbserver.server.client import Client
@@ -199,6 +199,18 @@ class Running:
         if stop is not None and (stop := await self._judge(run, stop)) is not None:
             return await self._tell(stop)
         return await self._go(run)
+
+    async def stay(self, error: ThreadNotOnCore) -> bytes:
+        """Do not run, and say why.
+
+        An error LLDB would take for the end of the program; and a stop of another thread than that
+        which it wants to step, or without a signal, for none: it would try for ever.
+        """
+        story = "; ".join(explain(error))
+        log.error("%s", story)
+        self._control.remember("Step", error)
+        await self.say(story + "\n")
+        return replies.stopped(SIGINT, [], thread=error.thread)
 
     async def _set_pc(self, address: int | None) -> None:
         if address is not None:

@@ -21,7 +21,14 @@ from typing import assert_never
 import trio
 
 from gdbserver.chip.memory import Span
-from gdbserver.errors import BadRequest, GdbServerError, MemoryFault, ProtocolError, explain
+from gdbserver.errors import (
+    BadRequest,
+    GdbServerError,
+    MemoryFault,
+    ProtocolError,
+    ThreadNotOnCore,
+    explain,
+)
 from gdbserver.rsp import commands, replies
 from gdbserver.rsp.packets import MAX_PACKET, Disconnected, Event, Interrupt, Packet
 from gdbserver.server import monitor
@@ -84,7 +91,7 @@ class Session:
         self._running.judges.append(service.judge)
         self._running.is_due = service.is_due
         self._downloading = Downloading(bench, client, control, self._observer, erase_all=erase_all)
-        self._desk = monitor.Desk(bench, control, client.say, client.look, hosting, init_external)
+        self._desk = monitor.Desk(bench, control, client.say, client.look_for_interrupt, hosting, init_external)
 
     async def run(self) -> bool:
         """Serve the client until it leaves; return whether it was one."""
@@ -232,6 +239,16 @@ class Session:
                 return await self._reader.transfer(name, annex, offset, length)
             case commands.MemoryRegionInfo(address):
                 return await self._reader.region_info(address)
+            case commands.ThreadSuffix():
+                return replies.OK
+            case commands.ListThreads():
+                self._client.wants_threads = True
+                return replies.OK
+            case commands.ThreadStopInfo(thread):
+                return await self._running.thread_stop(thread)
+            case commands.OnThread(thread, inner):
+                self._threads.select(thread)
+                return await self._execute(inner)
             case commands.WatchpointSupport():
                 return b"num:4;"
 
@@ -287,7 +304,11 @@ class Session:
                 return await self._why_stopped()
             case commands.Resume(actions):
                 self._check_control()
-                return await self._execute(await self._threads.chosen(actions))
+                try:
+                    action = await self._threads.chosen(actions)
+                except ThreadNotOnCore as error:
+                    return await self._running.stay(error)
+                return await self._execute(action)
             case commands.Continue(address):
                 self._check_control()
                 return await self._running.resume(address)

@@ -48,7 +48,7 @@ _LINE: Final = 256
 """Bytes that are read at once: a few lists, or a TCB and what lies around it."""
 _ADDRESSES: Final = 1 << 32
 _MOST_READS: Final = 20_000
-"""More than any survey takes: a list of which this is not the end goes round in circles."""
+"""More than any look takes: a list of which this is not the end goes round in circles."""
 _MOST_THREADS: Final = 256
 _LONGEST_NAME: Final = 32
 
@@ -92,6 +92,10 @@ class _Memory(DebugContext):  # type: ignore[misc]
             is_vector_catch=lambda: False,
         )
         self.failed = False
+
+    def begin(self) -> None:
+        """One look at the kernel; `failed` tells afterwards whether all of it could be read."""
+        self._reads, self.failed = 0, False
 
     @property
     def core(self) -> Any:
@@ -217,7 +221,7 @@ class Survey:
         ]
 
     def _look(self) -> dict[int, Any]:
-        self._machine.memory.failed = False
+        self._machine.memory.begin()
         try:
             found = {thread.unique_id: thread for thread in self._provider.get_threads()}
         except TransferError as error:
@@ -243,9 +247,12 @@ class Survey:
         names = list(names)
         parts = list(dict.fromkeys(part for name in names for part in _parts(name)))
         memory = self._machine.memory
-        memory.failed = False
-        values = thread.context.read_core_registers_raw([*parts, "xpsr"])
-        if memory.failed:
+        memory.begin()
+        try:
+            values = thread.context.read_core_registers_raw([*parts, "xpsr"])
+        except TransferError:
+            values = []
+        if memory.failed or not values:
             raise TargetError(
                 f"the stack of thread {_readable(thread.name)!r} cannot be read",
                 hint="the thread's control block, or the stack itself, may have been overwritten",

@@ -78,8 +78,7 @@ def test_a_task_that_is_not_on_the_core_is_neither_stepped_nor_changed(tasks_elf
         before = value(here, "$r4")
         assert "Could not write register" in gdb.do("set $r4 = 1")
         assert value(here, "$r4") == before
-        print(gdb.do("stepi"))
-        print(gdb.do("info threads"))
+        assert f"thread {number} is not on the core" in gdb.do("stepi")
         assert "is not on the core" in gdb.do("monitor why")
         # The server goes on, and so does the program.
         assert gdb.run().function == "blink"

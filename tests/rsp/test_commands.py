@@ -84,6 +84,12 @@ SENT = {
     b"qSupported:swbreak+;xmlRegisters=i386": commands.Supported(
         frozenset({"swbreak+", "xmlRegisters=i386"})
     ),
+    b"QThreadSuffixSupported": commands.ThreadSuffix(),
+    b"QListThreadsInStopReply": commands.ListThreads(),
+    b"qThreadStopInfo2": commands.ThreadStopInfo(2),
+    b"p0;thread:0002;": commands.OnThread(2, commands.ReadRegister(0)),
+    b"P0=01000000;thread:1;": commands.OnThread(1, commands.WriteRegister(0, b"\1\0\0\0")),
+    b"g;thread:1;": commands.OnThread(1, commands.ReadRegisters()),
     b"qSymbol::": commands.Symbols(),
     b"qSymbol:20000100:6d61696e": commands.SymbolValue(0x20000100, "main"),
     b"qSymbol::6d61696e": commands.SymbolValue(None, "main"),
@@ -100,8 +106,6 @@ NOT_KNOWN = [
     b"QNonStop:2",
     b"qExecAndArgs",
     b"qGDBServerVersion",
-    b"QThreadSuffixSupported",
-    b"QListThreadsInStopReply",
     b"jThreadsInfo",
     b"qTStatus",
     b"qHostInfo",
