@@ -11,9 +11,9 @@ import itertools
 
 import trio
 
-from gdbserver.errors import ClientLeft
+from gdbserver.errors import ClientLeft, Interrupted
 from gdbserver.rsp import replies
-from gdbserver.rsp.packets import Connection, Event
+from gdbserver.rsp.packets import Connection, Disconnected, Event, Interrupt
 from gdbserver.server.control import Control
 
 # GDB gives up on most packets after three silences of 2 s; any notification starts them anew.

@@ -25,7 +25,7 @@ from gdbserver.target.target import Target
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """What a command may use.  `look` ends a job whose client has left."""
+    """What a command may use.  `look` ends a job whose client has left, or sent an interrupt."""
 
     bench: Bench
     control: Control

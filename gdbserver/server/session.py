@@ -91,7 +91,9 @@ class Session:
         self._running.judges.append(service.judge)
         self._running.is_due = service.is_due
         self._downloading = Downloading(bench, client, control, self._observer, erase_all=erase_all)
-        self._desk = monitor.Desk(bench, control, client.say, client.look_for_interrupt, hosting, init_external)
+        self._desk = monitor.Desk(
+            bench, control, client.say, client.look_for_interrupt, hosting, init_external
+        )
 
     async def run(self) -> bool:
         """Serve the client until it leaves; return whether it was one."""

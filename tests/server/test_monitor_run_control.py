@@ -1,0 +1,105 @@
+"""What `monitor` commands choose about stops and steps; and that Ctrl-C ends a long one."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import trio
+from dialogue import Client, connected, lent, open_machine
+
+from gdbserver.chip.cortex_m import DEMCR, VC_ALL_FAULTS, Demcr
+from gdbserver.server.control import Control
+from gdbserver.server.worker import Bench
+from gdbserver.target.target import Target
+
+
+def in_session(elf: Path, story: Callable[[Bench, Client], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with lent(open_machine(elf=elf)) as bench, connected(bench, Control()) as client:
+            await client.ask(b"?")
+            await story(bench, client)
+
+    trio.run(main)
+
+
+async def monitor(client: Client, line: str) -> tuple[str, bytes]:
+    """What it printed, and its reply."""
+    await client.send(b"qRcmd," + line.encode().hex().encode())
+    return await heard(client)
+
+
+async def heard(client: Client) -> tuple[str, bytes]:
+    said = ""
+    while (reply := await client.hear() or b"").startswith(b"O") and reply != b"OK":
+        said += bytes.fromhex(reply[1:].decode()).decode()
+    return said, reply
+
+
+async def caught(bench: Bench) -> int:
+    return await bench.target.call(Target.read_word, DEMCR) & VC_ALL_FAULTS
+
+
+def test_what_is_caught_can_be_chosen_outlives_a_reset_and_ends_with_the_client(
+    drills_elf: Path,
+) -> None:
+    async def story(bench: Bench, client: Client) -> None:
+        said, _ = await monitor(client, "catch")
+        assert said == "caught before their handler runs: hard\n"
+        said, _ = await monitor(client, "catch bus nocp")
+        assert said == "caught before their handler runs: bus, nocp\n"
+        await monitor(client, "reset halt")
+        await client.ask(b"?")
+        assert await caught(bench) == Demcr.VC_BUSERR | Demcr.VC_NOCPERR
+        await monitor(client, "catch none")
+        assert await caught(bench) == 0
+        said, reply = await monitor(client, "catch everything")
+        assert "knows hard, mem, bus" in said
+        assert reply.startswith(b"E")
+        await monitor(client, "catch all")
+        await client.ask(b"D")
+        assert await caught(bench) == 0
+        await client.ask(b"?")
+        assert await caught(bench) == Demcr.VC_HARDERR
+
+    in_session(drills_elf, story)
+
+
+def test_a_fault_is_told_again_as_often_as_asked(drills_elf: Path) -> None:
+    async def story(bench: Bench, client: Client) -> None:
+        assert "no fault" in (await monitor(client, "fault"))[0]
+        await bench.target.call(Target.write_registers, {"pc": 0x70000000})
+        await client.send(b"c")
+        first, stop = await heard(client)
+        assert stop.startswith(b"T")
+        assert "fault" in first
+        for _ in range(2):
+            assert (await monitor(client, "fault"))[0] == first
+
+    in_session(drills_elf, story)
+
+
+def test_interrupts_come_in_while_stepping_if_asked_to(drills_elf: Path) -> None:
+    async def story(bench: Bench, client: Client) -> None:
+        await bench.target.call(Target.write_word, 0xE000ED04, 1 << 26)  # ICSR.PENDSTSET
+        await client.ask(b"s")
+        assert (await bench.target.call(Target.read_registers, ["xpsr"]))["xpsr"] & 0x1FF == 0
+        await monitor(client, "step interrupts on")
+        await client.ask(b"s")
+        assert (await bench.target.call(Target.read_registers, ["xpsr"]))["xpsr"] & 0x1FF == 15
+        assert (await monitor(client, "step interrupts maybe"))[1].startswith(b"E")
+
+    in_session(drills_elf, story)
+
+
+def test_ctrl_c_ends_a_mass_erase_between_two_steps_and_says_so(drills_elf: Path) -> None:
+    async def story(bench: Bench, client: Client) -> None:
+        await client.send(b"qRcmd," + b"flash mass_erase internal".hex().encode())
+        await client.interrupt()
+        said, reply = await heard(client)
+        assert "interrupted; what was done stays done" in said
+        assert "mass erase complete" not in said
+        assert reply.startswith(b"E")
+        assert (await monitor(client, "fault"))[1] == b"OK", "and the session goes on"
+
+    in_session(drills_elf, story)
