@@ -169,3 +169,55 @@ def test_what_threads_cost_on_the_link(bench: Bench) -> None:
     assert bench.cost() - before <= 16  # all of them
     survey.registers(key(bench, 3), NAMES)
     assert bench.cost() - before <= 24
+
+
+def words(*values: int) -> bytes:
+    return b"".join(value.to_bytes(4, "little") for value in values)
+
+
+def test_zephyr_s_threads_are_found_by_the_offsets_that_it_exports(bench: Bench) -> None:
+    """Two threads in the layout of `include/zephyr/kernel_structs.h`, put into RAM by hand."""
+    bench.run_to("blink")  # any task: Zephyr's threads run on the process stack as well
+    kernel, offsets, size = 0x24000000, 0x24001000, 0x24001100
+    main, worker, stack = 0x24002000, 0x24003000, 0x24004000
+    where = {
+        "state": 0x0D,
+        "priority": 0x0E,
+        "saved": 0x30,
+        "psp": 0x50,
+        "next": 0x60,
+        "name": 0x68,
+    }
+    put = bench.target.write_memory
+    put(kernel, bytes(0x5000))
+    put(kernel + 8, words(main))
+    put(kernel + 0x28, words(main))
+    # version, current thread, all threads; entry, next, state, options, priority, stack, name
+    put(offsets, words(1, 8, 0x28, 0, where["next"], where["state"], 0x0C))
+    put(offsets + 28, words(where["priority"], where["psp"], where["name"]))
+    put(size, b"\4")
+    for thread, following, name in ((main, worker, b"main"), (worker, 0, b"worker")):
+        put(thread + where["next"], words(following))
+        put(thread + where["name"], name)
+    put(worker + where["state"], b"\2\xff")  # pending; priority -1
+    put(worker + where["saved"], words(*range(4, 12), stack))
+    put(stack, words(100, 101, 102, 103, 112, 0x08000201, 0x08000300, 1 << 24))
+
+    symbols = {
+        "_kernel": kernel,
+        "_kernel_thread_info_offsets": offsets,
+        "_kernel_thread_info_size_t_size": size,
+    }
+    rtos = Rtos()
+    while (wanted := rtos.wanted(bench.target)) is not None:
+        rtos.learn(wanted, symbols.get(wanted))
+    survey = rtos.survey(bench.target)
+    assert survey is not None
+    assert survey.current == main
+    assert [(t.key, t.name, t.state) for t in survey.threads()] == [
+        (main, "main", "Running; Priority 0"),
+        (worker, "worker", "Pending; Priority -1"),
+    ]
+    saved = survey.registers(worker, NAMES[:17])
+    assert [saved[f"r{n}"] for n in range(13)] == [*range(100, 104), *range(4, 12), 112]
+    assert (saved["sp"], saved["lr"], saved["pc"]) == (stack + 0x20, 0x08000201, 0x08000300)
