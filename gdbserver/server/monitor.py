@@ -15,6 +15,7 @@ from typing import Literal
 from gdbserver.chip.cortex_m import VC_ALL_FAULTS, Demcr
 from gdbserver.chip.memory import Span
 from gdbserver.errors import BadRequest
+from gdbserver.flash import repair
 from gdbserver.flash.programmer import Programmer, Step
 from gdbserver.server import core_dump
 from gdbserver.server.control import Control
@@ -132,6 +133,25 @@ async def _mass_erase(desk: Desk, arguments: str) -> None:
     with desk.control.changing_flash("a mass erase"):
         await desk.bench.programmer.run_steps(Programmer.mass_erase, tell, which[arguments])
     await desk.say("mass erase complete\n")
+
+
+async def _repair(desk: Desk, arguments: str) -> None:
+    (address,) = _numbers("ADDRESS", arguments)
+    sector = await desk.bench.programmer.call(repair.sector_at, address)
+    readable, lost = await desk.bench.target.call(repair.survey, sector)
+    if not lost:
+        await desk.say(f"all of {sector} can be read; nothing was changed\n")
+        return
+
+    async def tell(step: Step) -> None:
+        pass  # what is half done here is not to be left so
+
+    with desk.control.changing_flash("a repair"):
+        await desk.bench.programmer.run_steps(repair.put_back, tell, sector, readable)
+    await desk.bench.target.call(repair.check, sector)
+    for span in lost:
+        await desk.say(f"lost, and blank now: {span}\n")
+    await desk.say(f"all else in {sector} is as it was\n")
 
 
 def _numbers(usage: str, arguments: str) -> list[int]:
@@ -276,6 +296,9 @@ COMMANDS = {
     "reset init": MonitorCommand("the same, and make the external flash readable", _reset_init),
     "flash mass_erase": MonitorCommand(
         "[internal|external|all]: erase whole flash devices", _mass_erase
+    ),
+    "flash repair": MonitorCommand(
+        "ADDRESS: erase a sector that cannot be read as a whole, and put back the rest", _repair
     ),
     "ReadDP": MonitorCommand("REGISTER: of the debug port, by number", _read_dp),
     "WriteDP": MonitorCommand("REGISTER VALUE: the same; 2 is SELECT, for ReadAP", _write_dp),

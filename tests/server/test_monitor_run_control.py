@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import trio
 from dialogue import Client, connected, lent, open_machine
 
 from gdbserver.chip.cortex_m import DEMCR, VC_ALL_FAULTS, Demcr
+from gdbserver.chip.stm32h743 import BANK2, SECTOR
 from gdbserver.server.control import Control
 from gdbserver.server.worker import Bench
 from gdbserver.target.target import Target
@@ -101,5 +103,32 @@ def test_ctrl_c_ends_a_mass_erase_between_two_steps_and_says_so(drills_elf: Path
         assert "mass erase complete" not in said
         assert reply.startswith(b"E")
         assert (await monitor(client, "fault"))[1] == b"OK", "and the session goes on"
+
+    in_session(drills_elf, story)
+
+
+def test_a_sector_with_flash_words_that_cannot_be_read_is_repaired(drills_elf: Path) -> None:
+    start = BANK2.start
+    contents = bytes(range(1, 256)) * 300
+
+    async def story(bench: Bench, client: Client) -> None:
+        flash: Any = await bench.target.call(lambda target: target.link.probe.board.flash)
+        flash.load(start, contents)
+        flash.flip_bits(start + 0x1000, 3)
+        flash.flip_bits(start + 0x1024, 3)
+        said, reply = await monitor(client, f"flash repair {start + 0x1004:#x}")
+        assert reply == b"OK", said
+        assert said == (
+            "lost, and blank now: 0x08101000-0x0810103f\n"
+            "all else in 0x08100000-0x0811ffff is as it was\n"
+        )
+        expected = bytearray(contents.ljust(SECTOR, b"\xff"))
+        expected[0x1000:0x1040] = b"\xff" * 64
+        assert await bench.target.call(Target.read_memory, start, SECTOR) == expected
+        said, _ = await monitor(client, f"flash repair {start:#x}")
+        assert "nothing was changed" in said
+        said, reply = await monitor(client, "flash repair 0x20000000")
+        assert "0x20000000-0x20000000 is not in flash" in said
+        assert reply.startswith(b"E")
 
     in_session(drills_elf, story)
