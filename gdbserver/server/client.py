@@ -8,6 +8,7 @@ Rule 3: console output and keep-alives go out only where GDB and LLDB expect or 
 from __future__ import annotations
 
 import itertools
+import logging
 
 import trio
 
@@ -15,6 +16,8 @@ from gdbserver.errors import ClientLeft, Interrupted
 from gdbserver.rsp import replies
 from gdbserver.rsp.packets import Connection, Disconnected, Event, Interrupt
 from gdbserver.server.control import Control
+
+log = logging.getLogger(__name__)
 
 # GDB gives up on most packets after three silences of 2 s; any notification starts them anew.
 _KEEP_ALIVE = 1.0
@@ -118,6 +121,7 @@ class Client:
 
     async def notify(self, payload: bytes) -> None:
         """Say something that is no reply."""
+        log.debug("%s <- %% %.200r", self.name, payload)
         self._connection.notify(payload)
         await self.flush()
 

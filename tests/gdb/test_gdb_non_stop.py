@@ -61,7 +61,8 @@ def test_what_stops_by_itself_is_told_at_once(gdb_program: str, drills_elf: Path
         loaded(here)
         connect_non_stop(here)
         here.let_run(0.01)
-        gdb.interrupt()
+        gdb.break_at("step_3", temporary=True)  # behind where the program forgets its drill
+        gdb.wait_stop()
         gdb.watch("watched")
         gdb.write("drill", 2)
         stop = gdb.run()
@@ -70,6 +71,8 @@ def test_what_stops_by_itself_is_told_at_once(gdb_program: str, drills_elf: Path
             {"old": "286331153", "new": "572662306"},
         )
         gdb.delete_breakpoints()
+        gdb.break_at("step_3", temporary=True)
+        gdb.run()
         gdb.write("drill", 3)
         stop = gdb.run()
         assert (stop.reason, stop.signal) == ("signal-received", "SIGBUS")
@@ -88,7 +91,7 @@ def test_a_probe_that_is_lost_stops_the_program_for_gdb(gdb_program: str, demo_e
         says(here, "monitor why", "Running: the debug probe stopped working")
         here.board.replug()
         gdb.break_at("main", temporary=True)
-        says(here, "run", "")
+        gdb.ask('-interpreter-exec console "run &"')
         assert gdb.wait_stop().function == "main"
 
 
@@ -99,11 +102,11 @@ def test_in_all_stop_mode_gdb_may_do_something_else_meanwhile(
         gdb = here.gdb
         loaded(here)
         gdb.break_at("main", temporary=True)
-        says(here, "continue &", "Continuing.")
+        gdb.ask('-interpreter-exec console "continue &"')
         assert gdb.wait_stop().function == "main"
-        says(here, "continue &", "Continuing.")
+        gdb.ask('-interpreter-exec console "continue &"')
         here.let_run(0.02)
         says(here, "info breakpoints", "No breakpoints")
-        says(here, "interrupt", "")
+        gdb.ask('-interpreter-exec console "interrupt"')
         assert gdb.wait_stop().signal == "SIGINT"
         assert gdb.backtrace()[-1] == "main"
