@@ -66,7 +66,8 @@ def test_a_second_client_is_told_of_a_stop_that_it_does_not_cause(machine: Machi
             await first.ask(b"?")
             assert (await second.ask(b"?") or b"")[:5] == b"T0507"  # halted: with registers
             await first.send(b"c")
-            await trio.testing.wait_all_tasks_blocked()  # until that has been heard
+            while board_of(machine).core.halted:
+                await trio.testing.wait_all_tasks_blocked()
             # While it runs, only pc is known, by samples, and that code is Thumb code.
             stop = await second.ask(b"?") or b""
             assert re.fullmatch(rb"T050f:[0-9a-f]{6}08;10:00000001;thread:1;", stop)
