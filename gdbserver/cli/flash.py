@@ -10,7 +10,9 @@ Ctrl-C or SIGTERM ended it.  With 2 nothing was touched.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 
 import click
 
@@ -26,7 +28,19 @@ from gdbserver.flash.programmer import Programmer, Verify
 from gdbserver.server.monitor import describe_chip
 
 
-@click.command()
+class _Flash(click.Command):
+    """A plain --verify says what is done anyway; its value may be left out."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        complete = []
+        for word, next_word in pairwise([*args, ""]):
+            complete.append(word)
+            if word == "--verify" and next_word not in get_args(Verify):
+                complete.append("digest")
+        return super().parse_args(ctx, complete)
+
+
+@click.command(cls=_Flash)
 @files_argument
 @verify_option
 @click.option(

@@ -240,6 +240,16 @@ def test_read_brings_any_memory_into_a_file(here: Board, tmp_path: Path) -> None
     assert int.from_bytes(output.read_bytes(), "little") & 0xFFF == 0x450
 
 
+@pytest.mark.parametrize("how", [["--verify"], ["--verify", "digest"], ["--verify", "full"]])
+def test_to_verify_can_be_asked_for_and_its_value_be_left_out(
+    here: Board, tmp_path: Path, how: list[str]
+) -> None:
+    (tmp_path / "a.bin").write_bytes(b"firmware")
+    said = do("flash", *SIM, *how, f"{tmp_path}/a.bin@0x08000000").output
+    assert "done: 8 bytes are in flash and verified" in said
+    assert here.flash.contents(Span.of(0x08000000, 8)) == b"firmware"
+
+
 def test_verify_says_where_flash_holds_something_else(here: Board, tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(bytes(64))
     here.flash.load(0x08000000, bytes(40) + b"\x01")
