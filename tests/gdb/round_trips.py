@@ -22,15 +22,9 @@ SCENARIO: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
     ("next", "tbreak step_1|continue|finish", ("next",), "step_3();"),
     ("finish", "tbreak step_1|continue", ("finish",), "Run till exit"),
     ("x/64xw", "", ("x/64xw 0x24000000",), "0x240000f0"),
-    ("break+continue", "", ("tbreak step_2", "continue"), "Temporary breakpoint"),
+    ("break, continue", "", ("tbreak step_2", "continue"), "Temporary breakpoint"),
 )
 """On `tests/firmware/drills.c`; its `next` steps over a function call."""
-
-BOUNDS = {
-    "cmsis-dap-v2": (30, 6, 16, 20, 4, 10),
-    "stlink-v3": (60, 70, 200, 120, 8, 60),
-}
-"""Transactions that each of `SCENARIO` may take, by link."""
 
 
 class Prompt:
