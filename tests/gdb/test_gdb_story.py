@@ -58,6 +58,24 @@ def test_the_story_of_one_image_in_two_flashes(gdb_program: str, demo_elf: Path,
         assert value(here, "counter") == "0"
 
 
+def test_breakpoints_in_both_flashes_remain_where_a_reload_has_programmed_anew(
+    demo_elf: Path,
+) -> None:
+    with debugging(demo_elf) as here:
+        gdb = here.gdb
+        loaded(here)
+        gdb.do("set breakpoint always-inserted on")
+        gdb.do("break main")
+        gdb.do("break sum_in_nor")
+        both = armed(here)
+        assert len(both) == 2
+        gdb.do("monitor flash mass_erase all")
+        loaded(here)
+        assert armed(here) == both
+        assert "Breakpoint 1, main () at" in gdb.do("continue")
+        assert "Breakpoint 2, sum_in_nor" in gdb.do("continue")
+
+
 def test_stepping_walks_through_the_nor_line_by_line(gdb_program: str, demo_elf: Path) -> None:
     with debugging(demo_elf, gdb=gdb_program) as here:
         gdb = here.gdb
