@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import subprocess
@@ -91,7 +92,8 @@ def test_several_gdbs_at_a_unix_socket(place: Path, demo_elf: Path) -> None:
             for _ in range(2):
                 said = gdb(str(place), demo_elf, "load", "detach")
                 assert "Transfer rate" in said, said
-            assert gdb(str(place), demo_elf, "print/x $pc", "detach").count("$1 = 0x8") == 1
+            # It has been running since, in whichever flash.
+            assert re.search(r"\$1 = 0x[89]", gdb(str(place), demo_elf, "print/x $pc", "detach"))
         finally:
             server.terminate()
     assert not place.exists()
