@@ -80,6 +80,7 @@ DCCIMVAC = 0xE000EF70
 DCCISW = 0xE000EF74
 
 CPUID_M7_R1P1 = 0x411FC271
+CPUID_PART = 0xFF00FFF0  # implementer and part number: all but the revision
 
 
 class Dhcsr(IntFlag):

@@ -48,6 +48,13 @@ _CODE_RAM: Final = (ITCM, D2_SRAM_ALIAS, DTCM, AXI_SRAM, SRAM1, SRAM2, SRAM3, SR
 _LARGEST_MASK: Final = 15  # DWT_MASK ignores at most so many address bits, and at least these
 
 
+_ENABLE: Final = Write(FP_CTRL, [FP_CTRL_KEY | FP_CTRL_ENABLE])
+_FPB_WORDS: Final = 2 + 8
+"""From FP_CTRL to the last of eight comparators, of which the Cortex-M7 has no more."""
+_DWT_WORDS: Final = (DWT_FUNCTION - DWT_CTRL) // 4 + 4 * 3 + 1
+"""From DWT_CTRL to the fourth DWT_FUNCTION, which is its last."""
+
+
 class BreakKind(IntEnum):
     """The kinds of ``Z`` and ``z`` packets, by their number."""
 
@@ -116,24 +123,29 @@ class Breakpoints:
         self._lent: dict[int, int] = {}
         self._dwt: list[tuple[Watch, Block] | None] = []
 
-    def start(self) -> None:
-        """Find out what the hardware has, and switch all of it off, whoever used it last."""
-        (fp_ctrl,), (dwt_ctrl,) = self._port.run([Read(FP_CTRL), Read(DWT_CTRL)])
-        self._fpb = [None] * (fp_ctrl >> 4 & 0xF | fp_ctrl >> 8 & 0x70)
-        self._dwt = [None] * (dwt_ctrl >> 28)
-        self.rewrite()
+    def start(self) -> list[Write]:
+        """Find out what the hardware has, and what switches it off, whoever used it last."""
+        fpb, dwt = self._port.run([Read(FP_CTRL, _FPB_WORDS), Read(DWT_CTRL, _DWT_WORDS)])
+        self._fpb = [None] * (fpb[0] >> 4 & 0xF | fpb[0] >> 8 & 0x70)
+        self._dwt = [None] * (dwt[0] >> 28)
+        compared = fpb[(FP_COMP - FP_CTRL) // 4 :]
+        functions = dwt[(DWT_FUNCTION - DWT_CTRL) // 4 :: 4]
+        known = len(self._fpb) <= len(compared) and len(self._dwt) <= len(functions)
+        if known and not any(compared) and not any(functions):
+            return [_ENABLE]  # usually nobody has used them
+        return self._all()
 
     def rewrite(self) -> None:
         """Make FPB and DWT hold what is asked for: after a reset that they may not survive."""
         self._lent.clear()
-        comparators = [_comparator(address) for address in self._fpb]
-        self._port.run(
-            [
-                Write(FP_COMP, comparators),
-                Write(FP_CTRL, [FP_CTRL_KEY | FP_CTRL_ENABLE]),
-                *(self._write_watch(index) for index in range(len(self._dwt))),
-            ]
-        )
+        self._port.run(self._all())
+
+    def _all(self) -> list[Write]:
+        return [
+            Write(FP_COMP, [_comparator(address) for address in self._fpb]),
+            _ENABLE,
+            *(self._write_watch(index) for index in range(len(self._dwt))),
+        ]
 
     # --- Asking ----------------------------------------------------------------------------------
 

@@ -131,26 +131,33 @@ class Core:
 
     # --- From start to finish ---------------------------------------------------------------------
 
-    def start(self, *, in_reset: bool, halt: bool) -> None:
-        """Take control: of a core whose NRST we hold, of a running one, or without halting it."""
-        (status,), (demcr,) = self._port.run([Read(DHCSR), Read(DEMCR)])
-        self._demcr_before = demcr & Demcr.TRCENA
+    def start(self, *, in_reset: bool, halt: bool) -> list[Write]:
+        """Take control: of a core whose NRST we hold, of a running one, or without halting it.
+
+        It is taken once the result is written.
+        """
+        finish = [Write(DEMCR, [self._demcr])]
         if in_reset:
+            self._demcr_before = self._prepare_reset() & Demcr.TRCENA
             self._come_out_of_reset()
-        elif halt:
-            self.halt()
         else:
-            # A core that a debugger has halted before us stays so.
-            halted = status & (Dhcsr.C_HALT if status & Dhcsr.S_HALT else 0)
-            self._port.write(DHCSR, _DEBUG | halted)
-        self._port.write(DEMCR, self._demcr)
+            (status,), (demcr,) = self._port.run([Read(DHCSR), Read(DEMCR)])
+            self._demcr_before = demcr & Demcr.TRCENA
+            if halt:
+                self.halt()
+            else:
+                # A core that a debugger has halted before us stays so.
+                halted = status & (Dhcsr.C_HALT if status & Dhcsr.S_HALT else 0)
+                finish = [Write(DHCSR, [_DEBUG | halted]), *finish]
         self._reset_seen = False
+        return finish
 
     def _come_out_of_reset(self) -> None:
-        """Let NRST go, and have the core stop before its first instruction."""
-        self._prepare_reset()
+        """Let NRST go, and see the core stopped before its first instruction."""
         self._link.hold_reset(False)
-        if not self._came_back():
+        if self._came_back():
+            self._halt = _Halt(self._now())
+        else:
             log.info("NRST did not reset the core (is the pin connected?): resetting by software")
             self.reset(halt=True)
 
@@ -405,16 +412,19 @@ class Core:
             self._halt = _Halt(self._now())
         self._reset_seen = False
 
-    def _prepare_reset(self) -> None:
-        self._port.run(
+    def _prepare_reset(self) -> int:
+        """Have the core caught at its reset vector; what DEMCR was."""
+        (demcr,), _ = self._port.run(
             [
+                Read(DEMCR),
                 Write(DHCSR, [_HALTED]),  # C_DEBUGEN may be gone, with the chip's power
-                Write(DFSR, [_ALL_DFSR]),
                 Write(DEMCR, [self._demcr | Demcr.VC_CORERESET]),
                 Read(DHCSR),
+                Write(DFSR, [_ALL_DFSR]),  # last: a core that is halted adds nothing to it
             ]
         )
         self._reset_seen = False
+        return demcr
 
     def _request_reset(self) -> None:
         with suppress(AccessRefused, AccessStalled):  # it may strike before it is acknowledged
@@ -427,20 +437,22 @@ class Core:
     def _came_back(self) -> bool:
         """Wait until the core has been reset, and stands before its first instruction.
 
-        DFSR.VCATCH says so.  S_RESET_ST stays set for as long as reset lasts; the first look
-        without it is the first that says something about what comes after.
+        S_RESET_ST stays set for as long as reset lasts; the first look without it is the first
+        that says something about what comes after.  Where the answer that had it was lost,
+        DFSR.VCATCH says the same.
         """
         deadline = self._link.deadline(RESET_TIMEOUT)
         over = False
         while not deadline.expired():
             try:
-                (status,), (dfsr,) = self._port.run([Read(DHCSR), Read(DFSR)])
+                (first,), (status,) = self._port.run([Read(DHCSR), Read(DHCSR)])
+                self._note_status(first | status)
+                over = self._reset_seen and not status & Dhcsr.S_RESET_ST
+                halted = status & Dhcsr.S_HALT
+                if halted and (over or self._port.read(DFSR)[0] & Dfsr.VCATCH):
+                    return True
             except (AccessRefused, AccessStalled):
                 continue  # still in reset
-            self._note_status(status)
-            over = self._reset_seen and not status & Dhcsr.S_RESET_ST
-            if status & Dhcsr.S_HALT and (over or dfsr & Dfsr.VCATCH):
-                return True
         if over:
             log.info("the core was not caught at its reset vector")
             self.halt()
@@ -660,18 +672,19 @@ class Core:
         self._store(halt, registers.encode(values, halt.registers))
 
     def _fetch(
-        self, halt: _Halt, selectors: Iterable[int], before: Sequence[Access] = ()
+        self, halt: _Halt, selectors: Iterable[int], besides: Sequence[Read] = ()
     ) -> list[list[int]]:
-        """Read what is not known yet of `selectors`; the result is that of `before`."""
+        """Read what is not known yet of `selectors`; the result is that of `besides`."""
         self._derive_stack(halt, selectors := tuple(selectors))
         missing = [selector for selector in selectors if selector not in halt.registers]
-        accesses = [*before, *self._transfers(missing)]
+        # DHCSR was looked at last, and the registers are read through the same 16 bytes.
+        accesses = [*self._transfers(missing), *besides]
         if not accesses:
             return []
         found = self._port.run(accesses)
-        reads_before = sum(isinstance(access, Read) for access in before)
-        halt.registers.update(self._taken(missing, found[reads_before:]))
-        return found[:reads_before]
+        registers_found = len(found) - len(besides)
+        halt.registers.update(self._taken(missing, found[:registers_found]))
+        return found[registers_found:]
 
     def _derive_stack(self, halt: _Halt, selectors: Sequence[int]) -> None:
         """Know msp or psp without reading it, where the one that is in use has been read as sp."""

@@ -53,6 +53,8 @@ from pyocd.probe.debug_probe import DebugProbe
 
 from gdbserver.chip.cortex_m import (
     CPUID,
+    CPUID_M7_R1P1,
+    CPUID_PART,
     DCRDR,
     DCRSR,
     DEMCR,
@@ -60,6 +62,7 @@ from gdbserver.chip.cortex_m import (
     DHCSR,
     DWT_BASE,
     FPB_BASE,
+    PPB,
 )
 from gdbserver.chip.memory import Span
 from gdbserver.errors import (
@@ -88,6 +91,14 @@ FREQUENCIES: Final = (10_000_000, 1_000_000)
 """What is tried when nobody says: as fast as most wiring bears, then what any bears."""
 
 _CLEAR_STICKY: Final = ABORT_ORUNERRCLR | ABORT_WDERRCLR | ABORT_STKERRCLR | ABORT_STKCMPCLR
+
+_CORTEX_M7: Final = CPUID_M7_R1P1 & CPUID_PART
+
+_ONES: Final = (1 << 51) - 1
+SWITCH_TO_SWD: Final = (51 + 16 + 51 + 8, _ONES | 0xE79E << 51 | _ONES << 67)
+"""Bits, and their number, that choose SWD: line reset, JTAG-to-SWD, line reset, idle cycles.
+
+ADIv5.2 (IHI 0031), "Switching from JTAG to SWD operation"."""
 
 CORE_LINE: Final = DHCSR & ~0xF
 """DHCSR, DCRSR, DCRDR and DEMCR: what polling and the register file go through."""
@@ -178,10 +189,12 @@ class Link:
                 f"cannot open the debug probe {probe.unique_id}",
                 hint="close the IDE or server that may be using it, or plug it in again",
             ):
-                session = Session(probe, options={**_OPTIONS, "project_dir": os.getcwd()})
+                frequencies = (frequency,) if frequency else FREQUENCIES
+                options = {"project_dir": os.getcwd(), "frequency": frequencies[0]}
+                session = Session(probe, options={**_OPTIONS, **options})
                 session.open(init_board=False)
             link = cls(probe, session)
-            link._connect((frequency,) if frequency else FREQUENCIES, under_reset)
+            link._connect(frequencies, under_reset)
         except BaseException:
             if session is not None:
                 _close(session)
@@ -205,12 +218,42 @@ class Link:
             "the chip does not answer the debug probe",
             hint="is the board powered, and the SWD cable right? try a lower --frequency",
         ):
-            self._hertz = hertz
-            self.probe.set_clock(hertz)
+            if hertz != self._session.options.get("frequency"):  # else opening has set it
+                self._session.options.set("frequency", hertz)
+                self.probe.set_clock(hertz)
             if under_reset:
                 with suppress(NotImplementedError):
                     self.probe.assert_reset(True)
+            if not self._connect_at_once():
+                self._connect_dp()
+
+    def _connect_at_once(self) -> bool:
+        """Try what pyOCD tries first, with its four sequences in one command to the probe.
+
+        Where that does not do, pyOCD repeats it, and wakes a dormant port as well.
+        """
+        if DebugProbe.Capability.SWJ_SEQUENCE not in self.probe.capabilities:
+            return False  # the probe's firmware does it
+        options = self._session.options
+        try:
+            if self.probe.wire_protocol is None:
+                self.probe.connect(DebugProbe.Protocol.SWD)
+            self.probe.swj_sequence(*SWITCH_TO_SWD)
+            options.set("dap_swj_enable", False)
+            self._connect_dp()
+        except exceptions.Error as error:
+            log.debug("the debug port does not answer at once: %s", error)
+            return False
+        finally:
+            options.set("dap_swj_enable", True)
+        return True
+
+    def _connect_dp(self) -> None:
+        try:
             self._dp.connect()
+        except BaseException:
+            self.probe.unlock()  # pyOCD forgets to, and the next call may be another thread's
+            raise
 
     def reconnect(self) -> None:
         """Start over: the chip was without power, or the probe was pulled out and put back.
@@ -223,7 +266,7 @@ class Link:
             self._session.open(init_board=False)
         self.closed = False
         self.changes += 1
-        self._connect_at(self._hertz, under_reset=False)
+        self._connect_at(self._session.options.get("frequency"), under_reset=False)
         for number, port in self._ports.items():
             with self._translated("read", number << 24):
                 port.renew(self.probe.get_memory_interface_for_ap(APv1Address(number)))
@@ -243,10 +286,10 @@ class Link:
         if number not in self._ports:
             base = number << 24
             with self._translated("read", base):
-                idr, csw = _collect([self._dp.read_ap(base + r, now=False) for r in (IDR, CSW)])
-                if idr == 0:
-                    raise exceptions.TransferFaultError(f"there is no access port {number}")
+                csw = self._dp.read_ap(base + CSW)
                 if not csw & CSW_DEVICE_ENABLED:
+                    if self._dp.read_ap(base + IDR) == 0:
+                        raise exceptions.TransferFaultError(f"there is no access port {number}")
                     raise ChipLocked(2)
                 interface = self.probe.get_memory_interface_for_ap(APv1Address(number))
             if interface is None:
@@ -419,12 +462,31 @@ class Port(ABC):
     def write(self, address: int, *values: int) -> None:
         self.run([Write(address, values)])
 
+    def read_spread(self, address: int, offsets: Sequence[int]) -> list[int]:
+        """Words at ascending `offsets`, of which the first is 0.
+
+        What lies between must bear being read: it is, where that saves commands.
+        """
+        if self.patient:
+            try:
+                block = self.read(address, offsets[-1] // 4 + 1)
+            except AccessRefused as error:
+                log.debug("there are gaps: %s", error)
+            else:
+                return [block[offset // 4] for offset in offsets]
+        return [value for (value,) in self.run([Read(address + offset) for offset in offsets])]
+
     def try_banked(self) -> None:
-        """Find out whether BD0-3 work here, by reading CPUID both ways."""
+        """Find out whether BD0-3 work here: CPUID can be seen through them, and stays there."""
         self._banked = True
-        direct = self.read(CPUID)
-        twice = self.run([Read(CPUID), Read(CPUID)])
-        self._banked = twice == [direct, direct]
+        try:
+            found = self.run([Read(CPUID), Read(CPUID)])
+        except AccessRefused as error:
+            log.debug("BD0-3 do not work: %s", error)
+            found = []
+        self._banked = [value & CPUID_PART for (value,) in found] == 2 * [_CORTEX_M7]
+        if not self._banked:
+            self.forget()
 
     def stream(self, address: int, words: Sequence[int], patience: Callable[[], bool]) -> int:
         """Write `words` into a slave that throttles by WAIT; how many of them it took.
@@ -599,6 +661,15 @@ class InterfacePort(Port):
         # SELECT to the host, the host would then select the wrong register.
         if self._link.manages_select:
             super().try_banked()
+
+    def _in_line(self, access: Access, following: Access | None) -> bool:
+        # A memory command takes two exchanges, as TAR and BDn do; but then CSW is another's.
+        return super()._in_line(access, following) or (
+            self._banked
+            and _is_word(access)
+            and access.address in PPB
+            and self._current_csw == self._csw(4, cacheable=False)
+        )
 
     def _directly(self, access: Access, cacheable: bool, results: _Results) -> None:
         self._dp.flush()  # what was deferred comes first

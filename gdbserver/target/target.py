@@ -178,16 +178,15 @@ class Target:
         self._set_up_dbgmcu()
         try:
             self._port.try_banked()
-            self._core.start(
+            finish = self._core.start(
                 in_reset=connect is Connect.UNDER_RESET, halt=connect is not Connect.ATTACH
             )
+            if self._dbgmcu is None:
+                self._set_up_dbgmcu()
+            self.chip = self._identify(finish)
         except AccessStalled as stall:
             stall.hint = _ASLEEP
             raise
-        if self._dbgmcu is None:
-            self._set_up_dbgmcu()
-        self.chip = self._identify()
-        self._breakpoints.start()
 
     def _set_up_dbgmcu(self) -> None:
         """Debug through low power, and freeze what a halted core cannot feed.
@@ -197,8 +196,9 @@ class Target:
         for number, base in ((2, DBGMCU_APB_D), (0, DBGMCU)):
             try:
                 port = self.link.port(number)
-                (idcode,), *before = port.run(
-                    [Read(base), *(Read(base + offset) for offset, _ in _DBGMCU_SETTINGS)]
+                # Between them are registers of the same kind, and reserved words.
+                idcode, *before = port.read_spread(
+                    base, [0, *(offset for offset, _ in _DBGMCU_SETTINGS)]
                 )
             except TargetError as error:
                 log.debug("DBGMCU is out of reach through AP%d: %s", number, error)
@@ -207,7 +207,7 @@ class Target:
             if idcode & 0xFFF == DEVICE_ID:
                 self._idcode = idcode
                 self._dbgmcu = port, base
-                self._dbgmcu_before = [value for (value,) in before]
+                self._dbgmcu_before = before
                 self._write_dbgmcu()
                 return
 
@@ -240,7 +240,8 @@ class Target:
         )
         self._write_dbgmcu()
 
-    def _identify(self) -> ChipInfo:
+    def _identify(self, before: Sequence[Write]) -> ChipInfo:
+        """Ask the chip what it is; `before`, and what starts the breakpoints, ride along."""
         idcode = self._idcode
         if not idcode:
             raise TargetError(
@@ -254,6 +255,7 @@ class Target:
             )
         (optsr,), (protection1,), (protection2,) = self._port.run(
             [
+                *before,
                 Read(FLASH + FLASH_OPTSR_CUR),
                 Read(FLASH + FLASH_WPSN_CUR),
                 Read(FLASH + FLASH_BANK2_OFFSET + FLASH_WPSN_CUR),
@@ -262,7 +264,7 @@ class Target:
         rdp_level = {0xAA: 0, 0xCC: 2}.get(optsr >> OPTSR_RDP_SHIFT & 0xFF, 1)
         if rdp_level:
             raise ChipLocked(rdp_level)
-        (flash_size,) = self._port.read(FLASH_SIZE)
+        ((flash_size,),) = self._port.run([*self._breakpoints.start(), Read(FLASH_SIZE)])
         return ChipInfo(
             device_id=idcode & 0xFFF,
             revision=REVISIONS.get(idcode >> 16, f"{idcode >> 16:#06x}"),

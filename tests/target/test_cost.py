@@ -9,6 +9,7 @@ from target_bench import Bench
 
 from gdbserver.target.breakpoints import BreakKind
 from gdbserver.target.registers import CORE_COUNT, REGISTERS
+from gdbserver.target.target import Target
 
 NAMES = [register.name for register in REGISTERS]
 HARDWARE = BreakKind.HARDWARE
@@ -94,4 +95,8 @@ def test_polling_a_running_core_is_one_transaction(bench: Bench) -> None:
 
 
 def test_connecting_takes_a_moment(bench: Bench) -> None:
-    assert bench.cost() < (130 if "stlink" in bench.target.probe_uid else 60)
+    target = Target.open(bench.target.probe_uid)
+    assert target.link.probe.counters.transactions <= (
+        55 if "stlink" in bench.target.probe_uid else 26
+    )
+    target.close()

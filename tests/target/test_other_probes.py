@@ -13,11 +13,17 @@ from typing import Any
 import pytest
 from pyocd.core import exceptions
 from pyocd.core.memory_interface import MemoryInterface
+from pyocd.probe.debug_probe import DebugProbe
+from pyocd.probe.swj import SWJSequenceSender
 from target_bench import Bench, load
 
+from gdbserver.chip.cortex_m import DEMCR, DWT_FUNCTION, DWT_FUNCTION_WRITE, FP_COMP, Demcr
+from gdbserver.chip.stm32h743 import DBGMCU, DBGMCU_APB_D, DBGMCU_CR_OFFSET
 from gdbserver.errors import MemoryFault
+from gdbserver.sim.bus import Master
 from gdbserver.sim.probe import SimProbe
 from gdbserver.target.breakpoints import BreakKind
+from gdbserver.target.link import SWITCH_TO_SWD
 from gdbserver.target.registers import REGISTERS
 from gdbserver.target.target import Connect, Target
 
@@ -109,6 +115,76 @@ class Meddler(MemoryInterface):  # type: ignore[misc]  # pyOCD is untyped
 
     def read_memory_block32(self, addr: int, size: int, **attrs: Any) -> Sequence[int]:
         return [self.read_memory(addr + 4 * i, 32, **attrs) for i in range(size)]  # type: ignore[misc]
+
+
+class DeafProbe(SimProbe):
+    """Loses the first sequence that it is told to send."""
+
+    heard = 0
+
+    def swj_sequence(self, length: int, bits: int) -> None:
+        self.heard += 1
+        if self.heard > 1:
+            super().swj_sequence(length, bits)
+
+
+class GapProbe(SimProbe):
+    """Its DBGMCU answers where RM0433 has a register, and nowhere else."""
+
+    def get_memory_interface_for_ap(self, ap_address: Any) -> Any:
+        interface = super().get_memory_interface_for_ap(ap_address)
+        read_block = interface.read_memory_block32
+
+        def read_memory_block32(addr: int, size: int, **attrs: Any) -> Any:
+            if addr == DBGMCU_APB_D and size > 2:
+                raise exceptions.TransferFaultError(addr + 8)
+            return read_block(addr, size, **attrs)
+
+        interface.read_memory_block32 = read_memory_block32
+        return interface
+
+
+def test_swd_is_chosen_in_one_sequence_as_pyocd_does_in_four() -> None:
+    class Recorder:
+        bits = length = 0
+
+        def swj_sequence(self, length: int, bits: int) -> None:
+            self.bits |= (bits & (1 << length) - 1) << self.length
+            self.length += length
+
+    recorder = Recorder()
+    SWJSequenceSender(recorder, False).select_protocol(DebugProbe.Protocol.SWD)
+    assert (recorder.length, recorder.bits) == SWITCH_TO_SWD
+
+
+def test_a_debug_port_that_does_not_answer_at_once_is_asked_again() -> None:
+    probe = DeafProbe("sim:cmsis-dap-v2")
+    Target.behind(probe, connect=Connect.HALT).close()
+    assert probe.heard > 1
+
+
+@pytest.mark.parametrize("connect", Connect)
+def test_registers_with_gaps_between_them_are_read_one_by_one(connect: Connect) -> None:
+    target = Target.behind(GapProbe("sim:stlink-v3"), connect=connect)
+    assert target.chip.device_id == 0x450
+    assert target.read_word(DBGMCU + DBGMCU_CR_OFFSET) & 7 == 7
+    target.close()
+
+
+@pytest.mark.parametrize("link", ["cmsis-dap-v2", "stlink-v3"])
+def test_comparators_that_somebody_left_on_are_switched_off(link: str) -> None:
+    probe = SimProbe(f"sim:{link}")
+    target = Target.behind(probe, connect=Connect.UNDER_RESET)
+    target.close()
+    fpb, dwt = FP_COMP + 4 * 7, DWT_FUNCTION + 16 * 3
+    demcr = probe.board.bus.read(DEMCR, 4, Master.AP0)
+    probe.board.bus.write(DEMCR, 4, demcr | Demcr.TRCENA, Master.AP0)
+    probe.board.bus.write(fpb, 4, 0x08000101, Master.AP0)
+    probe.board.bus.write(dwt, 4, DWT_FUNCTION_WRITE, Master.AP0)
+    target = Target.behind(probe, connect=Connect.ATTACH)
+    assert target.read_word(fpb) == 0
+    assert target.read_word(dwt) == 0
+    target.close()
 
 
 @pytest.fixture(params=[EagerProbe, MeddlingProbe])
