@@ -220,8 +220,8 @@ class Session:
                     self._threads.select(thread)
                 return replies.OK
             case commands.ThreadAlive(thread):
-                numbers = (-1, 0, *(row.number for row in await self._threads.rows()))
-                return replies.OK if thread in numbers else replies.error(errno.ESRCH)
+                alive = await self._threads.is_alive(thread)
+                return replies.OK if alive else replies.error(errno.ESRCH)
             case commands.CurrentThread():
                 return b"QC%x" % await self._threads.current()
             case commands.FirstThreads():

@@ -70,12 +70,26 @@ class Threads:
         """All threads, by number."""
         return await self._target.call(self._rows)
 
+    async def is_alive(self, number: int) -> bool:
+        """Whether there is such a thread, or it means any."""
+        if self._alone:
+            return number in (*_ANY, 1)
+        return number in (*_ANY, *(row.number for row in await self.rows()))
+
+    @property
+    def _alone(self) -> bool:
+        """Whether the core is the only thread, and nobody needs to be asked."""
+        return self.only_one or not self._rtos.known
+
     async def current(self) -> int:
         """The number of the thread on the core."""
+        if self._alone:
+            self._numbers = {}
+            return 1
         return await self._target.call(lambda target: self._current(self._survey(target)))
 
     def _survey(self, target: Target) -> Survey | None:
-        survey = None if self.only_one else self._rtos.survey(target)
+        survey = None if self._alone else self._rtos.survey(target)
         if survey is None or self._resets != target.resets:
             self._resets = target.resets
             self._numbers = {}

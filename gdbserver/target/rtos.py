@@ -299,6 +299,11 @@ class Rtos:
         self._kernel = None
         self._moment = -1
 
+    @property
+    def known(self) -> bool:
+        """Whether the program has a kernel, started or not."""
+        return self._kernel is not None
+
     def learn(self, symbol: str, value: int | None) -> None:
         self._symbols[symbol] = value
 
