@@ -13,6 +13,18 @@ sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 from benchmark.trips import TARGETS
 
 
+@pytest.mark.parametrize(("link", "most"), [("cmsis-dap-v2", 30), ("stlink-v3", 72)])
+def test_opening_and_the_first_connect_take_no_more_transactions_than(
+    drills_elf: Path, link: str, most: int
+) -> None:
+    with (
+        debugging(drills_elf, f"sim:{link}", connect=False, loaders=[]) as here,
+        round_trips.Prompt("gdb-multiarch", drills_elf) as prompt,
+    ):
+        prompt.do(f"target extended-remote {here.server.address}")
+        assert here.machine.target.link.probe.counters.transactions <= most
+
+
 @pytest.mark.parametrize("link", TARGETS)
 def test_no_command_takes_more_transactions_than(drills_elf: Path, link: str) -> None:
     with debugging(drills_elf, f"sim:{link}", connect=False, loaders=[]) as here:
