@@ -70,6 +70,8 @@ class CoreMemory:
         self._listener = listener
         self._plain: dict[int, tuple[Span, Any, bytearray | memoryview]] = {}
         self._called: set[int] = set()
+        self._programmed: set[int] = set()
+        """Starts of devices that are plain for reading only, and that the core has written to."""
         self._sometimes_plain: dict[int, tuple[Span, Mappable]] = {}
         self._ports: dict[int, tuple[frozenset[int], frozenset[int]]] = {}
         self.running = False
@@ -112,10 +114,12 @@ class CoreMemory:
                 break
         return b""
 
-    def map_page(self, address: int, *, fetch: bool) -> bool:
+    def map_page(self, address: int, *, fetch: bool, store: bool = False) -> bool:
         """Make `address` accessible to Unicorn; False if it cannot be executed from.
 
         Data accesses to where nobody is are mapped as well: they call back and are refused.
+        So is a page of flash that is about to be programmed: as plain memory it would have to be
+        taken back at once.
         """
         if any(address in span for span, _, _ in self._plain.values()):
             return True
@@ -123,9 +127,10 @@ class CoreMemory:
         found = self._bus.find(address)
         if found is not None:
             span, device = found
-            direct = device.direct(address - span.start) if isinstance(device, Mappable) else None
+            direct = None
+            if isinstance(device, Mappable) and not (store and span.start in self._programmed):
+                direct = device.direct(address - span.start)
             if direct is not None:
-                self.forget_page(address)
                 self._map_plain(span.start + direct.offset, direct)
                 return True
         if fetch:
@@ -147,6 +152,7 @@ class CoreMemory:
 
     def _map_plain(self, start: int, direct: Direct) -> None:
         length = len(direct.memory)
+        self._forget_pages(Span.of(start, length))
         shared = (ctypes.c_char * length).from_buffer(direct.memory)
         self._uc.mem_map_ptr(start, length, uc.UC_PROT_ALL, ctypes.addressof(shared))
         if not direct.writable:
@@ -160,7 +166,10 @@ class CoreMemory:
             if span.start < revoked.end and revoked.start < span.end:
                 self._uc.mem_unmap(start, len(span))
                 del self._plain[start]
-        for page in [p for p in self._called if p < revoked.end and revoked.start < p + PAGE]:
+        self._forget_pages(revoked)
+
+    def _forget_pages(self, span: Span) -> None:
+        for page in [p for p in self._called if p < span.end and span.start < p + PAGE]:
             self.forget_page(page)
 
     def _forget_code(self, changed: Span) -> None:
@@ -228,6 +237,9 @@ class CoreMemory:
         self, _uc: Any, _access: int, address: int, size: int, value: int, _data: Any
     ) -> bool:
         """A store to memory that is plain for reading only, such as flash."""
+        found = self._bus.find(address)
+        if found is not None:
+            self._programmed.add(found[0].start)
         if size == 1 and address in self._expected_bytes:
             return True
         if address % size and not (size == 8 and address % 4 == 0):

@@ -76,6 +76,9 @@ _PPB = PPB.start
 _NO_PLACES: frozenset[int] = frozenset()
 _NOWHERE = 0xDFFFFFFE  # in a region that never executes: Unicorn wants an address to stop at
 _BRANCH_TO_SELF = 0xE7FE
+_COUNT_DOWN, _COUNTER = 0x3801, 0x0700  # SUBS Rn, #1
+_TURN_AGAIN = 0xD1FD  # BNE to the instruction before
+_ZERO = 1 << 30  # xPSR
 
 # How Unicorn numbers what the guest runs into.
 _SVC, _PREFETCH_ABORT, _BKPT, _EXCEPTION_EXIT, _NO_COPROCESSOR = 2, 3, 7, 8, 17
@@ -325,8 +328,8 @@ class Core:
             else:
                 self._charge(count)
                 self._slice = min(2 * self._slice, LONGEST_SLICE)
-            if self.pc == start and count > 1:
-                self._skip_idle_loop()
+                if count > 1:
+                    self._skip_waiting_loop(start)
         else:
             self._slice = FIRST_SLICE
             if not self._half_charged:
@@ -342,11 +345,34 @@ class Core:
     def _charge(self, instructions: int) -> None:
         self.spend(instructions * CYCLES_PER_INSTRUCTION)
 
-    def _skip_idle_loop(self) -> None:
-        """A branch to itself waits for an interrupt: nothing changes before the next event."""
-        if self._memory.fetch(self.pc, 2) == _BRANCH_TO_SELF.to_bytes(2, "little"):
-            cycles = max(0, self._limit - self._clock.now) * self._hz // SECOND
+    def _skip_waiting_loop(self, start: int) -> None:
+        """Two loops do nothing but let time pass: a branch to itself, and one that counts down.
+
+        The one waits for an interrupt, and nothing changes before the next event.  Of the other,
+        SUBS and BNE, all but the last turn can be known without executing it.
+        """
+        code = self._memory.fetch(self.pc, 4)
+        first, second = int.from_bytes(code[:2], "little"), int.from_bytes(code[2:], "little")
+        cycles = max(0, self._limit - self._clock.now) * self._hz // SECOND
+        if self.pc == start and first == _BRANCH_TO_SELF:
             self.spend(max(1, cycles))
+        elif first == _TURN_AGAIN:
+            if not self.registers.xpsr & _ZERO:
+                self._charge(1)
+                self.pc -= 2  # where the next slice, whose length is even, begins and may end
+        elif (
+            second == _TURN_AGAIN
+            and first & ~_COUNTER == _COUNT_DOWN
+            and self.pc + 2 not in self._exits
+            and not it_state(self.registers.xpsr)
+        ):
+            number = (first & _COUNTER) >> 8
+            left = self.registers.general(number)
+            turns = min(left - 1, cycles // (2 * CYCLES_PER_INSTRUCTION))
+            if turns > 0 and left < 1 << 31:
+                self.registers.set_general(number, left - turns)
+                self._charge(2 * turns)
+                self._slice = FIRST_SLICE
 
     def _enter_unicorn(self, count: int) -> None:
         self.registers.live = True
@@ -561,7 +587,8 @@ class Core:
             # remembers no address for it, and does not hear that it changed.
             self._stop(partial(self._cannot_fetch, address))
             return False
-        return self._memory.map_page(address, fetch=False)
+        store = access == uc.UC_MEM_WRITE_UNMAPPED
+        return self._memory.map_page(address, fetch=False, store=store)
 
     def _breakpoint_instruction(self) -> None:
         if self.scs.debug_enabled:

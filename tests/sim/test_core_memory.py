@@ -66,8 +66,11 @@ PROGRAM_BANK_2 = """
 """
 
 
-def machine_with_bank_2(pattern: int, words: int) -> tuple[Machine, FlashInterface]:
-    machine = Machine(PROGRAM_BANK_2.format(pattern=pattern, words=words))
+def machine_with_bank_2(
+    pattern: int, words: int, then: str = "bkpt #0"
+) -> tuple[Machine, FlashInterface]:
+    code = PROGRAM_BANK_2.format(pattern=pattern, words=words)
+    machine = Machine(code.replace("bkpt #0", then))
     flash = FlashInterface(machine.clock, machine.bus)
     machine.bus.attach(FLASH, flash.registers.size, flash.registers)
     machine.bus.attach(BANK2.start, len(BANK2), flash.array(2))
@@ -89,6 +92,20 @@ def test_what_the_core_stores_over_old_contents_is_anded() -> None:
     machine.run_to_halt()
     assert flash.contents(Span.of(BANK2.start, 32)) == 8 * b"\xaa\x00\x0a\x0a"
     assert flash.banks[1].cells.suspect == {0: None}
+
+
+def test_what_the_core_has_programmed_it_can_read_and_execute() -> None:
+    then = """
+        ldr r6, [r2, #-4]
+        ldr r1, =0x08100021
+        movs r4, #0
+        blx r1
+        bkpt #0
+    """
+    adds_and_bx = 0x47701C64  # adds r4, #1; bx lr
+    machine, _ = machine_with_bank_2(adds_and_bx, 16, then)
+    machine.run_to_halt(10 * MILLISECOND)
+    assert (machine.register(4), machine.register(6)) == (1, adds_and_bx)
 
 
 def test_a_flash_word_that_the_core_leaves_unfinished_is_not_in_flash() -> None:

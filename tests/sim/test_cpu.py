@@ -586,6 +586,52 @@ def test_polling_a_status_register_is_skipped_to_the_next_event() -> None:
     assert len(machine.slave.accesses) < 100
 
 
+COUNT_DOWN = """
+    ldr r0, =0xE000E010
+    ldr r1, =63999
+    str r1, [r0, #4]
+    movs r1, #0
+    str r1, [r0, #8]
+    movs r1, #7
+    str r1, [r0]
+    ldr r{counter}, ={turns}
+    {padding}
+    1: subs r{counter}, #1
+    bne 1b
+    bkpt #0
+    systick:
+    ldr r2, =0x20000000
+    ldr r3, [r2]
+    adds r3, #1
+    str r3, [r2]
+    bx lr
+"""
+
+
+@pytest.mark.parametrize("padding", ["", "nop"])
+def test_a_loop_that_counts_down_takes_two_cycles_a_turn_and_lets_interrupts_through(
+    padding: str,
+) -> None:
+    code = COUNT_DOWN.format(counter=5, turns=16_000_000, padding=padding)
+    machine = Machine(code)
+    begun = machine.core.cycles
+    machine.run_to_halt()
+    assert machine.core.cycles - begun == pytest.approx(32_000_000, rel=1e-3)
+    assert machine.result() == 500
+    assert machine.register(5) == 0
+
+
+def test_a_loop_that_counts_down_is_found_on_its_way_and_can_be_stepped_from_there() -> None:
+    code = COUNT_DOWN.format(counter=4, turns=16_000_000, padding="")
+    machine = Machine(code).run(100 * MILLISECOND + 500 * MICROSECOND)
+    machine[DHCSR] = KEY | Dhcsr.C_DEBUGEN | Dhcsr.C_HALT | Dhcsr.C_MASKINTS
+    left = machine.register(4)
+    assert 16_000_000 - left == pytest.approx(3_200_000, rel=1e-2)
+    for _ in range(4):
+        machine.step()
+    assert machine.register(4) == left - 2
+
+
 def test_emptying_a_data_port_is_not_taken_for_waiting() -> None:
     machine = Machine(
         "ldr r0, =0x40000000\nmovs r2, #100\n1: ldr r1, [r0]\nsubs r2, #1\nbne 1b\nbkpt #0"
