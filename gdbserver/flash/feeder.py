@@ -6,7 +6,7 @@ two thirds of the time.  So where the core has nothing else to do, that is, wher
 runs on it, the host writes what comes next into buffers in AXI SRAM, during the erase as well,
 and `feed` (``loaders/queue``) moves it into flash: two flash words at a time, whenever a bank
 has nothing to do.  It never waits on the bus, so one bank does not hold up the other, and
-no probe ever sees a WAIT.
+no probe ever sees a WAIT.  It learns how long a bank takes and looks at its register only then.
 
 The routine runs beside the call queue, as one call that lasts until the end, on a core in a
 known state.  It looks at this, which the host has put into SRAM::
@@ -20,7 +20,7 @@ known state.  It looks at this, which the host has put into SRAM::
             12 done       written by the core: jobs finished, which means taken out of their buffers
             16 trouble    written by the core: FLASH_SR, when it has an error flag; it stops there;
                           or 1, where a job could not be unpacked
-            20            three words of the core's own
+            20            six words of the core's own
             64 jobs[8]    in turn, 32 bytes each: source, destination, its length while packed or
                           0, where to unpack it, length; the core clears the length
 

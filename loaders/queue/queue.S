@@ -74,13 +74,7 @@ routine run
     str     r0, [r4, #STATE]
     ldr     r6, [r4, #DONE]
 .Lfeed:
-    feed_watchdog r0, r1
-    ldr     r0, [r4, #WINDOW_WATCHDOG]  @ what keeps WWDG1 from biting, where it runs
-    cbz     r0, .Lturns
-    movw    r1, #0x3000             @ WWDG1_CR
-    movt    r1, #0x5000
-    str     r0, [r1]
-.Lturns:
+    bl      feed_watchdogs
     mov     r8, #0x10000            @ a few milliseconds, whatever the clock
 .Lwait:
     ldr     r0, [r4, #PUT]
@@ -126,6 +120,18 @@ routine run
     bkpt    #0
     b       .Lhalted
     .size   run, . - run
+
+/* Both watchdogs, at any time after `run` began.  Clobbers r0 and r1. */
+feed_watchdogs:
+    feed_watchdog r0, r1
+    ldr     r0, .Lring
+    ldr     r0, [r0, #WINDOW_WATCHDOG]  @ what keeps WWDG1 from biting, where it runs
+    cbz     r0, .Lno_window
+    movw    r1, #0x3000             @ WWDG1_CR
+    movt    r1, #0x5000
+    str     r0, [r1]
+.Lno_window:
+    bx      lr
 
 /*
  * crc32(r0 = address, r1 = length) -> r0, as zlib's: four table look-ups per word ("slicing").
@@ -295,6 +301,12 @@ routine crc32_each
  * two flash words at a time, which is what it takes without holding the bus, and only when it
  * has nothing to do: so the core never waits for one while the other could go on.
  * RM0433, "FLASH program operations".
+ *
+ * FLASH_SR is looked at rarely, because on a simulated board a look takes as long as thousands of
+ * instructions.  Between two looks a loop counts down.  How many of its turns two flash words take
+ * is learned, so neither the core's clock nor the pace of the flash need be known: a bank that is
+ * still busy is looked at again a little later, and the next time only after as long as this time;
+ * one that is ready at the first look, a little earlier the next time.
  */
 #define LANE_A 32
 #define LANE_B 352
@@ -307,6 +319,9 @@ routine crc32_each
 #define SOURCE 20
 #define DESTINATION 24
 #define LEFT 28
+#define DUE 32                          /* turns until the next look */
+#define USUAL 36                        /* turns from two flash words to the first look */
+#define WAITED 40                       /* turns from them to the look that is due */
 
 #define JOB_SOURCE 64
 #define JOB_PACKED 72
@@ -318,28 +333,52 @@ routine crc32_each
 #define FLASH_SR_ONGOING 7              /* BSY, WBNE, QW */
 #define FLASH_SR_ERRORS 0x17EE0000
 
+#define IDLE_TURNS 8192                 /* before a lane without a job is looked at again */
+#define LEAST_TURNS 64
+#define ROUNDS 32                       /* from one feeding of the watchdogs to the next */
+
 routine feed
     push    {r3-r11, lr}
     mov     r11, r0
+.Lfeed_both:
+    bl      feed_watchdogs
+    mov     r10, #ROUNDS
 .Lround:
     ldr     r0, [r11]
     cbnz    r0, .Lfed
     add     r4, r11, #LANE_A
     bl      feed_lane
+    mov     r9, r0
     addw    r4, r11, #LANE_B
     bl      feed_lane
-    b       .Lround
+    mov     r2, r0                  @ the nearer look
+    cmp     r2, r9
+    it      hi
+    movhi   r2, r9
+    subs    r0, r2
+    str     r0, [r4, #DUE]
+    sub     r9, r2
+    str     r9, [r11, #LANE_A + DUE]
+.Lturn:
+    subs    r2, #1
+    bne     .Lturn
+    subs    r10, #1
+    bne     .Lround
+    b       .Lfeed_both
 .Lfed:
     movs    r0, #0
     pop     {r3-r11, pc}
     .size   feed, . - feed
 
-/* r4: the lane.  Nothing is kept in registers between two turns. */
+/*
+ * r4: the lane -> r0: turns until it is to be looked at, one at least.  Nothing else is kept in
+ * registers between two rounds; r9 to r11 are left alone.
+ */
 feed_lane:
     ldr     r0, [r4, #ON]
     str     r0, [r4, #SEEN]
     cmp     r0, #0
-    beq     .Lnot_now
+    beq     .Lidle
     ldr     r5, [r4, #LEFT]
     cbnz    r5, .Lgoing
     ldr     r0, [r4, #JOBS_DONE]
@@ -347,7 +386,7 @@ feed_lane:
     add     r6, r4, r0, lsl #5
     ldr     r5, [r6, #JOB_LENGTH]
     cmp     r5, #0
-    beq     .Lnot_now
+    beq     .Lidle
     dmb                             @ the rest of the job was written before its length was
     movs    r0, #0
     str     r0, [r6, #JOB_LENGTH]
@@ -366,13 +405,25 @@ feed_lane:
     strd    r0, r7, [r4, #SOURCE]
     str     r5, [r4, #LEFT]
 .Lgoing:
+    ldr     r0, [r4, #DUE]
+    cmp     r0, #0
+    bne     .Lnot_now
     ldr     r0, [r4, #STATUS_AT]
     ldr     r0, [r0]
     movw    r1, #FLASH_SR_ERRORS >> 16
     tst     r1, r0, lsr #16
     bne     .Ltrouble
+    ldrd    r2, r3, [r4, #USUAL]
     tst     r0, #FLASH_SR_ONGOING
-    bne     .Lnot_now
+    bne     .Lbusy
+    cmp     r2, r3
+    it      eq
+    subeq   r3, r3, r3, lsr #6      @ ready at the first look: was it for long?
+    cmp     r3, #LEAST_TURNS
+    it      lo
+    movlo   r3, #LEAST_TURNS
+    mov     r2, r3
+    strd    r2, r3, [r4, #USUAL]
     ldrd    r6, r7, [r4, #SOURCE]
     mov     r8, #2
 .Lword:                               @ eight plain stores: a block store may begin anew
@@ -391,19 +442,32 @@ feed_lane:
     beq     .Ljob_done
     subs    r8, #1
     bne     .Lword
+.Ltaken:
     strd    r6, r7, [r4, #SOURCE]
     str     r5, [r4, #LEFT]
+    ldr     r0, [r4, #USUAL]
     bx      lr
 .Ljob_done:
-    str     r5, [r4, #LEFT]
     ldr     r0, [r4, #JOBS_DONE]
     adds    r0, #1
     str     r0, [r4, #JOBS_DONE]
+    b       .Ltaken
+.Lbusy:                               @ the further from what was usual, the longer the step
+    subs    r0, r3, r2
+    lsrs    r0, r0, #2
+    add     r0, r0, r3, lsr #9
+    adds    r0, #4
+    add     r3, r0
+    str     r3, [r4, #WAITED]
     bx      lr
 .Lbroken:
     movs    r0, #1                  @ no error flag: what came does not unpack
 .Ltrouble:
     str     r0, [r4, #TROUBLE]
+.Lidle:
+    ldr     r0, [r4, #DUE]          @ of the bank's last two flash words, where it is not over
+    cbnz    r0, .Lnot_now
+    mov     r0, #IDLE_TURNS
 .Lnot_now:
     bx      lr
 

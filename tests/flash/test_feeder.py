@@ -8,7 +8,16 @@ import pytest
 from flash_bench import Bench, download, noise
 
 from gdbserver.chip.memory import Span
-from gdbserver.chip.stm32h743 import AXI_SRAM, DTCM, FLASH, FLASH_BANK2_OFFSET, FLASH_CR, FlashSr
+from gdbserver.chip.stm32h743 import (
+    AXI_SRAM,
+    DTCM,
+    FLASH,
+    FLASH_BANK2_OFFSET,
+    FLASH_CR,
+    RCC,
+    WWDG1,
+    FlashSr,
+)
 from gdbserver.errors import FlashError, LoaderReset
 from gdbserver.sim.rcc import ResetCause
 
@@ -65,6 +74,16 @@ def test_ram_and_core_are_as_they_were(quick: Bench) -> None:
     quick.carry_out(download(*BOTH))
     assert all(target.read_memory(s.start, len(data)) == data for s, data in ram.items())
     assert target.read_registers(list(before)) == before
+
+
+def test_a_window_watchdog_that_the_program_started_does_not_bite(quick: Bench) -> None:
+    dirty(quick)
+    quick.target.halt()
+    quick.target.write_memory(AXI_SRAM.start, b"\xfe\xe7")  # b .
+    quick.target.write_word(RCC + 0xE4, 1 << 6)  # RCC_APB3ENR.WWDG1EN
+    quick.target.write_word(WWDG1, 0xFF)
+    quick.carry_out(download(*BOTH))
+    assert all_there(quick)
 
 
 def test_an_abandoned_download_leaves_banks_idle_and_ram_as_it_was(quick: Bench) -> None:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from unicorn import (
     UC_ARCH_ARM,
+    UC_HOOK_BLOCK,
     UC_HOOK_INTR,
     UC_MODE_THUMB,
     Uc,
@@ -277,3 +278,98 @@ def test_a_window_watchdog_is_fed_only_where_it_runs(food: int) -> None:
     machine.write_ring([], window_watchdog=food)
     machine.run()
     assert int.from_bytes(machine.uc.mem_read(WWDG, 4), "little") == food
+
+
+class Bank:
+    """A bank of flash beside the bare machine; its clock is the core's instructions."""
+
+    TURN = 20_000  # instructions that a flash word takes
+
+    def __init__(self, machine: Machine, status: int, array: int) -> None:
+        self.machine = machine
+        self.array = array
+        self.contents = bytearray(b"\xff" * 0x1000)
+        self.ends: list[int] = []
+        self.looks = 0
+        self.idle = 0
+        self.flags = 0
+        machine.uc.mmio_map(status & ~0xFFF, 0x1000, self.read, None, lambda *_: None, None)
+        machine.uc.mmio_map(array, 0x1000, lambda *_: 0, None, self.write, None)
+
+    def ongoing(self) -> int:
+        return sum(end > self.machine.now for end in self.ends)
+
+    def read(self, uc: Uc, offset: int, size: int, data: object) -> int:
+        self.looks += 1
+        return self.flags | (4 if self.ongoing() else 0)
+
+    def write(self, uc: Uc, offset: int, size: int, value: int, data: object) -> None:
+        assert self.ongoing() < 2, "the write buffer could not be emptied"
+        self.contents[offset : offset + size] = value.to_bytes(size, "little")
+        if offset % 32 == 28:
+            begin = max(self.machine.now, *self.ends[-1:], 0)
+            self.idle += begin - self.ends[-1] if self.ends else 0
+            self.ends.append(begin + self.TURN)
+
+
+class FeedingMachine(Machine):
+    """Two banks, and a feeder whose lanes hold a job of 64 flash words each."""
+
+    FEEDER = DATA
+    WORDS = 64
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0
+        self.uc.hook_add(UC_HOOK_BLOCK, self._count)
+        self.banks = [Bank(self, 0x52002000 + 0x1000 * n, 0x08000000 + 0x1000 * n) for n in (0, 1)]
+        self.uc.mem_write(self.FEEDER, bytes(32 + 2 * 320))
+        self.data = [Random(n).randbytes(32 * self.WORDS) for n in (0, 1)]
+        for n, (lane, bank) in enumerate(zip((32, 352), self.banks, strict=True)):
+            source = self.FEEDER + 0x1000 + n * 0x1000
+            self.uc.mem_write(source, self.data[n])
+            self.words(lane, 0x52002010 + 0x1000 * n, 1)
+            self.words(lane + 64, source, bank.array, 0, source, len(self.data[n]))
+
+    def words(self, offset: int, *values: int) -> None:
+        for i, value in enumerate(values):
+            self.uc.mem_write(self.FEEDER + offset + 4 * i, value.to_bytes(4, "little"))
+
+    def word(self, offset: int) -> int:
+        return int.from_bytes(self.uc.mem_read(self.FEEDER + offset, 4), "little")
+
+    def _count(self, uc: Uc, address: int, size: int, data: object) -> None:
+        self.now += size // 2
+
+    def feed(self) -> None:
+        """`feed` as the queue calls it, for somewhat longer than the jobs should take."""
+        record = {"function": self.symbols["feed"], "arguments": [self.FEEDER, 0, 0, 0]}
+        self.write_ring([record])
+        self.run(int(1.2 * Bank.TURN * self.WORDS))
+
+
+def test_both_banks_are_fed_at_their_own_pace_with_few_looks_at_their_registers() -> None:
+    machine = FeedingMachine()
+    machine.feed()
+    for bank, data, lane in zip(machine.banks, machine.data, (32, 352), strict=True):
+        assert bank.contents[: len(data)] == data
+        assert machine.word(lane + 12) == 1
+        assert bank.idle < 0.03 * Bank.TURN * machine.WORDS
+        assert bank.looks < 2 * machine.WORDS
+
+
+def test_a_bank_with_an_error_flag_is_left_alone_and_the_other_one_goes_on() -> None:
+    machine = FeedingMachine()
+    machine.banks[0].flags = 1 << 17
+    machine.feed()
+    assert machine.word(32 + 16) & 1 << 17
+    assert machine.word(352 + 16) == 0
+    assert not machine.banks[0].ends
+    assert machine.banks[1].contents[: len(machine.data[1])] == machine.data[1]
+
+
+def test_a_machine_that_feeds_feeds_the_watchdogs_too() -> None:
+    machine = FeedingMachine()
+    machine.uc.mem_write(0x58004800, bytes(4))
+    machine.feed()
+    assert bytes(machine.uc.mem_read(0x58004800, 4)) == b"\xaa\xaa\0\0"
