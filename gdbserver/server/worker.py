@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Concatenate, Generic, ParamSpec, TypeVar
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import trio
 
@@ -40,12 +43,64 @@ class Machine:
     programmer: Programmer
 
 
+class _Job(Generic[T]):
+    """Something to do, and then its result, for a task that waits for it."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._work = work
+        self._done: Future[T] = Future()
+        self._task = trio.lowlevel.current_task()
+        self._token = trio.lowlevel.current_trio_token()
+
+    def do(self) -> None:
+        """In the hand's thread."""
+        try:
+            self._done.set_result(self._work())
+        except BaseException as error:
+            self._done.set_exception(error)
+        self._token.run_sync_soon(trio.lowlevel.reschedule, self._task)
+
+    async def result(self) -> T:
+        """It is not cancelled: what was given is done."""
+        await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+        return self._done.result()
+
+
+class Hand:
+    """The one thread that touches the machine: what it is given it does, in that order.
+
+    A thread that stays, and wakes the task that waits, takes less than half as long as
+    `trio.to_thread`; a client that asks for one word after the other notices.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: SimpleQueue[_Job[Any] | None] = SimpleQueue()
+        self._thread = Thread(target=self._work, name="machine", daemon=True)
+        self._thread.start()
+
+    async def do(self, work: Callable[[], T]) -> T:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        job = _Job(work)
+        self._jobs.put(job)
+        return await job.result()
+
+    def rest(self) -> None:
+        """There will be no more to do."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job.do()
+            del job
+
+
 class Worker(Generic[PartT]):
     """Lends out the methods of one part of the machine."""
 
-    def __init__(self, part: PartT, one_at_a_time: trio.CapacityLimiter) -> None:
+    def __init__(self, part: PartT, hand: Hand) -> None:
         self._part = part
-        self._one_at_a_time = one_at_a_time
+        self._hand = hand
 
     async def call(
         self,
@@ -54,8 +109,7 @@ class Worker(Generic[PartT]):
         **kwargs: P.kwargs,
     ) -> T:
         """Run ``method(part, *args)`` in a thread, after any call before it."""
-        bound = partial(method, self._part, *args, **kwargs)
-        return await trio.to_thread.run_sync(bound, limiter=self._one_at_a_time)
+        return await self._hand.do(partial(method, self._part, *args, **kwargs))
 
     async def run_steps(
         self,
@@ -100,10 +154,11 @@ class Bench:
 async def owning(open_machine: Callable[[], Machine]) -> AsyncIterator[Bench]:
     """Open the machine, lend it out, and leave its core as it should be, whatever happens."""
     machine = await trio.to_thread.run_sync(open_machine)
-    one_at_a_time = trio.CapacityLimiter(1)
-    bench = Bench(Worker(machine.target, one_at_a_time), Worker(machine.programmer, one_at_a_time))
+    hand = Hand()
+    bench = Bench(Worker(machine.target, hand), Worker(machine.programmer, hand))
     try:
         yield bench
     finally:
         with trio.CancelScope(shield=True):
             await bench.target.call(Target.close)
+        hand.rest()

@@ -10,7 +10,7 @@ from dialogue import connected, open_machine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gdbserver.server.worker import Bench, Machine, Worker
+from gdbserver.server.worker import Bench, Hand, Machine, Worker
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -64,10 +64,7 @@ def test_every_packet_is_answered(
     machine: Machine, sent: list[bytes], error_messages: bool
 ) -> None:
     async def main() -> None:
-        one_at_a_time = trio.CapacityLimiter(1)
-        bench = Bench(
-            Worker(machine.target, one_at_a_time), Worker(machine.programmer, one_at_a_time)
-        )
+        bench = Bench(Worker(machine.target, hand), Worker(machine.programmer, hand))
         async with connected(bench) as client:
             if error_messages:
                 await client.ask(b"qSupported:error-message+")
@@ -77,4 +74,6 @@ def test_every_packet_is_answered(
                     reply = await client.hear()
                 assert reply is not None, payload
 
+    hand = Hand()
     trio.run(main)
+    hand.rest()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import trio
 
-from gdbserver.server.worker import Worker
+from gdbserver.server.worker import Hand, Worker
 
 
 class Tape:
@@ -29,7 +29,7 @@ class Tape:
 
 
 def lend(tape: Tape) -> Worker[Tape]:
-    return Worker(tape, trio.CapacityLimiter(1))
+    return Worker(tape, Hand())
 
 
 async def nothing(step: int) -> None:
