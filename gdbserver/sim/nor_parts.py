@@ -425,40 +425,48 @@ _IS25LP256D = Part(
     unique_id=bytes.fromhex("4a 31 36 22 0c 9d 58 01 e7 70 12 b3 6f 05 c8 21"),
 )
 
-_PARTS = (
-    _W25Q256JV,
-    # The IM of this density has QPI; its reads on both clock edges are not modelled.
-    replace(
-        _W25Q256JV,
-        name="W25Q256JV-IM",
-        jedec_id=bytes.fromhex("ef7019"),
-        commands={**_without_qpi(_W25Q256JV.commands), **_table(_WINBOND_QPI)},
+_W25Q128JV = Part(
+    name="W25Q128JV",
+    jedec_id=bytes.fromhex("ef4018"),
+    size=16 * MIB,
+    commands=_table(_WINBOND),
+    times=_winbond_times(40, 200, (700 * MICROSECOND, 3 * MILLISECOND)),
+    sfdp=_winbond_sfdp("f9ff ffffff07", "c9", "e930f880"),
+    vendor=Winbond,
+    device_id=0x17,
+    quad_fixed=True,
+)
+
+_W25Q64JV = Part(
+    name="W25Q64JV",
+    jedec_id=bytes.fromhex("ef4017"),
+    size=8 * MIB,
+    commands=_table(_WINBOND),
+    times=_winbond_times(20, 100, (400 * MICROSECOND, 3 * MILLISECOND)),
+    sfdp=_winbond_sfdp("f9ff ffffff03", "c4", "e930f880"),
+    vendor=Winbond,
+    device_id=0x16,
+    quad_fixed=True,
+)
+
+
+def _im(part: Part) -> Part:
+    """The same density as -IM: QE is the user's, and there is QPI.
+
+    Its reads on both clock edges are not modelled.
+    """
+    return replace(
+        part,
+        name=f"{part.name}-IM",
+        jedec_id=part.jedec_id[:1] + b"\x70" + part.jedec_id[2:],
+        commands={**_without_qpi(part.commands), **_table(_WINBOND_QPI)},
         quad_fixed=False,
-    ),
-    Part(
-        name="W25Q128JV",
-        jedec_id=bytes.fromhex("ef4018"),
-        size=16 * MIB,
-        commands=_table(_WINBOND),
-        times=_winbond_times(40, 200, (700 * MICROSECOND, 3 * MILLISECOND)),
-        sfdp=_winbond_sfdp("f9ff ffffff07", "c9", "e930f880"),
-        vendor=Winbond,
-        device_id=0x17,
-        quad_fixed=True,
-    ),
-    Part(
-        name="W25Q64JV",
-        jedec_id=bytes.fromhex("ef4017"),
-        size=8 * MIB,
-        commands=_table(_WINBOND),
-        times=_winbond_times(20, 100, (400 * MICROSECOND, 3 * MILLISECOND)),
-        sfdp=_winbond_sfdp("f9ff ffffff03", "c4", "e930f880"),
-        vendor=Winbond,
-        device_id=0x16,
-        quad_fixed=True,
-    ),
-    _MT25QL512ABB,
-    _IS25LP256D,
+    )
+
+
+_PARTS = (
+    *(_W25Q256JV, _im(_W25Q256JV), _W25Q128JV, _im(_W25Q128JV), _W25Q64JV, _im(_W25Q64JV)),
+    *(_MT25QL512ABB, _IS25LP256D),
 )
 
 PARTS: Mapping[str, Part] = {part.name: part for part in _PARTS}

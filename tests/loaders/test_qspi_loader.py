@@ -46,7 +46,8 @@ from gdbserver.sim.nor_parts import PARTS
 BLOCK = 0x10000
 MIB = 1 << 20
 
-QUAD_READ = {"W25Q64JV": 0xEB, "W25Q128JV": 0xEB}  # others: ECh, with four address bytes
+QUAD_READ = dict.fromkeys(("W25Q64JV", "W25Q64JV-IM", "W25Q128JV", "W25Q128JV-IM"), 0xEB)
+"""Of the small ones; others: ECh, with four address bytes."""
 
 
 @functools.cache
