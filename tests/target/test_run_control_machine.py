@@ -76,6 +76,7 @@ class RunControl(RuleBasedStateMachine):
         if address not in self.code:
             self.bench.target.set_breakpoint(kind, address, 2)
             self.code[address] = kind
+            self.meet_in_the_loop()
 
     @rule(name=functions)
     def clear_breakpoint(self, name: str) -> None:
@@ -141,9 +142,13 @@ class RunControl(RuleBasedStateMachine):
             self.step()  # as a client does
         self.bench.target.resume()
         self.running = True
-        if self.code.keys() - {self.bench.names["main"] & ~1}:
+        self.meet_in_the_loop()
+
+    def meet_in_the_loop(self) -> None:
+        """A core that runs comes through every function with a breakpoint, but for main."""
+        if self.running and self.code.keys() - {self.bench.names["main"] & ~1}:
             self.look()
-            assert not self.running, "the loop goes through all of them"
+            assert not self.running
 
     @precondition(lambda self: self.running)
     @rule()
