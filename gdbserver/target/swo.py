@@ -86,9 +86,11 @@ class Swo:
             log.warning("SWO: %s", trouble)
 
     def restore(self) -> None:
-        """Set the chip up again, if a reset or a power cycle has taken it all away."""
+        """Set the chip up again, if a reset or a power cycle has taken some of it away."""
+        (clocks,) = self._target.link.port(2).read(DBGMCU_APB_D + DBGMCU_CR_OFFSET)
         (control,), (enabled,) = self._target.run([Read(_ITM_TCR), Read(_ITM_TER)])
-        if not control & _TCR_ITMENA or not enabled:
+        clocked = clocks & _TRACE_CLOCKS == _TRACE_CLOCKS
+        if not (clocked and control & _TCR_ITMENA and enabled):
             self.set_up()
 
     def set_up(self) -> None:

@@ -70,12 +70,14 @@ def test_without_a_debugger_at_the_itm_nothing_is_sent_and_nobody_waits(talker: 
     assert talker.target.read_word(talker.names["printed"]) > 0
 
 
-def test_a_power_cycle_can_be_lived_through(talker: Bench) -> None:
+@pytest.mark.parametrize("power_cycle", [False, True], ids=["reset", "power cycle"])
+def test_a_new_start_can_be_lived_through(talker: Bench, *, power_cycle: bool) -> None:
     swo = Swo(talker.target, TRACE_HZ, 2_000_000)
     swo.start()
     talker.target.resume()
     listen(talker, swo, 100)
-    talker.board.power_cycle()
+    if power_cycle:
+        talker.board.power_cycle()
     talker.target.reset(halt=True)
     swo.restore()
     swo.read()
