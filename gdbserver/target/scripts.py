@@ -5,7 +5,8 @@ is false, and a `dprintf`, cost no word to the client: the core is stopped, look
 GDB manual, "Z0 packet": the core stops if a condition is true, or there is none; and where there
 are commands, they are carried out instead.
 
-Rule: an expression that cannot be evaluated is a stop, and says why.
+Rule 1: an expression that cannot be evaluated is a stop, and says why.
+Rule 2: a software and a hardware breakpoint at one address are two, and each decides for itself.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from gdbserver.errors import GdbServerError, TargetError
+from gdbserver.target.breakpoints import BreakKind
 from gdbserver.target.expressions import Outcome, evaluate
 from gdbserver.target.registers import REGISTERS
 from gdbserver.target.stop import StopReason
@@ -44,18 +46,18 @@ class Halted(Protocol):
 
 
 class Scripts:
-    """Those that are in force, by address."""
+    """Those that are in force, by address and kind of breakpoint."""
 
     def __init__(self, core: Halted) -> None:
         self._core = core
-        self._scripts: dict[int, Script] = {}
+        self._scripts: dict[int, dict[BreakKind, Script]] = {}
         self._output: list[str] = []
 
-    def set(self, address: int, script: Script) -> None:
-        if script == ALWAYS:
-            self._scripts.pop(address, None)
-        else:
-            self._scripts[address] = script
+    def set(self, kind: BreakKind, address: int, script: Script) -> None:
+        self._scripts.setdefault(address, {})[kind] = script
+
+    def remove(self, kind: BreakKind, address: int) -> None:
+        self._scripts.get(address, {}).pop(kind, None)
 
     def clear(self) -> None:
         self._scripts.clear()
@@ -70,7 +72,10 @@ class Scripts:
         if not self._scripts or stop.kind not in ("hwbreak", "swbreak"):
             return True
         pc = self._core.read_registers(["pc"])["pc"]
-        script = self._scripts.get(pc, ALWAYS)
+        wanted = [self._wants(stop, script) for script in self._scripts.get(pc, {}).values()]
+        return any(wanted) or not wanted
+
+    def _wants(self, stop: StopReason, script: Script) -> bool:
         try:
             if script.conditions and not any(self._run(code).value for code in script.conditions):
                 return False

@@ -501,7 +501,7 @@ class Target:
     ) -> None:
         """In force on return.  `length` is what a watchpoint covers.
 
-        `script` decides at each hit whether it is a stop; the newest one for a place counts.
+        `script` decides at each hit whether it is a stop; set again, it takes the old one's place.
 
         Raises:
             BreakpointError: the hardware has none left, or cannot watch that.
@@ -509,13 +509,13 @@ class Target:
         """
         self._breakpoints.insert(kind, address, length)
         if kind in CODE:
-            self._scripts.set(address & ~1, script)
+            self._scripts.set(kind, address & ~1, script)
 
     def clear_breakpoint(self, kind: BreakKind, address: int, length: int) -> None:
         """What was not set is cleared already."""
         self._breakpoints.remove(kind, address, length)
-        if kind in CODE and self._breakpoints.at(address & ~1) is None:
-            self._scripts.set(address & ~1, ALWAYS)
+        if kind in CODE:
+            self._scripts.remove(kind, address & ~1)
 
     def clear_all_breakpoints(self) -> None:
         self._scripts.clear()
