@@ -1,6 +1,7 @@
 """The client at the other end of the stream: what it sends, and what it is sent.
 
-Rule 1: `receive` is the one place that waits for the client, and cancelling it loses nothing.
+Rule 1: `receive` is the one place that waits for the client, and cancelling it loses nothing.  One
+task at a time does: the session's, or while a command takes long, the one in `attend`.
 Rule 2: what is sent leaves in one piece, whoever else is sending.
 Rule 3: console output and keep-alives go out only where GDB and LLDB expect or ignore them.
 """
@@ -9,6 +10,8 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections.abc import Awaitable
+from typing import TypeVar
 
 import trio
 
@@ -19,8 +22,12 @@ from gdbserver.server.control import Control
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 # GDB gives up on most packets after three silences of 2 s; any notification starts them anew.
 _KEEP_ALIVE = 1.0
+# Most commands are carried out before anybody could care whether the client is still there.
+_SOON = 0.05
 
 
 class Client:
@@ -38,6 +45,10 @@ class Client:
         self._connection = Connection()
         self._sending = trio.Lock()
         self._unheard: list[Event] = []
+        self._waiting = False
+        self._begun = trio.Event()
+        self._attending = trio.Lock()
+        self._attention = trio.CancelScope()
 
     # --- Hearing ---------------------------------------------------------------------------------
 
@@ -74,8 +85,38 @@ class Client:
             self._note_departure()
         self._connection.receive_data(data)
 
+    async def while_waiting(self, answer: Awaitable[T]) -> T:
+        """Carry out a command, of which it is not known how long it takes: see `attend`."""
+        self._waiting = True
+        self._begun.set()
+        try:
+            return await answer
+        finally:
+            self._waiting = False
+            if self._attending.locked():
+                self._attention.cancel()
+                async with self._attending:
+                    pass  # it hears nothing more
+
     async def attend(self) -> None:
-        """While a command is carried out: say that we live, and notice if the client leaves."""
+        """As long as the client is there, look after it whenever a command takes long.
+
+        One task does so for all commands: to start and end one for each takes as long as most
+        commands do.  It looks now and then whether one is being carried out, and while there is
+        none for longer, sleeps.
+        """
+        while True:
+            await self._begun.wait()
+            self._begun = trio.Event()
+            await trio.sleep(_SOON)
+            while self._waiting:
+                with trio.CancelScope() as self._attention:
+                    async with self._attending:
+                        await self._look_after()
+                await trio.sleep(_SOON)
+
+    async def _look_after(self) -> None:
+        """Say that we live, and notice if the client leaves."""
         for beat in itertools.count():
             with trio.move_on_after(_KEEP_ALIVE):
                 while not self.gone:

@@ -98,7 +98,7 @@ class Reader:
             at = address + len(data)
             try:
                 size = min(_CHUNK, length - len(data))
-                data += await self._target.call(Target.view_memory, at, size)
+                data += await self._target.ask(Target.view_memory, at, size)
             except MemoryFault as fault:
                 data += fault.readable
                 if not data:

@@ -52,13 +52,8 @@ log = logging.getLogger(__name__)
 _BY_NUMBER = {register.number: register for register in REGISTERS}
 
 # Waiting for a stop listens by itself, and a client that waits for one is patient; in non-stop
-# mode the answer is there at once.  The others are answered without asking the machine, many
-# times in each stop: having somebody attend to the client meanwhile takes longer than they do.
-_UNATTENDED = (
-    *(commands.Resume, commands.Continue, commands.Step),
-    *(commands.Attached, commands.Offsets, commands.ResumeActions, commands.FlashWrite),
-    commands.Unsupported,
-)
+# mode the answer is there at once.
+_LISTENING = (commands.Resume, commands.Continue, commands.Step)
 
 
 class Session:
@@ -97,18 +92,17 @@ class Session:
 
     async def run(self) -> bool:
         """Serve the client until it leaves; return whether it was one."""
-        try:
-            event = await self._client.next_event()
-            while isinstance(event, Interrupt):
-                event = await self._client.next_event()
-            if isinstance(event, Disconnected):
-                return False
-            async with self._admitted():
-                while not isinstance(event, Disconnected):
-                    await self._do(event)
-                    event = await self._next_event()
-        except ProtocolError as error:
-            log.error("%s: %s", self._name, error)
+        event = await self._next_event()
+        while isinstance(event, Interrupt):
+            event = await self._next_event()
+        if isinstance(event, Disconnected):
+            return False
+        async with self._admitted(), trio.open_nursery() as nursery:
+            nursery.start_soon(self._client.attend)
+            while not isinstance(event, Disconnected):
+                await self._do(event)
+                event = await self._next_event()
+            nursery.cancel_scope.cancel()
         return True
 
     @asynccontextmanager
@@ -139,12 +133,19 @@ class Session:
     # --- Hearing and answering -------------------------------------------------------------------
 
     async def _next_event(self) -> Event:
-        """Listen; and while the core runs in non-stop mode, look at it now and then."""
-        while (patience := self._running.patience()) is not None:
-            if (event := await self._client.listen(patience)) is not None:
-                return event
-            await self._running.look()
-        return await self._client.next_event()
+        """Listen; and while the core runs in non-stop mode, look at it now and then.
+
+        A client that does not speak the protocol is shown the door.
+        """
+        try:
+            while (patience := self._running.patience()) is not None:
+                if (event := await self._client.listen(patience)) is not None:
+                    return event
+                await self._running.look()
+            return await self._client.next_event()
+        except ProtocolError as error:
+            log.error("%s: %s", self._name, error)
+            return Disconnected()
 
     async def _do(self, event: Packet | Interrupt) -> None:
         if isinstance(event, Interrupt):
@@ -157,13 +158,9 @@ class Session:
             await self._client.send(reply)
 
     async def _answer(self, command: commands.Command) -> bytes | None:
-        if isinstance(command, _UNATTENDED):
+        if isinstance(command, _LISTENING):
             return await self._try(command)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._client.attend)
-            reply = await self._try(command)
-            nursery.cancel_scope.cancel()
-        return reply
+        return await self._client.while_waiting(self._try(command))
 
     async def _try(self, command: commands.Command) -> bytes | None:
         try:

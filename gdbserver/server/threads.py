@@ -68,7 +68,8 @@ class Threads:
 
     async def rows(self) -> list[ThreadRow]:
         """All threads, by number."""
-        return await self._target.call(self._rows)
+        look = self._target.ask if self._alone else self._target.call
+        return await look(self._rows)
 
     async def is_alive(self, number: int) -> bool:
         """Whether there is such a thread, or it means any."""
@@ -117,7 +118,8 @@ class Threads:
 
     async def registers(self, names: Sequence[str]) -> dict[str, int]:
         """Those of `names` that can be known of the selected thread."""
-        return await self._target.call(self._registers, names)
+        look = self._target.ask if self._alone else self._target.call
+        return await look(self._registers, names)
 
     def _registers(self, target: Target, names: Sequence[str]) -> dict[str, int]:
         survey = self._survey(target)

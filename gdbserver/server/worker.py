@@ -5,6 +5,10 @@ lends out the *methods* of its parts, never the parts: async code names what it 
 ``await bench.target.call(Target.read_memory, address, length)``, and cannot touch the target
 from the event loop, nor twice at once, because it never has it.
 
+One thing needs neither thread nor probe: to look at what is known already, while nobody is at work
+(`TargetWorker.ask`).  It is most of what a client does at a stop, and the way to the thread and
+back takes longer than the answer.
+
 A call that has started always finishes.  Cancellation lands between calls, and so never in the
 middle of a probe transaction or a flash operation.
 """
@@ -14,7 +18,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
@@ -24,6 +28,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 import trio
 
 from gdbserver.flash.programmer import Programmer
+from gdbserver.target.link import NeedsLink
 from gdbserver.target.target import Target
 
 P = ParamSpec("P")
@@ -74,6 +79,7 @@ class Hand:
     """
 
     def __init__(self) -> None:
+        self.jobs_to_do = 0
         self._jobs: SimpleQueue[_Job[Any] | None] = SimpleQueue()
         self._thread = Thread(target=self._work, name="machine", daemon=True)
         self._thread.start()
@@ -81,8 +87,12 @@ class Hand:
     async def do(self, work: Callable[[], T]) -> T:
         await trio.lowlevel.checkpoint_if_cancelled()
         job = _Job(work)
+        self.jobs_to_do += 1
         self._jobs.put(job)
-        return await job.result()
+        try:
+            return await job.result()
+        finally:
+            self.jobs_to_do -= 1
 
     def rest(self) -> None:
         """There will be no more to do."""
@@ -134,6 +144,22 @@ class Worker(Generic[PartT]):
                 await self.call(lambda _: steps.close())  # type: ignore[attr-defined]
 
 
+class TargetWorker(Worker[Target]):
+    """Lends out the methods of the target."""
+
+    async def ask(
+        self,
+        look: Callable[Concatenate[Target, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """`call` for what only looks: where that needs no word over the link, it is done here."""
+        if not self._hand.jobs_to_do:
+            with suppress(NeedsLink), self._part.link.unreached:
+                return look(self._part, *args, **kwargs)
+        return await self.call(look, *args, **kwargs)
+
+
 def _slice(steps: Iterator[T]) -> Iterator[T]:
     end = time.monotonic() + _SLICE
     for step in steps:
@@ -146,7 +172,7 @@ def _slice(steps: Iterator[T]) -> Iterator[T]:
 class Bench:
     """The machine as async code sees it."""
 
-    target: Worker[Target]
+    target: TargetWorker
     programmer: Worker[Programmer]
 
 
@@ -155,7 +181,7 @@ async def owning(open_machine: Callable[[], Machine]) -> AsyncIterator[Bench]:
     """Open the machine, lend it out, and leave its core as it should be, whatever happens."""
     machine = await trio.to_thread.run_sync(open_machine)
     hand = Hand()
-    bench = Bench(Worker(machine.target, hand), Worker(machine.programmer, hand))
+    bench = Bench(TargetWorker(machine.target, hand), Worker(machine.programmer, hand))
     try:
         yield bench
     finally:

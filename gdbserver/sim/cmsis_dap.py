@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections import deque
+from collections.abc import Iterator
 from enum import IntEnum
 
 from pyocd.probe.pydapaccess import DAPAccess
@@ -153,12 +154,12 @@ class CmsisDapFirmware(Interface):  # type: ignore[misc]  # pyOCD is untyped
     def _transfer(self, body: bytes) -> bytes:
         """Any requests in any order.  A posted read is fetched by the next, or by RDBUFF."""
         link = self._link
-        requests = _requests(body)
+        runs = deque(_runs(body))
         data = bytearray()
         done, ack = 0, Ack.OK
         posted = written = False
-        while done < len(requests) and ack is Ack.OK:
-            request, _ = requests[done]
+        while runs and ack is Ack.OK:
+            request, count, words = runs.popleft()
             ap, read, address = bool(request & _AP), bool(request & _READ), request & 0xC
             if posted:
                 # The next read of an access port brings the result of this one.
@@ -167,22 +168,23 @@ class CmsisDapFirmware(Interface):  # type: ignore[misc]  # pyOCD is untyped
                 if ack is Ack.OK:
                     data += value.to_bytes(4, "little")
                     done += posted
+                if count > posted:
+                    runs.appendleft((request, count - posted, words))
                 continue
-            run = _run(requests, done)
             written = not read
             if request == _WRITE_DRW:
-                words = b"".join(word for _, word in requests[done : done + run])
                 taken, ack = link.write_words(words)
                 done += taken
                 continue
-            following = requests[done + run][0] if done + run < len(requests) else 0
+            following = runs[0][0] if runs else 0
             alone = following & _ANY_AP_READ != _ANY_AP_READ  # RDBUFF brings the last result
-            if request == _READ_DRW and run > 1 and alone and (block := link.read_block(run)):
+            if request == _READ_DRW and count > 1 and alone and (block := link.read_block(count)):
                 data += block
-                done += run
+                done += count
                 continue
-            word = int.from_bytes(requests[done][1], "little")
-            ack, value = link.transfer(ap, read, address, word)
+            if count > 1:
+                runs.appendleft((request, count - 1, words[4:]))
+            ack, value = link.transfer(ap, read, address, int.from_bytes(words[:4], "little"))
             if ack is Ack.OK:
                 done += 1
                 posted = ap and read
@@ -238,20 +240,16 @@ class CmsisDapFirmware(Interface):  # type: ignore[misc]  # pyOCD is untyped
         return done, ack, b""
 
 
-def _requests(body: bytes) -> list[tuple[int, bytes]]:
-    """The requests of a DAP_Transfer, each with the word that it writes."""
-    requests = []
-    position = 2
-    for _ in range(body[1]):
-        length = 0 if body[position] & _READ else 4
-        requests.append((body[position], body[position + 1 : position + 1 + length]))
-        position += 1 + length
-    return requests
-
-
-def _run(requests: list[tuple[int, bytes]], start: int) -> int:
-    """How many requests like the one at `start` follow each other."""
-    end = start + 1
-    while end < len(requests) and requests[end][0] == requests[start][0]:
-        end += 1
-    return end - start
+def _runs(body: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """The requests of a DAP_Transfer: one, how many follow each other, and what they write."""
+    position, left = 2, body[1]
+    while left:
+        request = body[position]
+        length = 1 if request & _READ else 5
+        alike = body[position : position + left * length : length]
+        count = len(alike) - len(alike.lstrip(body[position : position + 1]))
+        end = position + count * length
+        words = bytearray(body[position:end])
+        del words[::length]
+        yield request, count, bytes(words)
+        position, left = end, left - count

@@ -163,6 +163,23 @@ def _keeps_memory(access: Access) -> bool:
     return any(access.address in unit for unit in _KEEP_MEMORY)
 
 
+class NeedsLink(Exception):
+    """Inside `Link.unreached`: the chip would have to be asked."""
+
+
+class _Unreached:
+    """Makes a link refuse what would go over it."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def __enter__(self) -> None:
+        self._link.refuses = True
+
+    def __exit__(self, *_: object) -> None:
+        self._link.refuses = False
+
+
 class Link:
     """One opened probe, connected to the chip's debug port."""
 
@@ -175,6 +192,9 @@ class Link:
         self._dp: Any = session.board.target.dp
         self._ports: dict[int, Port] = {}
         self.closed = False
+        self.refuses = False
+        self.unreached: Final = _Unreached(self)
+        """``with link.unreached:`` nothing goes over the link: `NeedsLink` is raised instead."""
         self.changes = 0
         """Counts whatever went over the link and may have changed memory, or let the core run.
 
@@ -368,6 +388,8 @@ class Link:
     @contextmanager
     def _translated(self, access: str, address: int) -> Iterator[None]:
         """What a driver raises becomes one of our errors, and the port usable again."""
+        if self.refuses:
+            raise NeedsLink
         if self.closed:
             raise ProbeError("the debug probe is closed")  # a driver might wait for ever
         try:

@@ -48,8 +48,8 @@ LINE: Final = 64
 RUN: Final = 256
 """Bytes that are read at once where reads follow each other upwards."""
 
-_LONG: Final = 1024
-"""A read of so many bytes is not one that will be repeated."""
+_LONG: Final = 4096 + 1
+"""A read of so many bytes is a download, of which nothing is asked twice."""
 
 _ALWAYS_THERE: Final = (ITCM, DTCM, AXI_SRAM, SRAM4)
 _FLASH: Final = (BANK1, BANK2, SYSTEM_FLASH_1, SYSTEM_FLASH_2, QSPI_WINDOW)

@@ -10,7 +10,7 @@ from dialogue import connected, open_machine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gdbserver.server.worker import Bench, Hand, Machine, Worker
+from gdbserver.server.worker import Bench, Hand, Machine, TargetWorker, Worker
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -64,7 +64,7 @@ def test_every_packet_is_answered(
     machine: Machine, sent: list[bytes], error_messages: bool
 ) -> None:
     async def main() -> None:
-        bench = Bench(Worker(machine.target, hand), Worker(machine.programmer, hand))
+        bench = Bench(TargetWorker(machine.target, hand), Worker(machine.programmer, hand))
         async with connected(bench) as client:
             if error_messages:
                 await client.ask(b"qSupported:error-message+")
