@@ -18,7 +18,7 @@ LAYERS = {
     "target": set(),
     "loader": {"target"},
     "flash": {"target", "loader"},
-    "server": {"rsp", "target", "flash"},
+    "server": {"rsp", "target", "flash", "program"},
     "sim": set(),
     "program": set(),
     "cli": {"server", "target", "loader", "flash", "program"},

@@ -28,6 +28,7 @@ from gdbserver.cli.options import (
 )
 from gdbserver.errors import GdbServerError, UsageError, explain
 from gdbserver.flash.programmer import Programmer, Verify
+from gdbserver.program.known import KnownProgram
 from gdbserver.server.monitor import describe_chip
 from gdbserver.server.serve import Machine, SwoOptions, serve
 from gdbserver.target.target import Connect, Target
@@ -96,6 +97,13 @@ class _Commands(click.Group):
 @wiring_options
 @verify_option
 @click.option(
+    "--elf",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="The program on the chip: a GDB that was given no file gets it, and RTT and an RTOS are "
+    "found by its symbols.",
+)
+@click.option(
     "--semihosting-dir",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     metavar="FOLDER",
@@ -139,6 +147,7 @@ def command(
     connect: str,
     frequency: int | None,
     verify: Verify,
+    elf: Path | None,
     semihosting_dir: Path | None,
     rtt_port: int | None,
     swo_port: int | None,
@@ -160,6 +169,7 @@ def command(
     wiring = chosen_wiring(qspi_pins, board)
     loaded = [load_loader(name, wiring) for name in loaders]
 
+    program = None if elf is None else KnownProgram(elf)
     path = Path(listen.removeprefix("unix:")) if listen.startswith("unix:") else None
 
     def open_machine() -> Machine:
@@ -168,6 +178,8 @@ def command(
             programmer = Programmer(target, loaded, verify=verify)
             for line in _describe(target, programmer, Connect(connect)):
                 click.echo(line)
+            if program is not None:
+                click.echo(f"program         {program.path}")
         except BaseException:
             target.close()
             raise
@@ -192,6 +204,7 @@ def command(
         semihosting_dir=semihosting_dir,
         rtt_port=rtt_port,
         swo=_swo(swo_port, swo_clock, swo_baud),
+        program=program,
         on_listening=on_listening,
     )
 

@@ -372,6 +372,45 @@ class FileReply:
 
 
 @dataclass(frozen=True, slots=True)
+class ChooseFileSystem:
+    """vFile:setfs: which process's file system is meant from now on?"""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """vFile:open: a file of ours."""
+
+    name: bytes
+    flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFile:
+    """vFile:pread"""
+
+    descriptor: int
+    count: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileStatus:
+    """vFile:fstat"""
+
+    descriptor: int
+
+
+@dataclass(frozen=True, slots=True)
+class CloseFile:
+    """vFile:close"""
+
+    descriptor: int
+
+
+FileCommand = ChooseFileSystem | OpenFile | ReadFile | FileStatus | CloseFile
+
+
+@dataclass(frozen=True, slots=True)
 class Restart:
     """R and vRun: start the program from reset.  `R` has no answer."""
 
@@ -434,6 +473,7 @@ Command = (
     | Stop
     | NextStop
     | FileReply
+    | FileCommand
     | WhyStopped
     | SetPoint
     | ClearPoint
@@ -604,6 +644,11 @@ GRAMMAR = (
     _Row("vCont?", ResumeActions),
     _Row("vCont;{bin}", _resume),
     _Row("vCtrlC", Stop),
+    _Row("vFile:setfs:{int}", lambda _process: ChooseFileSystem()),
+    _Row("vFile:open:{hex},{int},{int}", lambda name, flags, _mode: OpenFile(name, flags)),
+    _Row("vFile:pread:{int},{int},{int}", ReadFile),
+    _Row("vFile:fstat:{int}", FileStatus),
+    _Row("vFile:close:{int}", CloseFile),
     _Row("vFlashErase:{address},{int}", FlashErase),
     _Row("vFlashWrite:{address}:{bin}", FlashWrite),
     _Row("vFlashDone", FlashDone),

@@ -6,6 +6,7 @@ escape: GDB undoes escapes only where a packet's own description says that it is
 
 from __future__ import annotations
 
+import struct
 import zlib
 from collections.abc import Iterable
 
@@ -77,6 +78,23 @@ def file_call(call: str, parameters: Iterable[int | tuple[int, int]]) -> bytes:
     return ",".join([f"F{call}", *words]).encode()
 
 
+def file_result(result: int, attachment: bytes | None = None) -> bytes:
+    """vFile: what came of it, and the bytes that were asked for.  In a packet they are escaped."""
+    return b"F%x" % result + (b"" if attachment is None else b";" + attachment)
+
+
+def file_error(number: int) -> bytes:
+    """vFile: it could not be done.  GDB manual, "Errno Values": those used here are Linux's."""
+    return b"F-1,%x" % number
+
+
+def file_status(mode: int, size: int, modified: int) -> bytes:
+    """What is known of a file; `modified` in seconds.  GDB manual, "struct stat"; big-endian."""
+    owner = device = (0, 0)
+    times = (modified & 0xFFFFFFFF,) * 3
+    return struct.pack(">7I3Q3I", *device, mode, 1, *owner, 0, size, 1, size, *times)
+
+
 def killed(signal: int) -> bytes:
     """X: there is no program any more."""
     return b"X%02x" % signal
@@ -88,8 +106,8 @@ def notification(stop_reply: bytes) -> bytes:
 
 
 def threads(numbers: Iterable[int]) -> bytes:
-    """qfThreadInfo: all in one go, and `l` is what comes after."""
-    return b"m" + b",".join(b"%x" % number for number in numbers)
+    """qfThreadInfo: all in one go, and `l` is what comes after; at once, where there are none."""
+    return b"m" + listed if (listed := b",".join(b"%x" % number for number in numbers)) else b"l"
 
 
 def symbol(name: str) -> bytes:

@@ -6,12 +6,15 @@ somebody else.  Then memory can be read, and of the registers little more than p
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 
 from gdbserver.chip import stm32h743
 from gdbserver.chip.memory import Kind, MemoryMap, Span
 from gdbserver.errors import BadRequest, FlashBusy, MemoryFault
 from gdbserver.flash.programmer import Programmer
+from gdbserver.program.known import KnownProgram
 from gdbserver.rsp import commands, documents, replies
 from gdbserver.rsp.packets import MAX_PACKET
 from gdbserver.server.control import Control
@@ -30,14 +33,22 @@ def to_wire(register: RegisterInfo, value: int) -> bytes:
     return value.to_bytes(register.bits // 8, "little")
 
 
+def _is_process(annex: str) -> bool:
+    """Whose program is asked for; whoever it is, there is one."""
+    return re.fullmatch("[0-9a-fA-F]*", annex) is not None
+
+
 class Reader:
     """Answers one client's questions about the machine."""
 
-    def __init__(self, bench: Bench, control: Control, threads: Threads) -> None:
+    def __init__(
+        self, bench: Bench, control: Control, threads: Threads, program: KnownProgram | None = None
+    ) -> None:
         self._target = bench.target
         self._programmer = bench.programmer
         self._control = control
         self._threads = threads
+        self._program = program
         self._documents: dict[tuple[str, str], bytes] = {}
 
     async def transfer(self, name: str, annex: str, offset: int, length: int) -> bytes:
@@ -51,7 +62,11 @@ class Reader:
                     self._documents[key] = documents.memory_map(await self._memory_map())
                 case "threads", "":
                     self._documents[key] = documents.threads(await self._threads.rows())
-                case "features" | "memory-map" | "threads", _:
+                case "exec-file", process if self._program is None or _is_process(process):
+                    if self._program is None:
+                        return replies.NOTHING
+                    self._documents[key] = os.fsencode(self._program.path)
+                case "features" | "memory-map" | "threads" | "exec-file", _:
                     raise BadRequest(f"there is no {name} document {annex!r}")
                 case _:
                     return replies.NOTHING

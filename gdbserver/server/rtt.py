@@ -14,11 +14,12 @@ from typing import Final
 import trio
 
 from gdbserver.errors import CannotListen, GdbServerError
+from gdbserver.program.known import KnownProgram
 from gdbserver.server.channel import Channel
 from gdbserver.server.control import Control
 from gdbserver.server.listening import listening
 from gdbserver.server.worker import Worker
-from gdbserver.target.rtt import Rtt
+from gdbserver.target.rtt import SYMBOL, Rtt
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)
@@ -33,8 +34,16 @@ _PIECE: Final = 0x1000
 class Channels:
     """All channels of whatever program runs; channel n is at the first port plus n."""
 
-    def __init__(self, target: Worker[Target], control: Control, host: str, port: int) -> None:
+    def __init__(
+        self,
+        target: Worker[Target],
+        control: Control,
+        host: str,
+        port: int,
+        program: KnownProgram | None = None,
+    ) -> None:
         self._target = target
+        self._program = program
         self._control = control
         self._host = host
         self._port = port
@@ -63,6 +72,7 @@ class Channels:
 
     async def _poll(self, nursery: trio.Nursery) -> None:
         rtt = await self._target.call(Rtt)
+        rtt.likely = await self._symbol()
         interval, new_program = _QUICK, False
         while True:
             await trio.sleep(interval)
@@ -72,6 +82,7 @@ class Channels:
             try:
                 if new_program and await self._target.call(Target.is_halted):
                     await self._target.call(lambda _: rtt.forget())
+                    rtt.likely = await self._symbol()
                 new_program = False
                 heard = await self._exchange(rtt, nursery)
             except GdbServerError as error:
@@ -82,6 +93,12 @@ class Channels:
                 interval = _QUICK
             else:
                 interval = min(2 * interval, _SLOW if rtt.found else _SEARCHING)
+
+    async def _symbol(self) -> int | None:
+        """Where the program that the server was told of has its block."""
+        if self._program is None:
+            return None
+        return await trio.to_thread.run_sync(self._program.address_of, SYMBOL)
 
     async def _exchange(self, rtt: Rtt, nursery: trio.Nursery) -> bool:
         """Bring what there is to where it belongs; whether there was anything."""

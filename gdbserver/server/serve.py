@@ -17,6 +17,7 @@ from pathlib import Path
 import trio
 
 from gdbserver.errors import GdbServerError
+from gdbserver.program.known import KnownProgram
 from gdbserver.server.control import Control
 from gdbserver.server.hosting import Hosting
 from gdbserver.server.listening import listening, standard_streams
@@ -55,6 +56,8 @@ class Options:
     rtt_port: int | None = None
     """Where RTT channel 0 is; channel n is n further, and 0 picks a port for each."""
     swo: SwoOptions | None = None
+    program: KnownProgram | None = None
+    """What is on the chip, for clients that have no file of it."""
 
 
 def serve(
@@ -72,6 +75,7 @@ def serve(
     semihosting_dir: Path | None = None,
     rtt_port: int | None = None,
     swo: SwoOptions | None = None,
+    program: KnownProgram | None = None,
     on_listening: Callable[[int], None] = lambda port: None,
 ) -> None:
     """Serve until the last client has left, or for ever if `persistent`, or until a signal.
@@ -97,6 +101,7 @@ def serve(
         semihosting_dir,
         rtt_port,
         swo,
+        program,
     )
     trio.run(serve_clients, open_machine, options, on_listening)
 
@@ -221,7 +226,8 @@ class _House:
         host = "localhost" if options.path or options.stdio else options.host
         async with AsyncExitStack() as stack:
             if options.rtt_port is not None:
-                channels = Channels(target, self._control, host, options.rtt_port)
+                port, program = options.rtt_port, options.program
+                channels = Channels(target, self._control, host, port, program)
                 await stack.enter_async_context(channels.open())
             if options.swo is not None:
                 ports = SwoPorts(target, self._control, host, options.swo)
@@ -252,6 +258,7 @@ class _House:
             init_external=self._options.init_external,
             observer=self._options.observer,
             hosting=self._hosting,
+            program=self._options.program,
         )
         try:
             was_client = await session.run()

@@ -29,12 +29,14 @@ from gdbserver.errors import (
     ThreadNotOnCore,
     explain,
 )
+from gdbserver.program.known import KnownProgram
 from gdbserver.rsp import commands, replies
 from gdbserver.rsp.packets import MAX_PACKET, Disconnected, Event, Interrupt, Packet
 from gdbserver.server import monitor
 from gdbserver.server.client import Client
 from gdbserver.server.control import Control
 from gdbserver.server.downloading import Downloading
+from gdbserver.server.files import Files
 from gdbserver.server.hosting import Hosting, Service
 from gdbserver.server.observer import Observer
 from gdbserver.server.reading import Reader
@@ -71,6 +73,7 @@ class Session:
         init_external: bool = False,
         observer: Observer | None = None,
         hosting: Hosting | None = None,
+        program: KnownProgram | None = None,
     ) -> None:
         self._target = bench.target
         self._control = control
@@ -78,8 +81,10 @@ class Session:
         self._leave_halted = leave_halted
         self._observer = observer or Observer()
         self._client = client = Client(stream, name, control)
-        self._threads = Threads(bench)
-        self._reader = Reader(bench, control, self._threads)
+        self._program = program
+        self._threads = Threads(bench, program)
+        self._reader = Reader(bench, control, self._threads, program)
+        self._files = Files(program)
         self._running = Running(bench, client, control, self._threads)
         hosting = hosting or Hosting()
         service = Service(hosting, self._target, client, self._running, self._do)
@@ -190,6 +195,7 @@ class Session:
             # Hand-shake.
             case commands.Supported(features):
                 self._client.features = features
+                await self._threads.begin()
                 return self._supported()
             case commands.StartNoAckMode():
                 await self._client.stop_acks()
@@ -236,6 +242,14 @@ class Session:
                 return b"Text=0;Data=0;Bss=0"
             case commands.Transfer(name, annex, offset, length):
                 return await self._reader.transfer(name, annex, offset, length)
+            case (
+                commands.ChooseFileSystem()
+                | commands.OpenFile()
+                | commands.ReadFile()
+                | commands.FileStatus()
+                | commands.CloseFile()
+            ):
+                return await self._files.answer(command)
             case commands.MemoryRegionInfo(address):
                 return await self._reader.region_info(address)
             case commands.ThreadSuffix():
@@ -384,6 +398,8 @@ class Session:
             "ConditionalBreakpoints+",
             "BreakpointCommands+",
         ]
+        if self._program is not None:
+            ours.append("qXfer:exec-file:read+")
         theirs = ("swbreak+", "hwbreak+", "error-message+")
         return ";".join(ours + [f for f in theirs if f in self._client.features]).encode()
 

@@ -5,7 +5,8 @@ A client knows a thread by a number.  The thread on the core when an RTOS is fir
 stay as long as the chip is not reset.
 
 Where the RTOS has its variables the client knows: it is asked, symbol by symbol, when it offers
-to look them up (GDB manual, "qSymbol").  In non-stop mode there is one thread, the core: others
+to look them up (GDB manual, "qSymbol").  Until it does, and where it knows of no RTOS, the program
+that the server was told of is asked.  In non-stop mode there is one thread, the core: others
 could not be stopped or resumed apart from it.
 """
 
@@ -14,8 +15,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import trio
+
 from gdbserver.chip.cortex_m import DWT_PCSR
 from gdbserver.errors import BadRequest, ThreadNotOnCore
+from gdbserver.program.known import KnownProgram
 from gdbserver.rsp import commands, replies
 from gdbserver.server.worker import Bench
 from gdbserver.target.rtos import Rtos, Survey
@@ -56,9 +60,12 @@ class ThreadRow:
 class Threads:
     """The threads as one client numbers them, and which of them its packets are about."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: Bench, program: KnownProgram | None = None) -> None:
         self.only_one = False
+        self.gone = False
+        """The program has ended, and its threads with it, until the core is made to go on."""
         self._target = bench.target
+        self._program = program
         self._rtos = Rtos()
         self._numbers: dict[int, int] = {}
         self._resets = 0
@@ -68,11 +75,15 @@ class Threads:
 
     async def rows(self) -> list[ThreadRow]:
         """All threads, by number."""
+        if self.gone:
+            return []
         look = self._target.ask if self._alone else self._target.call
         return await look(self._rows)
 
     async def is_alive(self, number: int) -> bool:
         """Whether there is such a thread, or it means any."""
+        if self.gone:
+            return False
         if self._alone:
             return number in (*_ANY, 1)
         return number in (*_ANY, *(row.number for row in await self.rows()))
@@ -168,4 +179,17 @@ class Threads:
         else:
             self._rtos.learn(name, value)
         wanted = await self._target.call(self._rtos.wanted)
-        return replies.OK if wanted is None else replies.symbol(wanted)
+        if wanted is not None:
+            return replies.symbol(wanted)
+        if not self._rtos.known:
+            await self.begin()
+        return replies.OK
+
+    async def begin(self) -> None:
+        """Look up the symbols in the program that the server was told of, if it was."""
+        if self._program is None:
+            return
+        self._rtos.forget()
+        while (wanted := await self._target.call(self._rtos.wanted)) is not None:
+            value = await trio.to_thread.run_sync(self._program.address_of, wanted)
+            self._rtos.learn(wanted, value)

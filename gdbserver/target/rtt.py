@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import struct
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -120,10 +121,12 @@ def parse(address: int, data: bytes) -> ControlBlock | None:
 class Rtt:
     """The channels of whatever program runs, found again whenever they get lost.
 
-    `symbol` is where the block is known to be; without it, RAM is searched, a piece a look.
+    `symbol` is where the block is known to be; without it, RAM is searched, a piece a look, and
+    before each of them the place where the block is `likely` to be.
     """
 
     def __init__(self, target: Target, symbol: int | None = None) -> None:
+        self.likely: int | None = None
         self._target = target
         self._symbol = symbol
         self._block: ControlBlock | None = None
@@ -221,6 +224,10 @@ class Rtt:
 
     def _search(self) -> int | None:
         """Search one more piece of RAM."""
+        if self.likely is not None:
+            with suppress(MemoryFault):  # it is a guess
+                if self._block_at(self.likely) is not None:
+                    return self.likely
         pieces = [Span(a, min(a + SCAN_PIECE, r.end)) for r in RAM for a in _steps(r)]
         here = pieces[self._searched % len(pieces)]
         self._searched += 1

@@ -51,6 +51,12 @@ SENT = {
     b"vCont;t": commands.Stop(quietly=True),
     b"vCtrlC": commands.Stop(),
     b"vStopped": commands.NextStop(),
+    b"vFile:setfs:0": commands.ChooseFileSystem(),
+    b"vFile:open:2f61,0,1c0": commands.OpenFile(b"/a", 0),
+    b"vFile:open:,601,1b6": commands.OpenFile(b"", 0x601),
+    b"vFile:pread:3,20000,f": commands.ReadFile(3, 0x20000, 15),
+    b"vFile:fstat:3": commands.FileStatus(3),
+    b"vFile:close:3": commands.CloseFile(3),
     b"vFlashErase:08000000,00020000": commands.FlashErase(0x8000000, 0x20000),
     b"vFlashWrite:8000a03:$#}*\n\x03": commands.FlashWrite(0x8000A03, b"$#}*\n\x03"),
     b"vFlashDone": commands.FlashDone(),
@@ -114,6 +120,9 @@ NOT_KNOWN = [
     b"qRegisterInfo0",
     b"Z5,0,0",
     b"vFlashDoner",
+    b"vFile:close:",
+    b"vFile:pwrite:3,0,a",
+    b"vFile:unlink:2f61",
 ]
 
 IMPOSSIBLE = [
@@ -124,6 +133,7 @@ IMPOSSIBLE = [
     b"vCont;q",
     b"vCont;",
     b"qRcmd,7",
+    b"vFile:open:2f6,0,0",
     b"Z1,8000100,2;X3,2200",
     b"Z1,8000100,2;Y",
     b"Z1,8000100,2;cmds:0,X1,zz",

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import struct
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -78,3 +80,17 @@ def test_a_call_for_gdb_has_its_parameters_in_the_manuals_form() -> None:
     assert replies.file_call("open", ((0x1234, 6), 0, 0o644)) == b"Fopen,1234/6,0,1a4"
     assert replies.exited(3) == b"W03"
     assert replies.console(b"\xff\n") == b"Off0a"
+
+
+def test_a_files_status_is_laid_out_as_the_manual_has_it() -> None:
+    status = replies.file_status(0o100444, 0x12345, 1700000000)
+    assert len(status) == 64
+    fields = struct.unpack(">IIIIIIIQQQIII", status)
+    assert (fields[2], fields[7], fields[11]) == (0o100444, 0x12345, 1700000000)
+
+
+@given(st.integers(0, 0xFFFF), st.binary(max_size=40))
+def test_what_is_read_of_a_file_arrives_as_it_is(count: int, data: bytes) -> None:
+    connection = Connection()
+    connection.receive_data(frame(replies.file_result(count, data)))
+    assert connection.next_event() == Packet(b"F%x;" % count + data)

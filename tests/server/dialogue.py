@@ -6,6 +6,7 @@ A script is a dialogue, a packet a line::
     board sim:stlink-v3     the simulated board to use, if it is not the usual one
     program drills          what is in its flash
     loader builtin          the external loader, if there is to be one
+    told program            the server knows the program's file, as by --elf
     > m@watched,4           the client sends this; @name is a symbol of the program
     < 11111111              and wants exactly this
     <~ T05.*thread:1;.*     or something that this regular expression matches
@@ -15,7 +16,8 @@ A script is a dialogue, a packet a line::
     ^C                      the client interrupts
     < T02...
 
-``@name:le`` is the address as it stands in a register or in memory; ``\\x03`` is a byte.
+``@name:le`` is the address as it stands in a register or in memory; ``\\x03`` is a byte;
+``{path}`` is that of the program's file, and ``{path:hex}`` too.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from elftools.elf.elffile import ELFFile
 from gdbserver.flash.programmer import Programmer
 from gdbserver.loader.file import LoaderFile
 from gdbserver.loader.own import builtin
+from gdbserver.program.known import KnownProgram
 from gdbserver.rsp.packets import Connection, Packet, frame
 from gdbserver.server.control import Control
 from gdbserver.server.session import Session
@@ -120,10 +123,18 @@ async def connected(
     name: str = "here:1",
     *,
     leave_halted: bool = False,
+    program: KnownProgram | None = None,
 ) -> AsyncIterator[Client]:
     """A client of a session of its own.  Afterwards the session has ended."""
     ours, theirs = trio.testing.memory_stream_pair()
-    session = Session(theirs, bench, control or Control(), name=name, leave_halted=leave_halted)
+    session = Session(
+        theirs,
+        bench,
+        control or Control(),
+        name=name,
+        leave_halted=leave_halted,
+        program=program,
+    )
     async with theirs, trio.open_nursery() as nursery:
         nursery.start_soon(session.run)
         async with ours:
@@ -144,19 +155,24 @@ def decode(text: str, names: dict[str, int]) -> bytes:
 async def play(name: str, lines: list[str]) -> None:
     """Speak the client's lines, and compare the server's."""
     settings = dict(
-        line.split(" ", 1) for line in lines if re.match("(board|program|loader) ", line)
+        line.split(" ", 1) for line in lines if re.match("(board|program|loader|told) ", line)
     )
     programs = {"drills": support.drills, "demo": support.demo, "hosted": support.hosted}
     program = programs.get(settings.get("program", ""))
     elf = program() if program else None
     names = symbols(elf) if elf else {}
+    path = str(elf)
+    lines = [
+        line.replace("{path}", path).replace("{path:hex}", path.encode().hex()) for line in lines
+    ]
+    known = KnownProgram(elf) if elf and "told" in settings else None
     loaders = [builtin(DEFAULT_PINS)] if "loader" in settings else []
     uid = settings.get("board", BOARD)
     machine = await trio.to_thread.run_sync(open_machine, uid, elf, loaders)
-    async with lent(machine) as bench, connected(bench) as client:
+    async with lent(machine) as bench, connected(bench, program=known) as client:
         for number, line in enumerate(lines, 1):
             kind, _, text = line.partition(" ")
-            if kind in ("", "#", "board", "program", "loader"):
+            if kind in ("", "#", "board", "program", "loader", "told"):
                 continue
             if kind == ">":
                 await client.send(decode(text, names))
@@ -170,4 +186,4 @@ async def play(name: str, lines: list[str]) -> None:
                     reply = bytes.fromhex(reply[1:].decode()).rstrip(b"\n")
                 wanted = decode(text, names)
                 same = re.fullmatch(wanted, reply or b"", re.DOTALL) if "~" in kind else None
-                assert same or reply == wanted, f"{name}:{number}: {line}\ngot {reply!r}"
+                assert same or reply == wanted, f"{name}:{number}: {line}\ngot {reply!r:.600}"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from target_bench import LINKS, Bench, make_bench
 
 from gdbserver.chip.memory import Span
-from gdbserver.chip.stm32h743 import AXI_SRAM, DTCM
+from gdbserver.chip.stm32h743 import AXI_SRAM, DTCM, SRAM4
 from gdbserver.target.rtt import IDENTIFIER, MAX_CHANNELS, Ring, Rtt, parse
 
 PATIENCE = 2000
@@ -191,6 +191,26 @@ def test_a_block_that_is_overwritten_is_lost_and_found_again_elsewhere(talking: 
     assert talking.target.read_word(new + 24 + 2 * 24 + 12) != talking.target.read_word(
         old + 24 + 2 * 24 + 12
     )
+
+
+@pytest.mark.parametrize("likely", [SRAM4.start + 0x100, None, 0x00F00000])
+def test_the_likely_place_is_looked_at_before_ram_is_searched(
+    talking: Bench, likely: int | None
+) -> None:
+    rtt = Rtt(talking.target)
+    old, new = talking.names["_SEGGER_RTT"], SRAM4.start + 0x100
+    talking.target.resume()
+    collect(talking, rtt, b"line 99\n")
+    talking.target.halt()
+    talking.target.write_memory(new, bytes(talking.target.read_memory(old, 96)))
+    talking.target.write_memory(old, bytes(4))
+    again = Rtt(talking.target)
+    again.likely = likely
+    again.poll()
+    assert again.found == (likely == new)
+    for _ in range(PATIENCE):
+        again.poll()
+    assert again.found
 
 
 @pytest.mark.parametrize(
