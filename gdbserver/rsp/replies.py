@@ -106,8 +106,8 @@ def notification(stop_reply: bytes) -> bytes:
 
 
 def threads(numbers: Iterable[int]) -> bytes:
-    """qfThreadInfo: all in one go, and `l` is what comes after; at once, where there are none."""
-    return b"m" + listed if (listed := b",".join(b"%x" % number for number in numbers)) else b"l"
+    """qfThreadInfo: all in one go, and `l` is what comes after."""
+    return b"m" + b",".join(b"%x" % number for number in numbers)
 
 
 def symbol(name: str) -> bytes:

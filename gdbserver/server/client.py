@@ -50,6 +50,11 @@ class Client:
         self._attending = trio.Lock()
         self._attention = trio.CancelScope()
 
+    @property
+    def is_gdb(self) -> bool:
+        """Whether it is GDB, with its habits: it always offers this, and nobody else does."""
+        return "qRelocInsn+" in self.features
+
     # --- Hearing ---------------------------------------------------------------------------------
 
     async def next_event(self) -> Event:

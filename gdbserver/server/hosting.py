@@ -37,8 +37,8 @@ from gdbserver.target.host_files import (
     Work,
     advance,
 )
-from gdbserver.target.semihosting import Exit, Semihosting, stands_at_call
-from gdbserver.target.stop import SIGINT, SIGTRAP, StopReason
+from gdbserver.target.semihosting import APPLICATION_EXIT, Exit, Semihosting, stands_at_call
+from gdbserver.target.stop import SIGINT, SIGTRAP, StopKind, StopReason
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)
@@ -141,7 +141,8 @@ class Service:
             await self._target.call(lambda _: work.close())
         if ended is None:
             return None
-        return StopReason(SIGTRAP, "exited", str(ended), exit_status=ended.status)
+        kind: StopKind = "exited" if ended.reason == APPLICATION_EXIT else "aborted"
+        return StopReason(SIGTRAP, kind, str(ended), exit_status=ended.status)
 
     async def _carry_out(self, work: Work[Exit | None]) -> Exit | None:
         answer: Answer = None

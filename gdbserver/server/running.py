@@ -29,7 +29,7 @@ from gdbserver.server.control import Control
 from gdbserver.server.reading import to_wire
 from gdbserver.server.threads import Threads, known_registers
 from gdbserver.server.worker import Bench
-from gdbserver.target.breakpoints import BreakKind
+from gdbserver.target.breakpoints import CODE, BreakKind
 from gdbserver.target.registers import EXPEDITED, REGISTERS
 from gdbserver.target.scripts import Script
 from gdbserver.target.stop import SIGINT, SIGLOST, SIGTRAP, StopReason
@@ -116,6 +116,8 @@ class _Run:
     end: int = 0
     begun: bool = False
     """The step is under way: what is left is to look whether it is over."""
+    over: StopReason | None = None
+    """It has ended already, and the core is not to move."""
     unwanted: bool = False
     """The client has asked for it to end, and shall not wait because of a judge."""
     signal: int | None = None
@@ -146,7 +148,10 @@ class Running:
         self._threads = threads
         self._run: _Run | None = None
         self._interrupted = False
+        self._accessed = False
+        """The client was told last of an access that it watches."""
         self._software_breakpoints: set[int] = set()
+        self._watchpoints: set[tuple[BreakKind, int, int]] = set()
 
     async def interrupt(self) -> None:
         """GDB manual, "Interrupts": one that finds the program stopped is for its next run."""
@@ -161,11 +166,14 @@ class Running:
         await self._target.call(Target.set_breakpoint, kind, address, length, script)
         if kind is BreakKind.SOFTWARE:
             self._software_breakpoints.add(address)
+        elif kind not in CODE:
+            self._watchpoints.add((kind, address, length))
 
     async def clear_point(self, kind: BreakKind, address: int, length: int) -> None:
         await self._target.call(Target.clear_breakpoint, kind, address, length)
         if kind is BreakKind.SOFTWARE:
             self._software_breakpoints.discard(address)
+        self._watchpoints.discard((kind, address, length))
 
     # --- From resuming to the stop reply ---------------------------------------------------------
 
@@ -176,7 +184,7 @@ class Running:
         """
         if self._run is not None:
             return replies.OK  # it runs already
-        await self._set_pc(address)
+        await self._set_off(address)
         run = _Run()
         if not self.non_stop and await self.is_due():
             return await self._make_up(run)
@@ -187,7 +195,10 @@ class Running:
         """One instruction, or on until pc leaves [start, end): as `resume`."""
         if self._run is not None:
             raise BadRequest("the core runs, so it cannot be stepped")
-        await self._set_pc(address)
+        if address is None and start == end and self._has_been_made():
+            over = StopReason(SIGTRAP, "step", "the watched access had been made already")
+            return await self._go(_Run(True, over=over))
+        await self._set_off(address)
         run = _Run(True, start, end)
         if not self.non_stop and await self.is_due():
             return await self._make_up(run)
@@ -212,7 +223,18 @@ class Running:
         await self.say(story + "\n")
         return replies.stopped(SIGINT, [], thread=error.thread)
 
-    async def _set_pc(self, address: int | None) -> None:
+    def _has_been_made(self) -> bool:
+        """Whether a step is the one by which GDB lets a watched access happen.
+
+        Of Arm cores GDB believes that they stop before it.  It takes out its watchpoints, steps,
+        and tells its user only then.  But DWT matches an access that was made (Armv7-M ARM, "The
+        DWT", "Comparator matches"), so that step would end an instruction too late: beyond a
+        breakpoint, and on the next line.
+        """
+        return self._accessed and not self._watchpoints and self._client.is_gdb
+
+    async def _set_off(self, address: int | None) -> None:
+        self._accessed = False
         if address is not None:
             await self._target.call(Target.write_registers, {"pc": address & ~1})
 
@@ -241,6 +263,8 @@ class Running:
 
     async def _advance(self, run: _Run) -> StopReason | None:
         """Go on with a run for a while: why it is over, or None when it is not."""
+        if run.over is not None:
+            return run.over
         if run.stepping and not run.begun:
             run.begun = True
             stop = await self._target.call(_step, run.start, run.end)
@@ -306,8 +330,11 @@ class Running:
         return replies.OK
 
     def forget(self) -> None:
-        """The core is where the client has put it, and there is no stop to tell."""
+        """The client has put the core where it is, without breakpoints: no stop is to be told."""
         self._run = None
+        self._accessed = False
+        self._software_breakpoints.clear()
+        self._watchpoints.clear()
 
     async def look(self) -> None:
         """Go on with the run, and notify the client when it is over."""
@@ -353,12 +380,14 @@ class Running:
         return await self.stop_reply(await self._target.call(Target.poll_stop))
 
     async def _tell(self, stop: StopReason) -> bytes:
-        if stop.kind in ("fault", "lockup", "exited"):
+        if stop.kind in ("fault", "lockup", "exited", "aborted"):
             log.info("stopped: %s", stop.detail)
-            if not self.non_stop:
+            # Of an exit the client's own words will do, where it takes it for one.
+            if not self.non_stop and not (stop.kind == "exited" and self._client.extended):
                 await self.say(stop.detail + "\n")
         else:
             log.debug("stopped: %s", stop.detail)
+        self._accessed = stop.kind in replies.WATCH_KEYS
         return await self.stop_reply(stop)
 
     async def say(self, text: str | bytes) -> None:

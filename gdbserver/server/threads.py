@@ -62,8 +62,6 @@ class Threads:
 
     def __init__(self, bench: Bench, program: KnownProgram | None = None) -> None:
         self.only_one = False
-        self.gone = False
-        """The program has ended, and its threads with it, until the core is made to go on."""
         self._target = bench.target
         self._program = program
         self._rtos = Rtos()
@@ -75,15 +73,11 @@ class Threads:
 
     async def rows(self) -> list[ThreadRow]:
         """All threads, by number."""
-        if self.gone:
-            return []
         look = self._target.ask if self._alone else self._target.call
         return await look(self._rows)
 
     async def is_alive(self, number: int) -> bool:
         """Whether there is such a thread, or it means any."""
-        if self.gone:
-            return False
         if self._alone:
             return number in (*_ANY, 1)
         return number in (*_ANY, *(row.number for row in await self.rows()))

@@ -25,6 +25,7 @@ StopKind = Literal[
     "lockup",
     "reset",  # caught at the reset vector
     "exited",  # the program has said so, by semihosting
+    "aborted",  # the same, with a reason that is no end of a program in good order
 ]
 
 
@@ -33,7 +34,7 @@ class StopReason:
     """One stop.
 
     `address` is where the watched data lies, and None for every other kind; `exit_status` is that
-    of a program that has exited.
+    of a program that has exited or aborted.
     """
 
     signal: int

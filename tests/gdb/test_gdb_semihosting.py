@@ -36,13 +36,15 @@ def test_a_program_prints_on_gdbs_console_exits_and_runs_again(
         here.loaded()
         for command in ("continue", "run"):
             said = here.gdb.do(command)
-            assert "hello, world\n!\n" in said
-            assert "the program exited with status 0" in said
-            assert "exited normally]" in said
+            assert "hello, world\n!\n[Inferior 1 (Remote target) exited normally]" in said
         assert "ask" in here.gdb.do("info registers pc")  # it can be looked at still
         assert "Transfer rate" in here.gdb.do("load")
         stands_before(here, "three")
         assert "exited with code 03]" in here.gdb.do("continue")
+        stands_before(here, "error")
+        said = here.gdb.do("continue")
+        assert "the program stopped itself: a run-time error\n[Inferior 1" in said
+        assert "exited with code 01]" in said
 
 
 def test_a_target_that_is_only_remote_shows_the_exit_as_a_stop(hosted: Path) -> None:

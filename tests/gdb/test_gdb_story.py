@@ -131,6 +131,21 @@ def test_watchpoints_tell_old_and_new_values(gdb_program: str, drills_elf: Path)
         assert "Hardware access (read/write) watchpoint 4: watched" in said, said
 
 
+def test_a_watchpoint_stops_right_behind_each_access(gdb_program: str, drills_elf: Path) -> None:
+    with debugging(drills_elf, gdb=gdb_program) as here:
+        gdb = here.gdb
+        loaded(here)
+        gdb.do("tbreak main")
+        gdb.do("continue")
+        gdb.do("set var drill = WATCH")
+        gdb.do("awatch watched")
+        for access in ("str", "ldr", "ldr", "str"):  # the first two without one in between
+            gdb.do("continue")
+            assert access in gdb.do("x/i $pc - 2")
+        gdb.do("stepi")  # the user's own
+        assert "bx" not in gdb.do("x/i $pc")
+
+
 def test_a_ninth_breakpoint_is_refused_with_a_sentence(gdb_program: str, demo_elf: Path) -> None:
     with debugging(demo_elf, gdb=gdb_program) as here:
         gdb = here.gdb
