@@ -120,6 +120,7 @@ class Breakpoints:
         self._code: dict[int, set[BreakKind]] = {}
         self._patches: dict[int, bytes] = {}
         self._fpb: list[int | None] = []
+        self._fpb_is_on = False
         self._lent: dict[int, int] = {}
         self._dwt: list[tuple[Watch, Block] | None] = []
 
@@ -132,7 +133,7 @@ class Breakpoints:
         functions = dwt[(DWT_FUNCTION - DWT_CTRL) // 4 :: 4]
         known = len(self._fpb) <= len(compared) and len(self._dwt) <= len(functions)
         if known and not any(compared) and not any(functions):
-            return [_ENABLE]  # usually nobody has used them
+            return []  # usually nobody has used them
         return self._all()
 
     def rewrite(self) -> None:
@@ -141,6 +142,7 @@ class Breakpoints:
         self._port.run(self._all())
 
     def _all(self) -> list[Write]:
+        self._fpb_is_on = True
         return [
             Write(FP_COMP, [_comparator(address) for address in self._fpb]),
             _ENABLE,
@@ -191,7 +193,7 @@ class Breakpoints:
         compared = bool(kinds - {BreakKind.SOFTWARE}) or (bool(kinds) and not patched)
         if compared != (address in self._fpb):
             index, new = (self._spare(), address) if compared else (self._fpb.index(address), None)
-            self._port.write(FP_COMP + 4 * index, _comparator(new))
+            self._port.run([*self._switch_on(), Write(FP_COMP + 4 * index, [_comparator(new)])])
             self._lent.pop(index, None)
             self._fpb[index] = new
         if patched and address not in self._patches:
@@ -202,6 +204,11 @@ class Breakpoints:
             self._code[address] = kinds
         else:
             self._code.pop(address, None)
+
+    def _switch_on(self) -> list[Write]:
+        """What the first comparator that is used needs besides."""
+        was_on, self._fpb_is_on = self._fpb_is_on, True
+        return [] if was_on else [_ENABLE]
 
     def _spare(self) -> int:
         """A comparator that no breakpoint has; rather one that nobody has borrowed either."""
@@ -321,7 +328,8 @@ class Breakpoints:
         if len(wanted) > len(free):
             return None
         self._lent = dict(zip(free, wanted, strict=False))
-        return [Write(FP_COMP + 4 * i, [_comparator(a)]) for i, a in self._lent.items()]
+        places = [Write(FP_COMP + 4 * i, [_comparator(a)]) for i, a in self._lent.items()]
+        return [*self._switch_on(), *places]
 
     def borrowed(self, address: int) -> bool:
         return address in self._lent.values()

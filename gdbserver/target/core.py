@@ -74,7 +74,6 @@ _XPSR_IT: Final = 0x0600FC00
 class _Found:
     """What the hardware says about a stop; reading it has cleared some of it."""
 
-    status: faults.FaultStatus
     dfsr: int
     matched: list[int]
     """The comparators of the DWT that are in use, in their order."""
@@ -89,6 +88,9 @@ class _Halt:
     registers: dict[int, int] = field(default_factory=dict)
     """By DCRSR selector."""
     found: _Found | None = None
+    is_clear: bool = False
+    """DFSR holds nothing any more, and a core that stands still adds nothing to it."""
+    status: faults.FaultStatus | None = None
     reason: StopReason | None = None
     bkpt: int | None = None
     """Where a BKPT of the program's own stopped the core: running on means stepping over it."""
@@ -156,7 +158,7 @@ class Core:
         """Let NRST go, and see the core stopped before its first instruction."""
         self._link.hold_reset(False)
         if self._came_back():
-            self._halt = _Halt(self._now())
+            self._halt = self._at_reset()
         else:
             log.info("NRST did not reset the core (is the pin connected?): resetting by software")
             self.reset(halt=True)
@@ -242,7 +244,9 @@ class Core:
         """
         self._memory.sync_caches()
         control = _DEBUG | (Dhcsr.C_MASKINTS if mask_interrupts else 0)
-        accesses: list[Access] = [*before, Write(DFSR, [_ALL_DFSR])]
+        accesses: list[Access] = [*before]
+        if self._halt is None or not self._halt.is_clear:
+            accesses.append(Write(DFSR, [_ALL_DFSR]))
         if mask_interrupts != self._masked:
             accesses.append(Write(DHCSR, [control | Dhcsr.C_HALT]))  # it changes only with C_HALT
         accesses.append(Write(DHCSR, [control | (Dhcsr.C_STEP if step else 0)]))
@@ -255,11 +259,13 @@ class Core:
 
     def _look_closely(self, before: Sequence[Access], after: Sequence[Access] = ()) -> bool:
         """Whether the core stands now; if it does, with all that will be asked about the stop."""
-        stop, ahead = self._stop_reads(), self._snapshot.ahead(self._stack)
-        if self._port.patient:
-            ahead = []  # nothing is gained with a probe that takes one access at a time
-        selectors = self._at_a_stop
-        reads = [Read(DHCSR), *stop, *ahead, *self._transfers(selectors)]
+        stop: list[Read] = []
+        ahead: list[Read] = []
+        transfers: list[Access] = []
+        if not self._port.patient:  # else nothing is gained: it takes one access at a time
+            stop, ahead = self._stop_reads(), self._snapshot.ahead(self._stack)
+            transfers = self._transfers(registers.CORE_SELECTORS_SEEN)
+        reads = [Read(DHCSR), *stop, *ahead, *transfers]
         try:
             (status,), *rest = self._port.run([*before, *reads, *after])
         except (AccessRefused, AccessStalled) as error:
@@ -276,8 +282,9 @@ class Core:
             self._early = _union(self._early, [value for (value,) in found[1:]])
             return False
         halt = _Halt(self._now())
-        halt.registers.update(self._taken(selectors, values))
-        halt.found = self._as_found(found)
+        if transfers:
+            halt.registers.update(self._taken(registers.CORE_SELECTORS_SEEN, values))
+            halt.found = self._as_found(found)
         self._snapshot.keep(ahead, words)
         self._halt = halt
         return True
@@ -380,7 +387,8 @@ class Core:
         self._need_halt()
         leaving = self._leaving
         self._step(mask_interrupts=True)
-        if self._explain(self._need_halt()).kind != "step":
+        halt = self._need_halt()
+        if self._find_out(halt).dfsr & ~Dfsr.HALTED and self._explain(halt).kind != "step":
             self._leaving = None
             return False
         if leaving is None:
@@ -409,8 +417,15 @@ class Core:
         if not halt:
             self._port.run([Write(DFSR, [_ALL_DFSR]), Write(DHCSR, [_DEBUG])])
         else:
-            self._halt = _Halt(self._now())
+            self._halt = self._at_reset()
         self._reset_seen = False
+
+    def _at_reset(self) -> _Halt:
+        """Before the first instruction: CONTROL, FAULTMASK, BASEPRI and PRIMASK are 0.
+
+        Armv7-M ARM, "Reset behavior".
+        """
+        return _Halt(self._now(), {Selector.SPECIAL: 0})
 
     def _prepare_reset(self) -> int:
         """Have the core caught at its reset vector; what DEMCR was."""
@@ -467,6 +482,8 @@ class Core:
 
     def catch_faults(self, catch: Demcr) -> None:
         """Choose the exceptions that stop the core before their handler runs."""
+        if self._halt is not None and catch == self._catch and not self._catches_all:
+            return  # and nobody can have written DEMCR since
         self._catch = catch
         self._catches_all = False
         self._port.write(DEMCR, self._demcr)
@@ -477,8 +494,11 @@ class Core:
 
     # --- What the core is doing ---------------------------------------------------------------
 
-    def poll_stop(self) -> StopReason | None:
-        """Look once: why the core is stopped, or None while it runs, sleeps, or is `leave`-ing."""
+    def poll_stop(self, *, briefly: bool = False) -> StopReason | None:
+        """Look once: why the core is stopped, or None while it runs, sleeps, or is `leave`-ing.
+
+        With `briefly`, it may turn out that nobody wants to know more.
+        """
         if self._halt is None:
             status = self._look()
             if self._reset_seen:
@@ -492,7 +512,7 @@ class Core:
             if not status & Dhcsr.S_HALT:
                 self.halt()
             self._halt = _Halt(self._now())
-        stop = self._explain(self._halt)
+        stop = self._explain(self._halt, briefly=briefly or self._leaving is not None)
         if self._leaving is not None:
             if stop.kind == "step" and self.read_registers(["pc"])["pc"] in self._leaving:
                 self._go_on_leaving(self._leaving)
@@ -528,31 +548,34 @@ class Core:
             self._halt = _Halt(self._now())
         return self._halt
 
-    @property
-    def _at_a_stop(self) -> Sequence[int]:
-        """The registers that are read along with the reason of a stop."""
-        if self._port.patient:
-            # Each costs two exchanges, and on the way out of a range nobody asks for more.
-            names = ("pc", "xpsr") if self._leaving is not None else registers.EXPEDITED
-            return registers.selectors(names)
-        return registers.CORE_SELECTORS_SEEN
-
     def _stop_reads(self) -> list[Read]:
         """What the hardware knows about a stop: `_as_found` takes what they find."""
-        return [Read(CFSR, 5), *self._breakpoints.watch_status()]
+        return [Read(DFSR), *self._breakpoints.watch_status()]
 
     def _as_found(self, values: Sequence[list[int]]) -> _Found:
-        (cfsr, hfsr, dfsr, mmfar, bfar), *watches = values
-        matched = _union(self._early, [status for (status,) in watches])
-        return _Found(faults.FaultStatus(cfsr, hfsr, mmfar, bfar), dfsr, matched)
+        (dfsr,), *watches = values
+        return _Found(dfsr, _union(self._early, [status for (status,) in watches]))
 
-    def _explain(self, halt: _Halt) -> StopReason:
-        """Find out why the core stopped, and what GDB asks next, in one go."""
+    def _find_out(self, halt: _Halt, selectors: Iterable[int] = ()) -> _Found:
+        """Read what the hardware knows about a stop, and these registers with it."""
+        if halt.found is None:
+            stop = self._stop_reads()
+            halt.found = self._as_found(
+                self._fetch(halt, selectors, [*stop, Write(DFSR, [_ALL_DFSR])])
+            )
+            halt.is_clear = True
+        return halt.found
+
+    def _explain(self, halt: _Halt, *, briefly: bool = False) -> StopReason:
+        """Find out why the core stopped, and unless `briefly`, what GDB asks next, in one go."""
         if halt.reason is None:
-            if halt.found is None:
-                reads = self._stop_reads()
-                halt.found = self._as_found(self._fetch(halt, self._at_a_stop, reads))
-            halt.reason = self._reason(halt, halt.found)
+            needed = registers.selectors(("pc", "xpsr"))
+            expected: Sequence[int] = registers.CORE_SELECTORS_SEEN
+            if self._port.patient:  # then each costs two exchanges
+                expected = needed if briefly else registers.selectors(registers.EXPEDITED)
+            found = self._find_out(halt, expected)
+            self._fetch(halt, needed)
+            halt.reason = self._reason(halt, found)
         return halt.reason
 
     def _reason(self, halt: _Halt, found: _Found) -> StopReason:
@@ -561,12 +584,12 @@ class Core:
         where = f"at {pc:#010x}"
         if dfsr & Dfsr.VCATCH and xpsr & 0x1FF == 0:
             return StopReason(SIGTRAP, "reset", "caught at the reset vector")
-        if faults.is_lockup(pc, xpsr, found.status):
-            status = self._fault_status(halt, found)
+        if self._is_lockup(halt):
+            status = self._fault_status(halt)
             detail = faults.describe(status) or "the core locked up"
             return StopReason(faults.signal(status), "lockup", detail)
         if dfsr & Dfsr.VCATCH:
-            status = self._fault_status(halt, found)
+            status = self._fault_status(halt)
             detail = faults.describe(status) or f"an exception was caught {where}"
             if not faults.catches(xpsr, status.cfsr) & self._catch and self._catches_all:
                 return StopReason(SIGTRAP, "step", f"stepped into a fault handler: {detail}")
@@ -617,18 +640,29 @@ class Core:
     def describe_fault(self) -> str | None:
         """One sentence about the fault that the status registers tell of, or None."""
         if self._halt is None and not self.is_halted():
-            cfsr, hfsr, _, mmfar, bfar = self._port.read(CFSR, 5)
-            return faults.describe(faults.FaultStatus(cfsr, hfsr, mmfar, bfar))
+            return faults.describe(self._read_status())
         halt = self._need_halt()
         self._explain(halt)
-        assert halt.found is not None, "it comes with the explanation"
-        return faults.describe(self._fault_status(halt, halt.found))
+        return faults.describe(self._fault_status(halt))
 
-    def _fault_status(self, halt: _Halt, found: _Found) -> faults.FaultStatus:
-        """The status of `halt` with what can be found out about where the program was."""
+    def _read_status(self) -> faults.FaultStatus:
+        cfsr, hfsr, _, mmfar, bfar = self._port.read(CFSR, 5)
+        return faults.FaultStatus(cfsr, hfsr, mmfar, bfar)
+
+    def _status(self, halt: _Halt) -> faults.FaultStatus:
+        if halt.status is None:
+            halt.status = self._read_status()
+        return halt.status
+
+    def _is_lockup(self, halt: _Halt) -> bool:
         pc, xpsr = halt.registers[Selector.PC], halt.registers[Selector.XPSR]
-        status = replace(found.status, locked_up=faults.is_lockup(pc, xpsr, found.status))
-        stack = faults.frame_stack(xpsr, halt.registers[Selector.LR])
+        return pc == LOCKUP_PC and faults.is_lockup(pc, xpsr, self._status(halt))
+
+    def _fault_status(self, halt: _Halt) -> faults.FaultStatus:
+        """The status of `halt` with what can be found out about where the program was."""
+        status = replace(self._status(halt), locked_up=self._is_lockup(halt))
+        self._fetch(halt, (Selector.LR, Selector.XPSR))
+        stack = faults.frame_stack(halt.registers[Selector.XPSR], halt.registers[Selector.LR])
         if stack is None or not (status.cfsr or status.hfsr):
             return status
         pointer = self.read_registers([stack])[stack]
@@ -672,36 +706,43 @@ class Core:
         self._store(halt, registers.encode(values, halt.registers))
 
     def _fetch(
-        self, halt: _Halt, selectors: Iterable[int], besides: Sequence[Read] = ()
+        self, halt: _Halt, selectors: Iterable[int], besides: Sequence[Access] = ()
     ) -> list[list[int]]:
         """Read what is not known yet of `selectors`; the result is that of `besides`."""
-        self._derive_stack(halt, selectors := tuple(selectors))
+        derived = self._derive_stack(halt, selectors := tuple(selectors))
         missing = [selector for selector in selectors if selector not in halt.registers]
         # DHCSR was looked at last, and the registers are read through the same 16 bytes.
-        accesses = [*self._transfers(missing), *besides]
-        if not accesses:
+        transfers = self._transfers(missing) if missing or derived else []
+        if not transfers and not besides:
             return []
-        found = self._port.run(accesses)
-        registers_found = len(found) - len(besides)
-        halt.registers.update(self._taken(missing, found[:registers_found]))
-        return found[registers_found:]
+        found = self._port.run([*transfers, *besides])
+        count = sum(isinstance(access, Read) for access in transfers)
+        if transfers:
+            halt.registers.update(self._taken(missing, found[:count]))
+        return found[count:]
 
-    def _derive_stack(self, halt: _Halt, selectors: Sequence[int]) -> None:
-        """Know msp or psp without reading it, where the one that is in use has been read as sp."""
+    def _derive_stack(self, halt: _Halt, selectors: Sequence[int]) -> bool:
+        """Know msp or psp without reading it: sp is one of them.
+
+        Whether this has read registers, for which the core must prove that it stood still.
+        """
         known = halt.registers
-        if Selector.MSP not in selectors or not self._port.patient:
-            return
-        if not known.keys() >= {Selector.SP, Selector.XPSR} or Selector.MSP in known:
-            return
-        if Selector.SPECIAL not in known:
-            # Whether the core stands still is asked by the transfers that follow.
-            ((known[Selector.SPECIAL],),) = self._port.run(
-                [Write(DCRSR, [Selector.SPECIAL]), Read(DCRDR)]
-            )
-        process = (
-            known[Selector.SPECIAL] >> 24 & _CONTROL_SPSEL and not known[Selector.XPSR] & 0x1FF
-        )
+        wanted = {Selector.MSP, Selector.PSP} & {*selectors} - known.keys()
+        if not wanted or not self._port.patient or Selector.SP not in {*selectors, *known}:
+            return False
+        count = len(known)
+        self._peek(known, Selector.SP)
+        process = False
+        if not self._peek(known, Selector.XPSR) & 0x1FF:  # else a handler runs, on msp
+            process = bool(self._peek(known, Selector.SPECIAL) >> 24 & _CONTROL_SPSEL)
+        read = len(known) > count
         known[Selector.PSP if process else Selector.MSP] = known[Selector.SP]
+        return read
+
+    def _peek(self, known: dict[int, int], selector: int) -> int:
+        if selector not in known:
+            ((known[selector],),) = self._port.run([Write(DCRSR, [selector]), Read(DCRDR)])
+        return known[selector]
 
     def _transfers(self, selectors: Sequence[int]) -> list[Access]:
         """Accesses that bring core registers to DCRDR, one after the other."""
@@ -711,14 +752,10 @@ class Core:
             if not self._port.patient:
                 accesses.append(Read(DHCSR))
             accesses.append(Read(DCRDR))
-        if accesses:
-            accesses.append(Read(DHCSR))
-        return accesses
+        return [*accesses, Read(DHCSR)]
 
     def _taken(self, selectors: Sequence[int], found: Sequence[list[int]]) -> dict[int, int]:
         """What the reads among `_transfers` have found, by selector."""
-        if not selectors:
-            return {}
         *rest, last = [value for (value,) in found]
         values = rest if self._port.patient else rest[1::2]
         self._check_transfers([last] if self._port.patient else [*rest[::2], last])
@@ -758,7 +795,9 @@ class Core:
         """
         everything = (*registers.CORE_SELECTORS, *registers.FPU_SELECTORS)
         halt = self._need_halt()
-        self._explain(halt)  # now: the loader's own stops are what the hardware knows afterwards
+        # Now: what the hardware knows afterwards are the loader's own stops and faults.
+        self._explain(halt)
+        self._status(halt)
         (demcr,), *_ = self._fetch(halt, everything, [Read(DEMCR)])
         saved = {selector: halt.registers[selector] for selector in everything}
         before, asked = halt, self._asked
@@ -772,7 +811,7 @@ class Core:
                 self._port.run([Write(DEMCR, [demcr]), Write(DFSR, [_ALL_DFSR])])
         # For the client, the core has not moved: it is stopped for the same reason.
         self._asked = asked
-        self._halt = _Halt(self._now(), dict(saved), before.found, before.reason, before.bkpt)
+        self._halt = replace(before, looked=self._now(), registers=dict(saved), is_clear=False)
 
 
 def _union(first: Sequence[int], second: Sequence[int]) -> list[int]:

@@ -499,14 +499,16 @@ class Port(ABC):
         return [value for (value,) in self.run([Read(address + offset) for offset in offsets])]
 
     def try_banked(self) -> None:
-        """Find out whether BD0-3 work here: CPUID can be seen through them, and stays there."""
-        self._banked = True
+        """Find out whether BD0-3 work here: CPUID can be seen through them."""
+        results = _Results()
         try:
-            found = self.run([Read(CPUID), Read(CPUID)])
+            with self._link._translated("read", CPUID):
+                self._through_line(Read(CPUID), False, results)
+                ((cpuid,),) = results.collect()
         except AccessRefused as error:
             log.debug("BD0-3 do not work: %s", error)
-            found = []
-        self._banked = [value & CPUID_PART for (value,) in found] == 2 * [_CORTEX_M7]
+            cpuid = 0
+        self._banked = cpuid & CPUID_PART == _CORTEX_M7
         if not self._banked:
             self.forget()
 

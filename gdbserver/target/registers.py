@@ -60,8 +60,11 @@ REGISTERS: Final = _registers()
 CORE_COUNT: Final = sum(r.feature != VFP for r in REGISTERS)
 """How many registers from the start of `REGISTERS` need no FPU."""
 
-EXPEDITED: Final = ("r7", "sp", "lr", "pc", "xpsr")
-"""What a stop reply carries, so that GDB can find the frame without asking back."""
+EXPEDITED: Final = ("r7", "sp", "lr", "pc", "xpsr", "msp", "psp")
+"""What a stop reply carries, so that GDB can find the frame without asking back.
+
+From GDB 13 on that takes both stack pointers; without them it asks for all registers, each time.
+"""
 
 
 # --- Where they are: DCRSR selectors -----------------------------------------------------------

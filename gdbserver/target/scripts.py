@@ -63,6 +63,11 @@ class Scripts:
         self._scripts.clear()
         self._output.clear()
 
+    @property
+    def decide(self) -> bool:
+        """Whether one of them may find that a stop is none."""
+        return any(s != ALWAYS for scripts in self._scripts.values() for s in scripts.values())
+
     def take_output(self) -> str:
         output, self._output = self._output, []
         return "".join(output)

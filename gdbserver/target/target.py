@@ -253,11 +253,11 @@ class Target:
                 f"the chip is not an STM32H743: its device id is {idcode & 0xFFF:#05x}",
                 hint=f"STM32H742, H743, H750 and H753 have {DEVICE_ID:#05x}",
             )
-        (optsr,), (protection1,), (protection2,) = self._port.run(
+        # From one to the other there are option bytes only.
+        (optsr, *_, protection1), (protection2,) = self._port.run(
             [
                 *before,
-                Read(FLASH + FLASH_OPTSR_CUR),
-                Read(FLASH + FLASH_WPSN_CUR),
+                Read(FLASH + FLASH_OPTSR_CUR, (FLASH_WPSN_CUR - FLASH_OPTSR_CUR) // 4 + 1),
                 Read(FLASH + FLASH_BANK2_OFFSET + FLASH_WPSN_CUR),
             ]
         )
@@ -444,7 +444,7 @@ class Target:
         A breakpoint whose script does not want to stop is passed, and the core goes on.
         """
         try:
-            stop = self._core.poll_stop()
+            stop = self._core.poll_stop(briefly=self._scripts.decide)
         except AccessStalled as stall:
             self._wake(stall)
             stop = self._core.poll_stop()

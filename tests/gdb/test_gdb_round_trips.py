@@ -13,7 +13,7 @@ sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 from benchmark.trips import TARGETS
 
 
-@pytest.mark.parametrize(("link", "most"), [("cmsis-dap-v2", 30), ("stlink-v3", 72)])
+@pytest.mark.parametrize(("link", "most"), [("cmsis-dap-v2", 28), ("stlink-v3", 69)])
 def test_opening_and_the_first_connect_take_no_more_transactions_than(
     drills_elf: Path, link: str, most: int
 ) -> None:
