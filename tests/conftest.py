@@ -20,6 +20,8 @@ from gdbserver.sim.probe import SimProbe
 # How long an example takes says something about the machine, not about the code; and the same
 # examples each time, so that a red run can be run again.
 settings.register_profile("house", deadline=None, derandomize=True)
+# `pytest --hypothesis-profile deep`: other examples each time, and many more of them.
+settings.register_profile("deep", deadline=None, max_examples=3000, print_blob=True)
 settings.load_profile("house")
 
 

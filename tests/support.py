@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from hypothesis import settings
 
 TESTS = Path(__file__).parent
 FIRMWARE = TESTS / "firmware"
@@ -58,6 +59,11 @@ def hosted() -> Path:
 def drills() -> Path:
     """Faults, watchpoints, recursion: internal flash only."""
     return build_firmware("drills")
+
+
+def examples(usual: int) -> int:
+    """How many examples a state machine is to play: more of them in the profile `deep`."""
+    return usual * settings.default.max_examples // 100
 
 
 def client(path: str) -> Path:

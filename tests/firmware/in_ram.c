@@ -1,4 +1,4 @@
-/* A loop whose work is done by code in RAM, where breakpoints are written over instructions. */
+/* A loop through code in RAM, where breakpoints are written over instructions, and in flash. */
 #include "firmware.h"
 
 /* Part of .data, so that the startup code copies it; calls go through a pointer. */
@@ -15,10 +15,15 @@ IN_RAM uint32_t weigh(uint32_t value)
     return weight;
 }
 
+__attribute__((noinline)) void count(void)
+{
+    counter++;
+}
+
 int main(void)
 {
     for (;;) {
         weigh(counter);
-        counter++;
+        count();
     }
 }

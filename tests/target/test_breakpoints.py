@@ -6,6 +6,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from support import examples
 from target_bench import Bench
 
 from gdbserver.chip.cortex_m import DWT_COMP, DWT_FUNCTION, DWT_MASK, FP_COMP, FP_CTRL
@@ -295,4 +296,6 @@ class BreakpointMachine(RuleBasedStateMachine):
 
 
 TestBreakpointMachine = BreakpointMachine.TestCase
-TestBreakpointMachine.settings = settings(max_examples=20, stateful_step_count=15, deadline=None)
+TestBreakpointMachine.settings = settings(
+    max_examples=examples(20), stateful_step_count=15, deadline=None
+)

@@ -17,7 +17,7 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
-from support import drills
+from support import drills, examples
 from target_bench import Bench, make_bench
 
 from gdbserver.chip.memory import Span
@@ -229,4 +229,4 @@ class RunControl(RuleBasedStateMachine):
 
 
 TestRunControl = RunControl.TestCase
-TestRunControl.settings = settings(max_examples=15, stateful_step_count=25, deadline=None)
+TestRunControl.settings = settings(max_examples=examples(15), stateful_step_count=25, deadline=None)
