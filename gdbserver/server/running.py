@@ -29,9 +29,10 @@ from gdbserver.server.control import Control
 from gdbserver.server.reading import to_wire
 from gdbserver.server.threads import Threads, known_registers
 from gdbserver.server.worker import Bench
-from gdbserver.target.breakpoints import CODE, BreakKind
+from gdbserver.target.breakpoints import BKPT, CODE, BreakKind
 from gdbserver.target.registers import EXPEDITED, REGISTERS
 from gdbserver.target.scripts import Script
+from gdbserver.target.semihosting import BKPT_NUMBER
 from gdbserver.target.stop import SIGINT, SIGLOST, SIGTRAP, StopReason
 from gdbserver.target.target import DEFAULT_CATCH, Target
 
@@ -77,6 +78,17 @@ def _step(target: Target, start: int, end: int) -> StopReason | None:
     return _look(target)
 
 
+def _pass_covered_bkpt(target: Target, told_at: int) -> None:
+    """Run on behind a BKPT of the program's own, if the breakpoint that was told covered it.
+
+    Not behind one that asks for semihosting: that has something to do yet.
+    """
+    if target.read_registers(["pc"])["pc"] == told_at:
+        code = int.from_bytes(target.view_memory(told_at, 2), "little")
+        if code & 0xFF00 == BKPT and code & 0xFF != BKPT_NUMBER:
+            target.write_registers({"pc": told_at + 2})
+
+
 def take_hold(target: Target) -> None:
     """What a debugger finds: a halted core, that stops at faults which nobody handles."""
     target.catch_faults(target.chosen_catch)
@@ -116,6 +128,8 @@ class _Run:
     end: int = 0
     begun: bool = False
     """The step is under way: what is left is to look whether it is over."""
+    told_at: int | None = None
+    """Where it begins, if the client was told of a breakpoint there."""
     over: StopReason | None = None
     """It has ended already, and the core is not to move."""
     unwanted: bool = False
@@ -150,6 +164,8 @@ class Running:
         self._interrupted = False
         self._accessed = False
         """The client was told last of an access that it watches."""
+        self._told_at: int | None = None
+        """Where the client was told last that there is a breakpoint."""
         self._software_breakpoints: set[int] = set()
         self._watchpoints: set[tuple[BreakKind, int, int]] = set()
 
@@ -184,10 +200,13 @@ class Running:
         """
         if self._run is not None:
             return replies.OK  # it runs already
+        told_at = self._told_at
         await self._set_off(address)
         run = _Run()
         if not self.non_stop and await self.is_due():
             return await self._make_up(run)
+        if told_at is not None:
+            await self._target.call(_pass_covered_bkpt, told_at)
         await self._target.call(Target.resume)
         return await self._go(run)
 
@@ -198,8 +217,8 @@ class Running:
         if address is None and start == end and self._has_been_made():
             over = StopReason(SIGTRAP, "step", "the watched access had been made already")
             return await self._go(_Run(True, over=over))
+        run = _Run(True, start, end, told_at=self._told_at)
         await self._set_off(address)
-        run = _Run(True, start, end)
         if not self.non_stop and await self.is_due():
             return await self._make_up(run)
         return await self._go(run)
@@ -234,7 +253,7 @@ class Running:
         return self._accessed and not self._watchpoints and self._client.is_gdb
 
     async def _set_off(self, address: int | None) -> None:
-        self._accessed = False
+        self._accessed, self._told_at = False, None
         if address is not None:
             await self._target.call(Target.write_registers, {"pc": address & ~1})
 
@@ -287,7 +306,17 @@ class Running:
                 run.begun = False
                 return None
             stop = verdict
+        if stop.kind == "swbreak" and await self._was_told(run):
+            await self._target.call(Target.step)
+            run.begun = False
+            return None if await self._is_within(run) else replace(stop, kind="step")
         return stop
+
+    async def _was_told(self, run: _Run) -> bool:
+        """Whether a breakpoint that was told covered this BKPT of the program's own."""
+        if run.told_at is None or await self._target.call(Target.own_bkpt) is None:
+            return False
+        return (await self._target.call(Target.read_registers, ("pc",)))["pc"] == run.told_at
 
     async def _is_within(self, run: _Run) -> bool:
         pc = (await self._target.call(Target.read_registers, ("pc",)))["pc"]
@@ -332,7 +361,7 @@ class Running:
     def forget(self) -> None:
         """The client has put the core where it is, without breakpoints: no stop is to be told."""
         self._run = None
-        self._accessed = False
+        self._accessed, self._told_at = False, None
         self._software_breakpoints.clear()
         self._watchpoints.clear()
 
@@ -417,6 +446,7 @@ class Running:
             (_REGISTER[name].number, to_wire(_REGISTER[name], value))
             for name, value in values.items()
         ]
+        self._told_at = values["pc"] if stop and stop.kind in replies.BREAK_KEYS else None
         if stop is None:
             return replies.stopped(SIGTRAP, registers, thread=await self._threads.current())
         if stop.exit_status is not None and self._client.extended:

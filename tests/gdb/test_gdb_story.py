@@ -146,6 +146,26 @@ def test_a_watchpoint_stops_right_behind_each_access(gdb_program: str, drills_el
         assert "bx" not in gdb.do("x/i $pc")
 
 
+def test_a_breakpoint_on_a_bkpt_of_the_programs_own_is_one_stop(
+    gdb_program: str, drills_elf: Path
+) -> None:
+    with debugging(drills_elf, gdb=gdb_program) as here:
+        gdb = here.gdb
+        loaded(here)
+        gdb.do("tbreak main")
+        gdb.do("continue")
+        gdb.do("set var drill = BREAK")
+        gdb.do("break breakpoint")
+        for passing in (["continue"], ["stepi", "continue"], ["delete 2", "continue"]):
+            assert "Breakpoint 2, breakpoint" in gdb.do("continue")
+            gdb.do("tbreak step_1")
+            said = "".join(gdb.do(command) for command in passing)
+            assert "SIGTRAP" not in said
+            assert "step_1 ()" in said
+            gdb.do("set var drill = BREAK")
+        assert "SIGTRAP" in gdb.do("continue")
+
+
 def test_a_ninth_breakpoint_is_refused_with_a_sentence(gdb_program: str, demo_elf: Path) -> None:
     with debugging(demo_elf, gdb=gdb_program) as here:
         gdb = here.gdb
