@@ -324,9 +324,11 @@ class Session:
                 return await self._execute(action)
             case commands.Continue(address):
                 self._check_control()
+                self._threads.select_the_one_that_stops()
                 return await self._running.resume(address)
             case commands.Step(address, start, end):
                 self._check_control()
+                self._threads.select_the_one_that_stops()
                 return await self._running.step(address, start, end)
             case commands.Stop(quietly):
                 self._check_control()
@@ -367,6 +369,7 @@ class Session:
                 return await self._why_stopped() if answered else None
             case commands.Attach():
                 self._check_control()
+                self._threads.select_the_one_that_stops()
                 return await self._running.attach()
             case commands.Monitor(line):
                 return await self._monitor(line)
@@ -435,6 +438,7 @@ class Session:
         if self._control.holder not in (None, self._name):
             return await self._running.stop_reply(None)
         self._check_control()
+        self._threads.select_the_one_that_stops()
         return await self._running.why_stopped()
 
     # --- monitor ---------------------------------------------------------------------------------

@@ -121,6 +121,10 @@ class Threads:
         """The registers that are asked for from now on are that thread's; 0 is the core."""
         self._selected = number
 
+    def select_the_one_that_stops(self) -> None:
+        """That on the core: of a stop GDB takes the thread for selected, and does not say so."""
+        self._selected = 0
+
     async def registers(self, names: Sequence[str]) -> dict[str, int]:
         """Those of `names` that can be known of the selected thread."""
         look = self._target.ask if self._alone else self._target.call

@@ -84,6 +84,22 @@ def test_a_task_that_is_not_on_the_core_is_neither_stepped_nor_changed(tasks_elf
         assert gdb.run().function == "blink"
 
 
+def test_at_the_next_stop_the_thread_that_stops_is_the_selected_one(tasks_elf: Path) -> None:
+    with debugging(tasks_elf) as here:
+        gdb = here.gdb
+        loaded(here)
+        gdb.break_at("blink")
+        for _ in range(3):
+            gdb.run()
+        number, _, _ = threads(here)["maths"]
+        gdb.do(f"thread {number}")
+        assert value(here, "/x $r8") == "0x88888888"
+        # GDB takes the thread of a stop for the selected one, and says no more than `g`.
+        assert gdb.run().function == "blink"
+        assert value(here, "/x $r8") == "0x0"
+        assert value(here, "times") == "1"
+
+
 def test_after_a_reset_the_last_run_s_tasks_are_gone(tasks_elf: Path) -> None:
     with debugging(tasks_elf) as here:
         gdb = here.gdb
