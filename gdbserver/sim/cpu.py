@@ -786,6 +786,8 @@ class Core:
             # An access that begins up to seven bytes before may reach into the span.
             for first, last in ((watchpoint.span.start - 7, watchpoint.span.end - 1),)
         ]
+        # What was translated when there was nothing to watch does not ask.
+        self._uc.ctl_flush_tb()
 
     def _on_watched(
         self, _uc: Any, _access: int, address: int, size: int, _value: int, watch: Watchpoint

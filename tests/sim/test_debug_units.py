@@ -356,6 +356,16 @@ def test_a_watchpoint_on_a_peripheral_halts_behind_its_only_access() -> None:
     assert len(machine.slave.accesses) == 2
 
 
+@pytest.mark.parametrize(("function", "stop"), [(5, 4), (6, 6)])
+def test_a_watchpoint_that_is_set_while_the_core_runs_halts_it(function: int, stop: int) -> None:
+    machine = halted("ldr r0, =0x20000100\n1: ldr r1, [r0]\nstr r1, [r0]\nb 1b")
+    machine.resume()
+    machine.run()
+    watch(machine, 0x20000100, function, mask=2)
+    machine.run_to_halt()
+    assert machine.pc == CODE + stop
+
+
 def test_an_instruction_address_can_be_watched_too() -> None:
     machine = halted("nop\nnop\nb .")
     watch(machine, CODE + 2, 4)
