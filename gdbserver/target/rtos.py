@@ -8,7 +8,9 @@ a kernel but where its variables are.
 Rule 2: memory that a program may have spoiled is never trusted: a survey makes so many reads and no
 more, and a list that does not have the running thread in it is no list.  Then there is one
 thread, the core, and a line in the log.
-Rule 3: of a thread that is not on the core, what its kernel has saved is shown, and what nobody has
+Rule 3: where the kernel itself waits and no thread runs, as ThreadX does in its PendSV handler,
+the core is one more thread.
+Rule 4: of a thread that is not on the core, what its kernel has saved is shown, and what nobody has
 saved is not made up.
 """
 
@@ -51,6 +53,9 @@ _MOST_READS: Final = 20_000
 """More than any look takes: a list of which this is not the end goes round in circles."""
 _MOST_THREADS: Final = 256
 _LONGEST_NAME: Final = 32
+
+_KERNEL: Final = 0
+"""What the kernel has for the running thread when none runs; here the core's key then."""
 
 _LIST_END_VALUE_OFFSET: Final = 8
 _END_OF_LIST: Final = 0xFFFFFFFF
@@ -209,16 +214,24 @@ class Survey:
         self._provider = provider
         self._found: dict[int, Any] | None = None
         self.current = current
-        """The key of the thread on the core."""
+        """The key of the thread on the core; 0 where the kernel itself has it."""
 
     def threads(self) -> list[Thread]:
         """All of them; empty when the kernel's lists make no sense."""
         if self._found is None:
             self._found = self._look()
-        return [
-            Thread(key, _readable(found.name), _readable(found.description))
+        threads = [
+            Thread(key, _readable(found.name), _readable(self._state(key, found.description)))
             for key, found in self._found.items()
         ]
+        if self.current == _KERNEL and threads:
+            threads.append(Thread(_KERNEL, "kernel", "no thread runs"))
+        return threads
+
+    def _state(self, key: int, description: str) -> str:
+        """ThreadX, to which the thread that runs is one that is ready, does not tell it apart."""
+        running = key == self.current and description.startswith("Ready")
+        return description.replace("Ready", "Running", 1) if running else description
 
     def _look(self) -> dict[int, Any]:
         self._machine.memory.begin()
@@ -227,11 +240,12 @@ class Survey:
         except TransferError as error:
             log.warning("the RTOS's lists cannot be read (%s): one thread is shown", error)
             return {}
-        if self._machine.memory.failed or self.current not in found or len(found) > _MOST_THREADS:
+        known = self.current == _KERNEL or self.current in found
+        if self._machine.memory.failed or not known or len(found) > _MOST_THREADS:
             log.warning(
                 "the RTOS's lists do not hold together (%d threads; that at %#010x, which"
                 " runs, is %s them): one thread is shown",
-                *(len(found), self.current, "among" if self.current in found else "not among"),
+                *(len(found), self.current, "among" if known else "not among"),
             )
             return {}
         return found
@@ -360,4 +374,4 @@ class Rtos:
         except TransferError as error:
             log.warning("the RTOS's variables cannot be read (%s): one thread is shown", error)
             return None
-        return Survey(target, machine, threads, current) if current else None
+        return None if current is None else Survey(target, machine, threads, current)

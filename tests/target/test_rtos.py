@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,130 @@ def test_what_threads_cost_on_the_link(bench: Bench) -> None:
 
 def words(*values: int) -> bytes:
     return b"".join(value.to_bytes(4, "little") for value in values)
+
+
+# --- Other kernels, by what each has in RAM; none of them is here -------------------------------
+
+RAM, HERE, OTHER, STACK, TEXT = 0x24000000, 0x24002000, 0x24003000, 0x24004000, 0x24005000
+
+# What a switch has saved of a thread that uses the FPU, lowest address first: r4 to r11 are 4 to
+# 11, s16 to s31 1.5 times their number; and behind it the frame that the exception has saved.
+CALLEE_SAVED = words(*range(4, 12))
+CALLEE_SAVED_FPU = b"".join(struct.pack("<f", 1.5 * n) for n in range(16, 32))
+FRAME = words(100, 101, 102, 103, 112, 0x08000201, 0x08000300, 1 << 24)
+FRAME_FPU = b"".join(struct.pack("<f", 1.5 * n) for n in range(16)) + words(0x03000000, 0)
+
+
+def put(bench: Bench, address: int, fields: Mapping[int, int | bytes]) -> None:
+    """Words, or bytes, by their offset."""
+    for offset, value in fields.items():
+        bench.target.write_memory(
+            address + offset, value if isinstance(value, bytes) else words(value)
+        )
+
+
+def surveyed(bench: Bench, symbols: Mapping[str, int]) -> Survey:
+    rtos = Rtos()
+    while (wanted := rtos.wanted(bench.target)) is not None:
+        rtos.learn(wanted, symbols.get(wanted))
+    survey = rtos.survey(bench.target)
+    assert survey is not None
+    return survey
+
+
+def check_saved(survey: Survey, pushed: int) -> None:
+    """Of the other thread, all registers that `pushed` bytes on its stack hold."""
+    saved = survey.registers(OTHER, NAMES)
+    assert [saved[f"r{n}"] for n in range(13)] == [*range(100, 104), *range(4, 12), 112]
+    assert (saved["sp"], saved["lr"], saved["pc"]) == (STACK + pushed, 0x08000201, 0x08000300)
+    floats = b"".join(saved[f"d{n}"].to_bytes(8, "little") for n in range(16))
+    assert list(struct.unpack("<32f", floats)) == [1.5 * n for n in range(32)]
+    assert saved["fpscr"] == 0x03000000
+
+
+THREADX = {
+    "_tx_thread_created_ptr": RAM,
+    "_tx_thread_created_count": RAM + 4,
+    "_tx_thread_current_ptr": RAM + 8,
+    "_tx_thread_system_state": RAM + 12,
+}
+
+
+def threadx(bench: Bench, current: int) -> Survey:
+    """`TX_THREAD_STRUCT` of `tx_api.h`, and the stack that the port for the Cortex-M7 leaves."""
+    bench.run_to("blink")
+    bench.target.write_memory(RAM, bytes(0x6000))
+    put(bench, RAM, {0: HERE, 4: 2, 8: current})
+    put(bench, TEXT, {0: b"here", 16: b"other"})
+    common = {0: 0x54485244, 8: STACK}
+    put(bench, HERE, {**common, 40: TEXT, 44: 3, 136: OTHER})
+    put(bench, OTHER, {**common, 40: TEXT + 16, 44: 5, 48: 6, 136: HERE})
+    saved = words(0xFFFFFFED) + CALLEE_SAVED_FPU + CALLEE_SAVED
+    put(bench, STACK, {0: saved + FRAME + FRAME_FPU})
+    return surveyed(bench, THREADX)
+
+
+def test_threadx_s_threads_are_found_in_their_ring(bench: Bench) -> None:
+    survey = threadx(bench, HERE)
+    assert [(t.key, t.name, t.state) for t in survey.threads()] == [
+        (HERE, "here", "Running; Priority 3"),  # to ThreadX it is ready
+        (OTHER, "other", "Semaphore; Priority 5"),
+    ]
+    check_saved(survey, 4 + 64 + 32 + 0x68)
+
+
+def test_when_threadx_waits_and_no_thread_runs_all_are_there_and_the_kernel(bench: Bench) -> None:
+    survey = threadx(bench, 0)
+    assert survey.current == 0
+    assert [(t.key, t.name, t.state) for t in survey.threads()] == [
+        (HERE, "here", "Ready; Priority 3"),
+        (OTHER, "other", "Semaphore; Priority 5"),
+        (0, "kernel", "no thread runs"),
+    ]
+    check_saved(survey, 4 + 64 + 32 + 0x68)
+
+
+def test_rtx5_s_threads_are_found_in_its_three_lists(bench: Bench) -> None:
+    """`osRtxInfo_t` and `osRtxThread_t` of `rtx_os.h`."""
+    bench.run_to("blink")
+    bench.target.write_memory(RAM, bytes(0x6000))
+    delayed, waiting = OTHER + 0x100, OTHER + 0x200
+    put(bench, RAM, {8: b"\2", 20: HERE, 36: OTHER, 44: delayed, 48: waiting})
+    put(bench, TEXT, {0: b"here", 16: b"other", 32: b"delayed", 48: b"waiting"})
+    put(bench, HERE, {0: b"\1\2", 4: TEXT, 32: b"\x18"})
+    put(bench, OTHER, {0: b"\1\1", 4: TEXT + 16, 32: b"\x18", 34: b"\xed", 56: STACK})
+    put(bench, delayed, {0: b"\1\x13", 4: TEXT + 32, 32: b"\x20"})
+    put(bench, waiting, {0: b"\1\x63", 4: TEXT + 48, 32: b"\x28"})
+    put(bench, STACK, {0: CALLEE_SAVED_FPU + CALLEE_SAVED + FRAME + FRAME_FPU})
+    survey = surveyed(bench, {"osRtxInfo": RAM})
+    assert survey.current == HERE
+    assert {(t.key, t.name, t.state) for t in survey.threads()} == {
+        (HERE, "here", "Running; Priority 24"),
+        (OTHER, "other", "Ready; Priority 24"),
+        (delayed, "delayed", "Waiting[Delay]; Priority 32"),
+        (waiting, "waiting", "Waiting[Sem]; Priority 40"),
+    }
+    check_saved(survey, 64 + 32 + 0x68)
+
+
+def test_argon_s_threads_are_found_where_it_lists_its_objects(bench: Bench) -> None:
+    """`ar_thread_t` and `ar_kernel_t` of Argon's headers, with AR_GLOBAL_OBJECT_LISTS."""
+    bench.run_to("blink")
+    bench.target.write_memory(RAM, bytes(0x6000))
+    node = 36  # of a thread, in the list of those that have been created
+    put(bench, RAM, {0: HERE, 0x1C: 1, 0x100: HERE + node})
+    put(bench, TEXT, {0: b"here", 16: b"other"})
+    put(bench, HERE, {8: TEXT, 16: b"\x40\3", node: OTHER + node, node + 8: HERE})
+    put(bench, OTHER, {0: STACK, 4: b"\1", 8: TEXT + 16, 16: b"\x20\5"})
+    put(bench, OTHER, {node: HERE + node, node + 8: OTHER})
+    put(bench, STACK, {0: CALLEE_SAVED + CALLEE_SAVED_FPU + FRAME + FRAME_FPU})
+    survey = surveyed(bench, {"g_ar": RAM, "g_ar_objects": RAM + 0x100})
+    assert survey.current == HERE
+    assert [(t.key, t.name, t.state) for t in survey.threads()] == [
+        (HERE, "here", "Running; Priority 64"),
+        (OTHER, "other", "Sleeping; Priority 32"),
+    ]
+    check_saved(survey, 64 + 32 + 0x68)
 
 
 def test_zephyr_s_threads_are_found_by_the_offsets_that_it_exports(bench: Bench) -> None:
