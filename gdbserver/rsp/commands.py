@@ -156,6 +156,21 @@ class WatchpointSupport:
 
 
 @dataclass(frozen=True, slots=True)
+class HostInfo:
+    """LLDB: what machine is this?"""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessInfo:
+    """LLDB: and what runs there?"""
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadsInfo:
+    """LLDB: all threads, with what a stop reply would say of each."""
+
+
+@dataclass(frozen=True, slots=True)
 class ThreadSuffix:
     """LLDB: may a packet about registers name its thread itself?"""
 
@@ -451,6 +466,9 @@ Command = (
     | Transfer
     | MemoryRegionInfo
     | WatchpointSupport
+    | HostInfo
+    | ProcessInfo
+    | ThreadsInfo
     | ThreadSuffix
     | ListThreads
     | ThreadStopInfo
@@ -682,12 +700,15 @@ GRAMMAR = (
         lambda value, name: SymbolValue(value, name.decode(errors="replace")),
     ),
     _Row("qXfer:{word}:read:{word}:{int},{int}", _transfer),
-    # LLDB's "GDB Remote Protocol Extensions".  qHostInfo and qProcessInfo are missing on purpose:
-    # LLDB 23 with an ELF for arm-*-*-eabihf does not get over a triple like armv7em--none-eabi, and
-    # a bare armv7em makes it believe in Linux.
+    # LLDB's "GDB Remote Protocol Extensions".  Missing on purpose: QSaveRegisterState and _M, for
+    # calls of functions, which LLDB switches off where no operating system loads programs; and
+    # jThreadExtendedInfo, which is about Darwin's threads.
     _Row("qMemoryRegionInfo:{address}", MemoryRegionInfo),
     _Row("qWatchpointSupportInfo:", WatchpointSupport),
     _Row("qWatchpointSupportInfo", WatchpointSupport),
+    _Row("qHostInfo", HostInfo),
+    _Row("qProcessInfo", ProcessInfo),
+    _Row("jThreadsInfo", ThreadsInfo),
     _Row("QEnableErrorStrings", EnableErrorStrings),
     _Row("QThreadSuffixSupported", ThreadSuffix),
     _Row("QListThreadsInStopReply", ListThreads),

@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 
 from gdbserver.chip import stm32h743
 from gdbserver.chip.memory import Kind, MemoryMap, Span
-from gdbserver.errors import BadRequest, FlashBusy, MemoryFault
+from gdbserver.errors import BadRequest, FlashBusy, MemoryFault, TargetError
 from gdbserver.flash.programmer import Programmer
 from gdbserver.program.known import KnownProgram
 from gdbserver.rsp import commands, documents, replies
@@ -20,13 +21,18 @@ from gdbserver.rsp.packets import MAX_PACKET
 from gdbserver.server.control import Control
 from gdbserver.server.threads import Threads
 from gdbserver.server.worker import Bench
-from gdbserver.target.registers import REGISTERS, RegisterInfo
+from gdbserver.target.registers import EXPEDITED, REGISTERS, RegisterInfo
+from gdbserver.target.stop import StopReason
 from gdbserver.target.target import Target
 
 # One read of memory; larger ones are cut up, so that other clients get their turn.
 _CHUNK = 0x4000
 # An `m` reply is two digits a byte; a binary one may double in size by escapes.
 _LONGEST_READ = (MAX_PACKET - 8) // 2
+
+
+_TOLD = (*EXPEDITED, "r11")  # in which LLDB looks for the frame
+_REGISTER = {register.name: register for register in REGISTERS}
 
 
 def to_wire(register: RegisterInfo, value: int) -> bytes:
@@ -103,6 +109,31 @@ class Reader:
             replies.data(to_wire(r, values[r.name])) if r.name in values else b"xx" * (r.bits // 8)
             for r in registers
         )
+
+    async def threads_info(self, stop: StopReason | None) -> bytes:
+        """All threads as LLDB wants to know them; the stop is of that on the core.
+
+        Where there is but one a stop reply tells all of it, and asking would be one packet more at
+        each stop: nothing, and LLDB does not ask again.
+        """
+        if self._threads.alone:
+            return replies.NOTHING
+        current = await self._threads.current()
+        told = []
+        for row in await self._threads.rows():
+            about: dict[str, object] = {"tid": row.number, "name": row.name}
+            with suppress(TargetError):  # its stack has been overwritten
+                values = await self._threads.registers(_TOLD, row.number)
+                about["registers"] = {
+                    str(_REGISTER[name].number): to_wire(_REGISTER[name], value).hex()
+                    for name, value in values.items()
+                }
+            if stop is not None and row.number == current:
+                about["signal"] = stop.signal
+                if stop.kind in replies.WATCH_KEYS:
+                    about |= {"reason": "watchpoint", "description": str(stop.address)}
+            told.append(about)
+        return replies.threads_info(told)
 
     async def memory(self, address: int, length: int) -> bytes:
         """What can be read from `address` on: less than `length` where the bus ends it."""

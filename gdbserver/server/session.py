@@ -252,6 +252,12 @@ class Session:
                 return await self._files.answer(command)
             case commands.MemoryRegionInfo(address):
                 return await self._reader.region_info(address)
+            case commands.HostInfo():
+                return replies.host_info()
+            case commands.ProcessInfo():
+                return replies.process_info()
+            case commands.ThreadsInfo():
+                return await self._reader.threads_info(await call(Target.poll_stop))
             case commands.ThreadSuffix():
                 return replies.OK
             case commands.ListThreads():

@@ -73,29 +73,29 @@ class Threads:
 
     async def rows(self) -> list[ThreadRow]:
         """All threads, by number."""
-        look = self._target.ask if self._alone else self._target.call
+        look = self._target.ask if self.alone else self._target.call
         return await look(self._rows)
 
     async def is_alive(self, number: int) -> bool:
         """Whether there is such a thread, or it means any."""
-        if self._alone:
+        if self.alone:
             return number in (*_ANY, 1)
         return number in (*_ANY, *(row.number for row in await self.rows()))
 
     @property
-    def _alone(self) -> bool:
+    def alone(self) -> bool:
         """Whether the core is the only thread, and nobody needs to be asked."""
         return self.only_one or not self._rtos.known
 
     async def current(self) -> int:
         """The number of the thread on the core."""
-        if self._alone:
+        if self.alone:
             self._numbers = {}
             return 1
         return await self._target.call(lambda target: self._current(self._survey(target)))
 
     def _survey(self, target: Target) -> Survey | None:
-        survey = None if self._alone else self._rtos.survey(target)
+        survey = None if self.alone else self._rtos.survey(target)
         if survey is None or self._resets != target.resets:
             self._resets = target.resets
             self._numbers = {}
@@ -125,16 +125,16 @@ class Threads:
         """That on the core: of a stop GDB takes the thread for selected, and does not say so."""
         self._selected = 0
 
-    async def registers(self, names: Sequence[str]) -> dict[str, int]:
-        """Those of `names` that can be known of the selected thread."""
-        look = self._target.ask if self._alone else self._target.call
-        return await look(self._registers, names)
+    async def registers(self, names: Sequence[str], number: int | None = None) -> dict[str, int]:
+        """Those of `names` that can be known of a thread; without a number, of the selected one."""
+        look = self._target.ask if self.alone else self._target.call
+        return await look(self._registers, self._selected if number is None else number, names)
 
-    def _registers(self, target: Target, names: Sequence[str]) -> dict[str, int]:
+    def _registers(self, target: Target, number: int, names: Sequence[str]) -> dict[str, int]:
         survey = self._survey(target)
-        if survey is None or self._selected in (*_ANY, self._current(survey)):
+        if survey is None or number in (*_ANY, self._current(survey)):
             return known_registers(target, names)
-        return survey.registers(self._key(survey, self._selected), names)
+        return survey.registers(self._key(survey, number), names)
 
     def _key(self, survey: Survey, number: int) -> int:
         for thread in survey.threads():

@@ -32,9 +32,11 @@ def server() -> Any:
         yield server
 
 
-def tell(lldb: str, server: Server, elf: Path, *commands: str) -> str:
+def tell(lldb: str, server: Server, elf: Path | None, *commands: str) -> str:
     """What LLDB prints when it is given these commands, connected."""
-    script = [f"target create {elf}", f"gdb-remote {server.address}", *commands]
+    script = [f"gdb-remote {server.address}", *commands]
+    if elf is not None:
+        script.insert(0, f"target create {elf}")
     done = subprocess.run(
         [lldb, "--no-lldbinit", "--no-use-colors", "--batch"]
         + [word for line in script for word in ("-o", line)],
@@ -104,3 +106,51 @@ def test_a_ninth_breakpoint_is_refused_with_a_sentence(
 def test_it_comes_back_after_it_has_killed(lldb: str, server: Server, demo_elf: Path) -> None:
     assert "exited" in tell(lldb, server, demo_elf, "process kill")
     assert "stop reason" in tell(lldb, server, demo_elf, "process detach")
+
+
+def test_without_an_elf_there_are_registers_memory_and_breakpoints(
+    lldb: str, server: Server
+) -> None:
+    loop = "0x01 0x20 0x4f 0xf0 0x01 0x02 0x72 0xb6 0xfa 0xe7"
+    said = tell(
+        lldb,
+        server,
+        None,
+        f"memory write 0x24000000 {loop}",
+        *("register write pc 0x24000000", "register write sp 0x24001000"),
+        *("register write xpsr 0x01000000", "register write r2 0x77"),
+        *("breakpoint set --address 0x24000006", "continue", "register read r0 r2 pc"),
+        *("thread step-inst", "register read pc", "memory region 0x24000000"),
+        *("disassemble -A armv7em --start-address 0x24000000 --count 3", "process detach"),
+    )
+    for wanted in (
+        r"stop reason = breakpoint 1\.1\n.* frame #0: 0x24000006",
+        r"r0 = 0x00000001\n +r2 = 0x00000001\n +pc = 0x24000006",
+        r"stop reason = instruction step into\n.* frame #0: 0x24000008",
+        r"pc = 0x24000008",
+        r"\[0x0*24000000-0x0*24080000\) rwx AXI SRAM",
+        r"0x24000002: mov.w  r2, #0x1\n +0x24000006: cpsid  i",
+        "Process 1 detached",
+    ):
+        assert re.search(wanted, said), said
+
+
+def test_every_task_of_an_rtos_is_a_thread(lldb: str, server: Server) -> None:
+    elf = support.build_firmware("tasks")
+    said = tell(
+        lldb,
+        server,
+        elf,
+        f"target modules load --file {elf} --load --set-pc-to-entry --slide 0",
+        *("breakpoint set --name rest", "continue", "thread list"),
+        *("thread select 3", "thread backtrace", "register read r8", "process detach"),
+    )
+    for wanted in (
+        r"thread #1: .*`rest\(for_how_long=7\) at .*'rester', stop reason = breakpoint 1\.1",
+        r"thread #2: .*`idle_task at .* name = 'idle'\n",
+        r"thread #3: .* name = 'maths'\n",
+        r"thread #4: .* name = 'blinker'\n",
+        r"\* thread #3, name = 'maths'",
+        "Process 1 detached",
+    ):
+        assert re.search(wanted, said), said

@@ -104,6 +104,9 @@ SENT = {
     b"qMemoryRegionInfo:8000000": commands.MemoryRegionInfo(0x8000000),
     b"qWatchpointSupportInfo:": commands.WatchpointSupport(),
     b"QEnableErrorStrings": commands.EnableErrorStrings(),
+    b"qHostInfo": commands.HostInfo(),
+    b"qProcessInfo": commands.ProcessInfo(),
+    b"jThreadsInfo": commands.ThreadsInfo(),
 }
 
 NOT_KNOWN = [
@@ -112,10 +115,14 @@ NOT_KNOWN = [
     b"QNonStop:2",
     b"qExecAndArgs",
     b"qGDBServerVersion",
-    b"jThreadsInfo",
+    b'jThreadExtendedInfo:{"thread":1}',
+    b"jThreadsInfo:",
     b"qTStatus",
-    b"qHostInfo",
-    b"qProcessInfo",
+    b"qHostInfo:",
+    b"qProcessInfo1",
+    b"qProcessInfoPID:1",
+    b"QSaveRegisterState",
+    b"_M1000,rwx",
     b"qStructuredDataPlugins",
     b"qRegisterInfo0",
     b"Z5,0,0",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import struct
 
 import pytest
@@ -94,3 +95,12 @@ def test_what_is_read_of_a_file_arrives_as_it_is(count: int, data: bytes) -> Non
     connection = Connection()
     connection.receive_data(frame(replies.file_result(count, data)))
     assert connection.next_event() == Packet(b"F%x;" % count + data)
+
+
+def test_json_arrives_as_json() -> None:
+    rows = [{"tid": 1, "name": "a}#$*b", "registers": {"15": "00000008"}}]
+    connection = Connection()
+    connection.receive_data(frame(replies.threads_info(rows)))
+    packet = connection.next_event()
+    assert isinstance(packet, Packet)
+    assert json.loads(packet.payload) == rows
