@@ -439,9 +439,8 @@ class Board:
         if when > self.clock.now:
             self.core.run_until(when)
 
-    @property
-    def next_event(self) -> int | None:
-        return self.clock.next_event
+    def next_change(self) -> int | None:
+        return self.clock.next_change()
 
     @property
     def running(self) -> bool:

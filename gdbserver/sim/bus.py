@@ -176,7 +176,7 @@ class Bus:
             raise
 
     def write(self, address: int, size: int, value: int, master: Master) -> None:
-        found = self.find(address)
+        found = self._found.get(address >> BLOCK_BITS) or self.find(address)
         if found is None:
             raise BusError("write", address)
         span, device = found

@@ -36,6 +36,8 @@ class Clock:
         self.now = 0
         self._events: list[Event] = []
         self._count = 0
+        self.before_waiting: list[Callable[[], None]] = []
+        """Called by `next_change`: devices make events for what nobody but a waiting one sees."""
 
     def after(self, delay: int, action: Callable[[], None]) -> Event:
         """Call `action` once, `delay` nanoseconds from now."""
@@ -50,6 +52,15 @@ class Clock:
         while self._events and self._events[0].cancelled:
             heapq.heappop(self._events)
         return self._events[0].when if self._events else None
+
+    def next_change(self) -> int | None:
+        """When what can be seen may be another, for somebody who waits for that.
+
+        A level that rises by itself has no events otherwise: they would cost more than it does.
+        """
+        for make_events in self.before_waiting:
+            make_events()
+        return self.next_event
 
     def advance_to(self, when: int) -> None:
         """Let time pass until `when`, and let everything happen that is due by then."""

@@ -69,6 +69,9 @@ CYCLES_PER_INSTRUCTION = 1
 ACCESS_CYCLES = 8
 """An access to a peripheral: from the core over AXI and AHB to the slave and back."""
 
+LONGEST_SKIP = SECOND // 10
+"""Of a core that waits: it looks at CYCCNT now and then, which wraps after nine seconds."""
+
 FIRST_SLICE = 64
 LONGEST_SLICE = 8192
 
@@ -132,7 +135,9 @@ class Core:
         self._waits_for_event = False
         self._slice = FIRST_SLICE
         self._count = 0
+        self._until = 0
         self._limit = 0
+        """The same, or the next event if that comes first."""
         self._cycle_fraction = 0
         self._half_charged = False
         self._then: Callable[[], None] | None = None
@@ -298,6 +303,7 @@ class Core:
     def _run(self, when: int) -> None:
         """Run one slice, no longer than to `when` and to the next event."""
         due = self._clock.next_event
+        self._until = when
         self._limit = when if due is None else max(self._clock.now, min(when, due))
         self._stalled = False
         self._scan(self.pc)
@@ -643,7 +649,11 @@ class Core:
             self._half_charged = True
             self._slice = FIRST_SLICE
             cycles += self._count // 2 * CYCLES_PER_INSTRUCTION
-        self.spend(cycles)
+        # `spend`, in place: a driver makes hundreds of accesses for each page that it programs.
+        self.cycles += cycles
+        clock = self._clock
+        spent, self._cycle_fraction = divmod(cycles * SECOND + self._cycle_fraction, self._hz)
+        clock.advance_to(clock.now + spent)
         if address < _PPB:
             return True
         registers = self.registers
@@ -656,7 +666,7 @@ class Core:
             self._skip_poll()
         nvic = self._nvic
         return (
-            self._clock.now >= self._limit
+            self._clock.now >= self._until
             or self._count > FIRST_SLICE
             or self.halted
             or self.in_reset
@@ -669,10 +679,14 @@ class Core:
 
     def _skip_poll(self) -> None:
         """The core asks the same over and over: answer when something can have changed."""
-        due = self._clock.next_event
-        target = self._limit if due is None else min(self._limit, due)
-        if target > self._clock.now:
-            self.spend(max(1, (target - self._clock.now) * self._hz // SECOND))
+        now, due = self._clock.now, self._clock.next_change()
+        target = min(self._until, now + LONGEST_SKIP)
+        if due is None or due > target:
+            self._polls.interrupted()
+        else:
+            target = due
+        if target > now:
+            self.spend(max(1, (target - now) * self._hz // SECOND))
 
     def refused(self, error: BusError) -> bool:
         """Whether the access goes on as if nothing was wrong: CCR.BFHFNMIGN."""

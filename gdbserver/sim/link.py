@@ -166,9 +166,8 @@ class Machine(Protocol):
     def running(self) -> bool:
         """Whether the core executes, so that things may happen between two events."""
 
-    @property
-    def next_event(self) -> int | None:
-        """When the next device has something to do."""
+    def next_change(self) -> int | None:
+        """When the next device has something to do, or to show."""
 
     def run_until(self, when: int) -> None: ...
     def hold_reset(self, asserted: bool) -> None: ...
@@ -306,7 +305,7 @@ class Link:
         """
         patience = self._polling.patience(turn, self.time, running=self.machine.running)
         until = self.time + patience
-        if (event := self.machine.next_event) is not None:
+        if (event := self.machine.next_change()) is not None:
             until = min(until, event)
         self.sleep(max(0, until - self.time))
         self._polling.skipped()

@@ -56,6 +56,10 @@ class PollDetector:
         self._written.clear()
         self._in_vain = 0
 
+    def interrupted(self) -> None:
+        """Time was skipped, and not far enough for anything to happen: it waits still."""
+        self._in_vain = REPEATS * len(self._seen)
+
     def sees(self, address: int, value: int, kind: AccessKind) -> bool:
         """Note an access; True when the core is waiting and time may be skipped."""
         if kind is not _LOOK:

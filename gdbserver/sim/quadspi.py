@@ -11,8 +11,9 @@ bits stick.
 
 Rule 1: a frame reaches the NOR once, whole: a write when chip select rises, a read when its
 command begins.  What passes in between is time, computed from the clocks of each phase.
-Rule 2: nothing happens by being looked at.  BUSY, TCF, FTF, SMF and TOF change at events on
-the clock, so whoever waits for one can go straight there.  A NOR that stays busy has none.
+Rule 2: nothing happens by being looked at.  BUSY, TCF, FTF, SMF, TOF and FLEVEL change at events
+on the clock, so whoever waits for one can go straight there.  A NOR that stays busy has none.
+While bytes pass, their events are made when somebody waits, or an interrupt is enabled.
 Rule 3: mapped reads take no time of their own.  Plain contents are executed in place, and a
 debugger's link is slower than the wires of the NOR.
 """
@@ -273,6 +274,7 @@ class QuadSpi(Peripheral):
         super().__init__("QUADSPI")
         for nor in nors.values():
             nor.on_change.append(self._nor_changed)
+        clock.before_waiting.append(self._announce)
 
     def reset(self) -> None:
         """RCC reset, or that of the chip.  The NOR sees chip select rise, and nothing else."""
@@ -354,10 +356,6 @@ class QuadSpi(Peripheral):
             level = self._in.passed - self._in.taken
         status = self.raw(self.SR) & _LATCHED | level << 8 | (_BUSY if self._busy else 0)
         self.set_raw(self.SR, status | (_FTF if self._threshold_reached() else 0))
-        if self._event is None:
-            self._schedule()
-        if level or self._in is not None:
-            self._mark_next_byte()
 
     @FCR.writes
     def _clear_flags(self, fcr: Fields) -> None:
@@ -553,7 +551,7 @@ class QuadSpi(Peripheral):
         if reading:
             transfer.data = bytearray(self._ask(frame))
             self._in = transfer
-            self._schedule()
+            self._schedule_again()
         elif has_data:
             self._out = transfer
         else:
@@ -698,7 +696,17 @@ class QuadSpi(Peripheral):
             return
         if self._in is not None or (self._out is not None and not self._out.complete):
             self._cancel()
+            if self.raw(self.CR) >> 16 & 0x1F:
+                self._schedule()
+
+    def _announce(self) -> None:
+        """Somebody waits, perhaps for a flag or a level that changes while data passes."""
+        if self._in is None and self._out is None:
+            return
+        self._settle()
+        if self._event is None:
             self._schedule()
+        self._mark_next_byte()
 
     def _schedule(self) -> None:
         """An event for the next flag that will change in SR while data passes."""
@@ -721,7 +729,7 @@ class QuadSpi(Peripheral):
                 self._at(transfer.next_ps + (wanted - 1) * transfer.byte_ps, self._progress)
 
     def _mark_next_byte(self) -> None:
-        """FLEVEL was looked at, and changes by itself: give the clock an event to go to."""
+        """FLEVEL changes by itself: give the clock an event to go to."""
         transfer = self._out or self._in
         if self._mark is not None or transfer is None or transfer.paused:
             return
@@ -737,7 +745,7 @@ class QuadSpi(Peripheral):
     def _progress(self) -> None:
         self._event = None
         self._settle()
-        self._schedule()
+        self._schedule_again()
         self._update_irq()
 
     def _update_irq(self) -> None:

@@ -101,7 +101,7 @@ class Driver:
 
     def wait(self, flag: int) -> None:
         while not self.read(SR) & flag:
-            when = self.clock.next_event
+            when = self.clock.next_change()
             assert when is not None, "nothing will ever set this flag"
             self.clock.advance_to(when)
 

@@ -95,9 +95,8 @@ class Rig:
         self.link.transfer(False, False, 0x4, 0x50000000)
         self.firmware = CmsisDapFirmware(self.link, "rig")
 
-    @property
-    def next_event(self) -> int | None:
-        return self.clock.next_event
+    def next_change(self) -> int | None:
+        return self.clock.next_change()
 
     def run_until(self, when: int) -> None:
         self.clock.advance_to(when)

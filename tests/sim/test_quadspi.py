@@ -191,7 +191,7 @@ def test_whoever_waits_for_the_level_finds_an_event_for_each_byte(writing: bool)
             driver.write(DR, 0)
     levels = [level(driver)]
     while level(driver) != (0 if writing else 20):
-        when = driver.clock.next_event
+        when = driver.clock.next_change()
         assert when is not None
         driver.clock.advance_to(when)
         levels.append(level(driver))
@@ -405,7 +405,7 @@ def test_transfer_complete_interrupts_until_cleared(driver: Driver) -> None:
     driver.write(CR, 1 | 1 << 17)
     driver.write(CCR, ccr(0x06))
     assert driver.irqs == []
-    when = driver.clock.next_event
+    when = driver.clock.next_change()
     assert when is not None
     driver.clock.advance_to(when)
     assert driver.irqs == [(92, True)]
@@ -455,7 +455,7 @@ def test_polling_matches_on_its_grid_after_the_nor_is_ready(driver: Driver) -> N
     poll(driver, BUSY >> 5, 0)
     events = 0
     while not driver.read(SR) & SMF:
-        when = driver.clock.next_event
+        when = driver.clock.next_change()
         assert when is not None
         driver.clock.advance_to(when)
         events += 1

@@ -215,7 +215,7 @@ def test_bytes_arrive_in_pairs(driver: Driver) -> None:
     levels = []
     while not driver.read(SR) & TCF:
         levels.append(driver.read(SR) >> 8 & 0x3F)
-        when = driver.clock.next_event
+        when = driver.clock.next_change()
         assert when is not None
         driver.clock.advance_to(when)
     assert set(levels) == {0}
@@ -395,7 +395,7 @@ def test_whatever_is_done_happens_to_both(seed: int) -> None:
 
     def let_pass(events: int) -> None:
         for _ in range(events):
-            if (when := driver.clock.next_event) is not None:
+            if (when := driver.clock.next_change()) is not None:
                 driver.clock.advance_to(when)
 
     for _ in range(100):
