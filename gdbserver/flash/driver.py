@@ -34,8 +34,7 @@ class FlashDriver(Protocol):
 
     region: FlashRegion
 
-    @staticmethod
-    def digest_of(data: bytes) -> int:
+    def digest_of(self, data: bytes) -> int:
         """What `digest` finds where the device holds these bytes."""
         ...
 

@@ -33,7 +33,14 @@ from gdbserver.errors import (
 from gdbserver.flash.driver import Did, Event
 from gdbserver.flash.packing import MARGIN, pack
 from gdbserver.flash.plan import RegionPlan, SectorPlan
-from gdbserver.loader.call_queue import RESULTS, SPREAD, Busy, CallQueue
+from gdbserver.loader.call_queue import (
+    FOREIGN_STACK,
+    OWN_STACK,
+    RESULTS,
+    SPREAD,
+    Busy,
+    CallQueue,
+)
 from gdbserver.loader.diagnosis import explain_refusal, inherited, what_it_found
 from gdbserver.loader.dialect import Request, dialect, read_seconds
 from gdbserver.loader.file import LoaderFile, cut
@@ -47,9 +54,11 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _BUFFER = 8 * 1024  # 32 pages of 256 bytes, 22 ms of programming: the first is waited for
+_FIRST_BUFFERS = (2048, 2048, 2048, 2048, 4096, 4096)  # the device has something to do at once
 _BUFFERS = 12  # a quarter of a second, for as long as other lanes keep the link
-_BLOCK = 8 * 1024  # what one CRC-32 covers: no more than a buffer holds
-_BLOCKS = 128  # digests per call: a megabyte
+_BLOCK = 64 * 1024  # what one CRC-32 covers; no more than a buffer holds, where it is read first
+_BLOCKS = 64  # digests per call: four megabytes, a tenth of a second
+_LOOKS = 4096  # bytes from one look to the next: no NOR erases less, and files begin there
 
 # W25Q256JV, "AC Electrical Characteristics".
 _TYPICAL_ERASE = 0.15 / 65536  # seconds per byte
@@ -88,6 +97,7 @@ class ExternalFlash:
             good=loader.good,
             queued=queued,
             quick=queued and loader.finds_out,
+            stack=OWN_STACK if loader.finds_out else FOREIGN_STACK,
         )
         self._under_way: deque[tuple[int, Did | None]] = deque()
         self._used: deque[tuple[int, int]] = deque()  # buffers: (address, call that reads it)
@@ -98,14 +108,20 @@ class ExternalFlash:
         if not self._buffer_size:
             raise LoaderRejected(loader.path, "leaves no RAM for a buffer")
         self._next_buffer = free.start
+        self._growing: Iterator[int] = iter(
+            ()
+        )  # sizes of the next new buffers, where they are not the usual
+        self._sizes: dict[int, int] = {}  # of buffers, by address
         spare = MARGIN if self._queue.helpers and len(free) >= _BUFFER + MARGIN else 0
         self._room = self._buffer_size + spare  # of a buffer
+        self._spare = spare
         self._buffers_end = min(free.end, free.start + _BUFFERS * self._room)
         self._packing = False  # until it is known how fast the link is
         # Where there is a routine that reads, mapped reads need not work, whatever the device's
         # type says; but our own loader leaves the NOR mapped after every routine.
         by_routine = "Read" in loader.image.entries and loader.kind == "stldr"
         self._mapped = "found" in loader.image.symbols or not by_routine
+        self._block = _BLOCK if self._mapped else min(_BLOCK, self._buffer_size)
 
     # --- Opening and closing --------------------------------------------------------------
 
@@ -114,8 +130,8 @@ class ExternalFlash:
         self._queue.__enter__()
         try:
             _finish(self._say(self._dialect.start()))
-            self._queue.check_stack()
             if self._tells:
+                self._queue.check_stack()
                 self._note_hazards()
             if not self._loader.finds_out:
                 caches_off(self._target)  # or what is programmed may not be what is read
@@ -198,6 +214,7 @@ class ExternalFlash:
     def change(self, sectors: Sequence[SectorPlan]) -> Generator[Event, None, None]:
         if not sectors:
             return
+        self._growing = iter(_FIRST_BUFFERS)
         for sectors_together in _erased_together(sectors):
             spans = [s.sector for s in sectors_together]
             if sectors_together[0].erase:
@@ -205,9 +222,11 @@ class ExternalFlash:
                 yield from self._post(self._dialect.erase(spans), did)
             for sector in sectors_together:
                 for run in sector.runs:
-                    for start in range(0, len(run.data), self._buffer_size):
-                        part = run.part(start, start + self._buffer_size)
+                    start = 0
+                    while start < len(run.data):
                         buffer = yield from self._buffer()
+                        part = run.part(start, start + self._sizes[buffer])
+                        start += len(part.data)
                         carrying = yield from self._contents(buffer, part.data)
                         self._changed = Span.of(part.span.start, self.region.page_size)
                         did = Did("programmed", part.span)
@@ -243,7 +262,7 @@ class ExternalFlash:
         if packed is None:
             return buffer, data
         yield from self._room_in_queue()
-        source = buffer + self._room - len(packed)
+        source = buffer + self._sizes[buffer] + self._spare - len(packed)
         number = self._queue.post(
             "unpack",
             *(source, len(packed), buffer, len(data)),
@@ -310,53 +329,94 @@ class ExternalFlash:
             yield from self._collect(0)
         while not self._free:
             if self._next_buffer + self._room <= self._buffers_end:
+                size = min(next(self._growing, self._buffer_size), self._buffer_size)
+                room = size + self._spare
                 begun = self._target.monotonic()
-                self._queue.borrow(Span.of(self._next_buffer, self._room))
-                seconds = (self._target.monotonic() - begun) / self._room
-                self._packing = self._room > self._buffer_size and seconds > _SLOW
+                self._queue.borrow(Span.of(self._next_buffer, room))
+                seconds = (self._target.monotonic() - begun) / room
+                self._packing = self._spare > 0 and seconds > _SLOW
                 self._free.append(self._next_buffer)
-                self._next_buffer += self._room
+                self._sizes[self._next_buffer] = size
+                self._next_buffer += room
             else:
                 yield from self._collect()
         return self._free.popleft()
 
     def _give_back_buffers(self) -> Generator[Event, None, None]:
-        """Let the RAM of each buffer be as it was, while the device works on what was in others."""
-        while self._used or self._free:
-            for address in self._free:
-                self._queue.give_back(address)
-            self._free.clear()
-            if self._used:
-                yield from self._collect()
-        self._next_buffer = self._queue.free.start
+        """Let the RAM of each buffer be as it was, while the device works on what was in others.
+
+        The last one's comes while digests are computed.
+        """
+        while self._used:
+            self._give_back_free()
+            yield from self._collect()
+
+    def _give_back_free(self) -> None:
+        for address in self._free:
+            self._queue.give_back(address)
+        self._free.clear()
+        if not self._used:
+            self._next_buffer = self._queue.free.start
+            self._growing = iter(())
 
     # --- Looking --------------------------------------------------------------------------
 
-    @staticmethod
-    def digest_of(data: bytes) -> int:
+    def digest_of(self, data: bytes) -> int:
         view = memoryview(data)
-        starts = range(0, len(data), _BLOCK)
-        return _fold([zlib.crc32(view[start : start + _BLOCK]) for start in starts])
+        starts = range(0, len(data), self._block)
+        return _fold([zlib.crc32(view[start : start + self._block]) for start in starts])
 
     def compare(self, sectors: Sequence[SectorPlan]) -> Generator[Event, None, list[int | None]]:
         """A look at the beginning of each sector tells most of those that must be erased.
 
+        Of one that begins blank, and shall not, a look at each 4 KiB tells whether all of it is;
+        where that is wrong, the digest after programming will not be right.
+
         Not with a loader that others have made: where one does nothing at all, digests tell.
         """
         wanted = [s.sector for s in sectors]
-        hopeless: set[int] = set()
+        told: dict[int, int | None] = {}
         known = self._loader.finds_out and self._queue.helpers and self._mapped
         if known and all(len(s) > 4 * SPREAD for s in wanted):
-            hopeless = yield from self._hopeless(sectors)
-        rest = yield from self.digest([s for s in wanted if s.start not in hopeless])
-        digests = iter(rest)
-        return [None if s.start in hopeless else next(digests) for s in wanted]
+            hopeless, fresh = yield from self._beginnings(sectors)
+            blank = yield from self._blank(fresh)
+            told = dict.fromkeys(hopeless)
+            for sector in fresh:
+                as_blank = self.digest_of(bytes([self.region.erased]) * len(sector))
+                told[sector.start] = as_blank if sector.start in blank else None
+        rest = [s for s in wanted if s.start not in told]
+        told.update(zip((s.start for s in rest), (yield from self.digest(rest)), strict=True))
+        return [told[s.start] for s in wanted]
 
-    def _hopeless(self, sectors: Sequence[SectorPlan]) -> Generator[Event, None, set[int]]:
-        """Sectors that begin with something, and not with what they shall begin with."""
+    def _blank(self, sectors: Sequence[Span]) -> Generator[Event, None, set[int]]:
+        """The starts of those in which nothing was found."""
+        blank: set[int] = set()
+        for together in _adjacent(sectors, 1 << 32):
+            left = together
+            while left:
+                size = len(left[0])
+                number = yield from self._queue.call(
+                    "blank_spread",
+                    *(left[0].start, _LOOKS, len(left) * size // _LOOKS, SPREAD),
+                    timeout=read_seconds(SPREAD * len(left) * size // _LOOKS),
+                    checked=False,
+                )
+                whole = number * _LOOKS // size
+                blank.update(s.start for s in left[:whole])
+                left = left[whole + 1 :]
+            for sector in together:
+                yield Did("compared", sector)
+        return blank
+
+    def _beginnings(
+        self, sectors: Sequence[SectorPlan]
+    ) -> Generator[Event, None, tuple[set[int], list[Span]]]:
+        """Which begin with something, and not with what they shall begin with: their starts.
+        And which begin blank, and shall not."""
         beginnings = {s.sector.start: s.beginning(SPREAD) for s in sectors}
         blank = zlib.crc32(bytes([self.region.erased]) * SPREAD)
         hopeless = set()
+        fresh = []
         results = self._queue.results
         for together in _adjacent([s.sector for s in sectors], RESULTS * len(sectors[0].sector)):
             start, stride, count = together[0].start, len(together[0]), len(together)
@@ -367,10 +427,14 @@ class ExternalFlash:
                 checked=False,
             )
             for sector, crc in zip(together, self._target.read_words(results, count), strict=True):
-                if crc not in (blank, zlib.crc32(beginnings[sector.start])):
+                if crc == zlib.crc32(beginnings[sector.start]):
+                    continue
+                if crc == blank:
+                    fresh.append(sector)
+                else:
                     hopeless.add(sector.start)
                     yield Did("compared", sector)
-        return hopeless
+        return hopeless, fresh
 
     def digest(self, sectors: Sequence[Span]) -> Generator[Event, None, list[int]]:
         if not self._queue.helpers:
@@ -384,17 +448,23 @@ class ExternalFlash:
     def _digest_by_helpers(self, sectors: Sequence[Span]) -> Generator[Event, None, list[int]]:
         digests = []
         results = self._queue.results
-        for together in _adjacent(sectors, _BLOCKS * _BLOCK):
-            blocks = [block for sector in together for block in _blocks(sector)]
+        for together in _adjacent(sectors, _BLOCKS * self._block):
+            blocks = [block for sector in together for block in self._blocks(sector)]
             if self._mapped:
                 yield from self._crc_mapped(blocks, results)
             else:
                 yield from self._crc_through_read(blocks, results)
             crcs = iter(self._target.read_words(results, len(blocks)))
             for sector in together:
-                digests.append(_fold([next(crcs) for _ in _blocks(sector)]))
+                digests.append(_fold([next(crcs) for _ in self._blocks(sector)]))
                 yield Did("compared", sector)
         return digests
+
+    def _blocks(self, sector: Span) -> list[Span]:
+        return [
+            Span(start, min(start + self._block, sector.end))
+            for start in range(sector.start, sector.end, self._block)
+        ]
 
     def _crc_mapped(self, blocks: Sequence[Span], results: int) -> Generator[Event, None, None]:
         """Equal blocks in one call; the last one of a sector may be shorter."""
@@ -404,7 +474,7 @@ class ExternalFlash:
             count = 1
             while done + count < len(blocks) and len(blocks[done + count]) == size:
                 count += 1
-            yield from self._queue.call(
+            for busy in self._queue.call(
                 "crc32_each",
                 blocks[done].start,
                 size,
@@ -412,16 +482,14 @@ class ExternalFlash:
                 results + 4 * done,
                 timeout=read_seconds(size * count),
                 checked=False,
-            )
+            ):
+                self._give_back_free()
+                yield busy
             done += count
 
     def _crc_through_read(
         self, blocks: Sequence[Span], results: int
     ) -> Generator[Event, None, None]:
-        if self._buffer_size < _BLOCK:
-            crcs = [zlib.crc32(self.read(block)) for block in blocks]
-            self._target.write_words(results, crcs)
-            return
         buffer = yield from self._buffer()
         for number, block in enumerate(blocks):
             seconds = read_seconds(len(block))
@@ -522,10 +590,3 @@ def _adjacent(sectors: Sequence[Span], limit: int) -> Iterator[list[Span]]:
         together.append(sector)
     if together:
         yield together
-
-
-def _blocks(sector: Span) -> list[Span]:
-    return [
-        Span(start, min(start + _BLOCK, sector.end))
-        for start in range(sector.start, sector.end, _BLOCK)
-    ]

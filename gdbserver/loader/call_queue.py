@@ -43,6 +43,10 @@ preserve r9):
 ``crc32_spread(start, stride, count, results) -> 0``
     The same for the first `SPREAD` bytes of `count` sectors that are `stride` bytes apart.
 
+``blank_spread(start, stride, count, size) -> blank``
+    How many pieces of `size` bytes, a multiple of 16, `stride` bytes apart, are all ones, up to
+    the first that is not.
+
 All read memory by words where aligned, and are quick enough for megabytes.
 
 ``unpack(from, length, to, room) -> length``
@@ -56,6 +60,7 @@ from __future__ import annotations
 import logging
 import struct
 import time
+import zlib
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -115,7 +120,7 @@ _HEADER_SIZE, _RECORD_SIZE = 32, 32
 # Where to look: bytes from the start of header and record.
 _PUT, _DONE, _STATE, _WINDOW_WATCHDOG, _RESULT = 4, 8, 12, 24, 28
 
-HELPERS = ("crc32", "crc32_each", "crc32_spread")
+HELPERS = ("crc32", "crc32_each", "crc32_spread", "blank_spread")
 RESIDENT = (*HELPERS, "unpack", "feed")
 SPREAD = 1024
 """Bytes of each block of `crc32_spread`."""
@@ -125,7 +130,10 @@ RESULTS = 128
 STATE_WAITING, STATE_CALLING, STATE_STOPPED, STATE_ENDED = range(4)
 
 _RING_CALLS = 32  # records: far more than buffers, so erases may queue up between writes
-_STACK = 4 * 1024  # loaders in the wild use less than 1 KiB, because ST's tools give no more
+FOREIGN_STACK = (
+    4 * 1024
+)  # bytes: loaders in the wild use less than 1 KiB, because ST's tools give no more
+OWN_STACK = 2560  # bytes: what unpacks wants three quarters of it
 _CANARY = 64  # bytes at the foot of the stack that nobody may touch
 _PAINT = b"\xa5\x5a\xc3\x3c"
 _TRAPS = bytes.fromhex("00be00be 01be00be")  # BKPT 0: "returned"; BKPT 1: a stray interrupt
@@ -233,6 +241,7 @@ class CallQueue:
         queued: bool = True,
         careful: bool = True,
         quick: bool = False,
+        stack: int = FOREIGN_STACK,
     ) -> None:
         self._target = target
         self._image = image
@@ -240,8 +249,9 @@ class CallQueue:
         self._queued = queued
         self._careful = careful
         self._quick = quick
+        self._checks_image = queued and careful  # else caches may be on
         resident = load_image(built("queue.elf"))
-        self._layout = _Layout(image, resident)
+        self._layout = _Layout(image, resident, stack)
         self._resident = resident.at(self._layout.resident)
         self._calls: deque[Call] = deque()
         self._posted = self._finished = 0
@@ -274,13 +284,17 @@ class CallQueue:
                 stack.enter_context(known_state(target, layout.stage))
                 target.write_word(cm.DEMCR, demcr | cm.VC_ALL_FAULTS)
                 special = {"control": 0, "faultmask": 0, "basepri": 0, "primask": 0, "psp": 0}
-                target.write_registers({f"r{n}": 0 for n in range(13)} | special)
+                # Nobody but foreign code could mind what it finds in them.
+                general = {} if self._quick else {f"r{n}": 0 for n in range(13)}
+                target.write_registers(general | special)
             else:
                 target.write_word(cm.DEMCR, demcr & ~cm.VC_ALL_FAULTS)
             stack.callback(self._stop)
             target.write_registers({"msp": layout.stack.end, "xpsr": _XPSR_THUMB})
             if self._queued:
                 self._start_resident()
+            if self._checks_image:
+                self._check_image()
             self._stack = stack.pop_all()
         return self
 
@@ -293,7 +307,10 @@ class CallQueue:
         self._stack.__exit__(kind, error, traceback)
 
     def _upload(self) -> None:
-        """Write everything, and read it back: a loader with a wrong bit in it is no fun."""
+        """Write everything, and read it back: a loader with a wrong bit in it is no fun.
+
+        Once the resident code runs, it looks at the loader's image: see `_check_image`.
+        """
         layout = self._layout
         stray = layout.traps + 4 | 1
         vectors = [layout.stack.end, *[stray] * (VECTORS - 1)]
@@ -321,13 +338,26 @@ class CallQueue:
             parts.append((layout.scratch, bytes(_SCRATCH)))
         for address, data in parts:
             self._target.write_memory(address, data)
-        paint = _PAINT * (len(layout.stack) // len(_PAINT))
-        self._target.write_memory(layout.stack.start, paint)
-        for address, data in parts:
+        # How much of it our own code needs is known: there the foot is enough.
+        painted = _CANARY if self._quick else len(layout.stack)
+        self._target.write_memory(layout.stack.start, _PAINT * (painted // len(_PAINT)))
+        for address, data in parts[len(self._image.chunks) if self._checks_image else 0 :]:
             if self._target.read_memory(address, len(data)) != data:
-                raise LoaderBroken(
-                    self._image.path, f"did not arrive whole at {Span.of(address, len(data))}"
-                )
+                raise self._mutilated(address, data)
+
+    def _mutilated(self, address: int, data: bytes) -> LoaderBroken:
+        return LoaderBroken(
+            self._image.path, f"did not arrive whole at {Span.of(address, len(data))}"
+        )
+
+    def _check_image(self) -> None:
+        """Have the image's CRC computed where it lies: a link takes longer to read it back."""
+        for address, data in self._image.chunks:
+            number = self.post("crc32", address, len(data), timeout=1.0, checked=False)
+            while self.poll() <= number:
+                pass
+            if self.result(number) != zlib.crc32(data):
+                raise self._mutilated(address, data)
 
     def _start_resident(self) -> None:
         entry = self._resident.entries["run"] & ~1
@@ -573,12 +603,15 @@ class CallQueue:
         """Raises: LoaderBroken when a routine needed more stack than there is."""
         foot = self._target.read_memory(self._layout.stack.start, _CANARY)
         if foot != _PAINT * (_CANARY // len(_PAINT)):
-            raise LoaderBroken(self._image.path, f"needs more than {_STACK} bytes of stack")
-        if (broken := self._overwritten()) is not None:
+            raise LoaderBroken(
+                self._image.path, f"needs more than {len(self._layout.stack)} bytes of stack"
+            )
+        # Of our own code it is known that it keeps to what is its own.
+        if not self._quick and (broken := self._overwritten()) is not None:
             raise broken
 
     def stack_used(self) -> int:
-        """High-water mark, in bytes: how far down the paint is gone."""
+        """High-water mark, in bytes, of foreign code: how far down the paint is gone."""
         stack = self._target.read_memory(self._layout.stack.start, len(self._layout.stack))
         for offset in range(0, len(stack), len(_PAINT)):
             if stack[offset : offset + len(_PAINT)] != _PAINT:
@@ -636,7 +669,7 @@ class CallQueue:
             fault = f"{_exception(exception)} came, and the loader has no handler for it"
         foot = self._target.read_memory(self._layout.stack.start, _CANARY)
         if foot != _PAINT * (_CANARY // len(_PAINT)):
-            fault = f"it needs more than {_STACK} bytes of stack: {fault}"
+            fault = f"it needs more than {len(self._layout.stack)} bytes of stack: {fault}"
         call = self._calls[0]
         if call.routine in HELPERS:
             return LoaderBroken(
@@ -782,11 +815,11 @@ class _Layout:
     stack that is used up then leaves RAM altogether, and that is a fault, right where it happens.
     """
 
-    def __init__(self, image: Image, resident: Image) -> None:
+    def __init__(self, image: Image, resident: Image, stack: int) -> None:
         offset = 0
         parts = {}
         sizes = {
-            "stack": _STACK,
+            "stack": stack,
             "vectors": _VECTOR_TABLE,
             "traps": len(_TRAPS),
             "ring": _HEADER_SIZE + _RING_CALLS * _RECORD_SIZE,
@@ -811,7 +844,7 @@ class _Layout:
         self.records = self.ring + _HEADER_SIZE
         self.resident = block.start + parts["resident"]
         self.scratch = block.start + parts["scratch"] if sizes["scratch"] else 0
-        self.stack = Span.of(block.start + parts["stack"], _STACK)
+        self.stack = Span.of(block.start + parts["stack"], stack)
         vectors = block.start + parts["vectors"]
         self.stage = Stage(vectors, self.traps, self.stack.end)
         self.static_base = image.static_base or self.scratch

@@ -20,7 +20,7 @@ from typing import Self
 
 from gdbserver.chip import stm32h743 as chip
 from gdbserver.errors import GdbServerError, TargetError
-from gdbserver.target.link import Read
+from gdbserver.target.link import Read, Write
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)
@@ -122,9 +122,21 @@ def quick_clocks(target: Target) -> Iterator[None]:
             _put_back(target, before, _Clocks.of(target))
         yield
     finally:
-        after = _Clocks.of(target)
-        if after != before:
-            _put_back(target, before, after)
+        _leave_pll(target, before)
+
+
+def _leave_pll(target: Target, before: _Clocks) -> None:
+    """The way back from `_use_pll`; HSI runs all the time."""
+    _switch_to(target, before.outputs, 0)
+    target.run(
+        [
+            Write(_CR, [before.switches]),
+            Write(_DIVIDERS, before.dividers),
+            Write(_KERNELS, before.kernels[:1]),
+        ]
+    )
+    _wait(target, _CR, _PLL1_ON << 1, 0, "the end of PLL1")
+    target.write_words(_PLLS, before.plls[:3])
 
 
 def _use_pll(target: Target, before: _Clocks) -> None:

@@ -115,10 +115,10 @@ static bool ready(uint32_t milliseconds)
 {
     uint32_t done = FLAGS_READY * every;
     if (found.flags & FOUND_FLAG_STATUS) {
-        if (!quadspi_poll(WITH_DATA(READ_FLAGS), done, done, deadline_in(milliseconds)))
+        if (!quadspi_poll(WITH_DATA(READ_FLAGS), done, done, milliseconds))
             return false;
     }
-    return quadspi_poll(WITH_DATA(READ_STATUS), BUSY * every, 0, deadline_in(milliseconds));
+    return quadspi_poll(WITH_DATA(READ_STATUS), BUSY * every, 0, milliseconds);
 }
 
 static bool stuck_busy(uint32_t address)
@@ -180,7 +180,7 @@ static bool reset_nor(void)
         if ((status >> shift & 0xFFu) != 0xFF)
             answer |= 1u << shift;
     if (answer)
-        quadspi_poll(WITH_DATA(READ_STATUS), BUSY * answer, 0, deadline_in(LEFT_BUSY_MS));
+        quadspi_poll(WITH_DATA(READ_STATUS), BUSY * answer, 0, LEFT_BUSY_MS);
     quadspi_command(INSTRUCTION(ENABLE_RESET));
     quadspi_command(INSTRUCTION(RESET));
     pause_us(200); /* tRST: 30 us (Winbond) to 100 us (ISSI) */

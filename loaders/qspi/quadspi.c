@@ -6,7 +6,7 @@
 
 #define FRAME_MS 100u     /* far more than the longest frame: 32 bytes wait in the FIFO */
 #define BURST_BYTES 16u   /* half of the FIFO: the other half fills or drains meanwhile */
-#define POLL_INTERVAL 16u /* clocks between two status reads: what is lost at each page's end */
+#define POLL_INTERVAL 0u /* clocks between two status reads: what is lost at each page's end */
 
 struct __attribute__((packed)) unaligned {
     uint32_t value;
@@ -14,6 +14,7 @@ struct __attribute__((packed)) unaligned {
 
 static uint32_t control; /* CR, as it is between frames */
 static bool mapped;
+static uint32_t burst_turns; /* of a loop: what half of the FIFO takes to drain, as learned */
 
 static void configure_pin(const struct pin *pin, bool pull_up)
 {
@@ -32,15 +33,20 @@ static void configure_pin(const struct pin *pin, bool pull_up)
 
 /*
  * Look at SR until one of `flags` is there, after a change of sign of those in `inverted`, and at
- * the clock now and then.  Returns those that are there; 0 when the time is over.
+ * the clock now and then, where it takes long.  Returns those that are there; 0 when the time is
+ * over.
  */
-static uint32_t wait(uint32_t flags, uint32_t inverted, struct deadline *deadline)
+static uint32_t wait(uint32_t flags, uint32_t inverted, uint32_t milliseconds)
 {
+    struct deadline deadline;
+
     for (uint32_t looks = 1;; looks++) {
         uint32_t there = (QUADSPI_SR ^ inverted) & flags;
         if (there)
             return there;
-        if (looks % LOOKS_AT_TIME == 0 && deadline_expired(deadline))
+        if (looks == LOOKS_AT_TIME)
+            deadline = deadline_in(milliseconds);
+        else if (looks % LOOKS_AT_TIME == 0 && deadline_expired(&deadline))
             return 0;
     }
 }
@@ -74,9 +80,8 @@ static void reset_peripheral(void)
 static void stop(void)
 {
     if (QUADSPI_SR & SR_BUSY) {
-        struct deadline deadline = deadline_in(FRAME_MS);
         QUADSPI_CR = control | CR_ABORT;
-        if (!wait(SR_BUSY, SR_BUSY, &deadline)) {
+        if (!wait(SR_BUSY, SR_BUSY, FRAME_MS)) {
             uint32_t device = QUADSPI_DCR;
             reset_peripheral();
             QUADSPI_DCR = device;
@@ -142,36 +147,33 @@ uint32_t quadspi_set(uint32_t max_hz, uint32_t size)
     return kernel / divider;
 }
 
-static bool finish(bool good, struct deadline *deadline)
+static bool finish(bool good)
 {
-    good = good && wait(SR_TCF | SR_TEF, 0, deadline) == SR_TCF && wait(SR_BUSY, SR_BUSY, deadline);
-    stop();
+    good = good && wait(SR_TCF | SR_TEF, 0, FRAME_MS) == SR_TCF && wait(SR_BUSY, SR_BUSY, FRAME_MS);
+    if (good)
+        QUADSPI_FCR = FCR_ALL;
+    else
+        stop();
     return good;
 }
 
 bool quadspi_command(uint32_t phases)
 {
-    struct deadline deadline = deadline_in(FRAME_MS);
-
     begin();
     QUADSPI_CCR = phases;
-    return finish(true, &deadline);
+    return finish(true);
 }
 
 bool quadspi_command_at(uint32_t phases, uint32_t address)
 {
-    struct deadline deadline = deadline_in(FRAME_MS);
-
     begin();
     QUADSPI_CCR = phases;
     QUADSPI_AR = address;
-    return finish(true, &deadline);
+    return finish(true);
 }
 
 bool quadspi_read(uint32_t phases, uint32_t address, uint8_t *data, uint32_t length)
 {
-    struct deadline deadline = deadline_in(FRAME_MS);
-
     begin();
     QUADSPI_DLR = length - 1u;
     QUADSPI_ABR = 0xFFFFFFFFu;
@@ -180,58 +182,67 @@ bool quadspi_read(uint32_t phases, uint32_t address, uint8_t *data, uint32_t len
     bool good = true;
     while (good && length) {
         uint32_t burst = length < BURST_BYTES ? length : BURST_BYTES;
-        uint32_t there = wait(SR_FTF | SR_TCF | SR_TEF, 0, &deadline);
+        uint32_t there = wait(SR_FTF | SR_TCF | SR_TEF, 0, FRAME_MS);
         good = there && !(there & SR_TEF);
         length -= burst;
         while (good && burst--)
             *data++ = QUADSPI_DR8;
     }
-    return finish(good, &deadline);
+    return finish(good);
 }
 
-static inline void put_burst(const uint8_t *data)
+static inline const uint8_t *put_burst(const uint8_t *data)
 {
     const struct unaligned *words = (const struct unaligned *)data;
 
     for (uint32_t i = 0; i < BURST_BYTES / 4u; i++)
         QUADSPI_DR = words[i].value;
+    return data + BURST_BYTES;
+}
+
+static inline void spend(uint32_t turns)
+{
+    __asm__ volatile("1: subs %0, #1\n bhi 1b" : "+l"(turns) : : "cc");
+}
+
+/*
+ * Wait until half of the FIFO is free.  A look at SR crosses two buses, so there is one when it
+ * should be time: later after each that came too early, a little earlier after each that did not.
+ */
+static inline bool drained(void)
+{
+    spend(burst_turns);
+    if ((QUADSPI_SR & (SR_FTF | SR_TEF)) == SR_FTF) {
+        burst_turns -= burst_turns / 16u;
+        return true;
+    }
+    burst_turns += 2u + burst_turns / 16u;
+    return wait(SR_FTF | SR_TEF, 0, FRAME_MS) == SR_FTF;
 }
 
 bool quadspi_write(uint32_t phases, uint32_t address, const uint8_t *data, uint32_t length)
 {
-    struct deadline deadline = deadline_in(FRAME_MS);
-
     begin();
     QUADSPI_DLR = length - 1u;
-    QUADSPI_ABR = 0xFFFFFFFFu;
+    if (phases & CCR_ABMODE(FOUR))
+        QUADSPI_ABR = 0xFFFFFFFFu;
     QUADSPI_CCR = phases;
     QUADSPI_AR = address;
     bool good = true;
-    /*
-     * A NOR waits for this between two pages, so: a look, four words, and nothing else; eight
-     * where the FIFO was empty, because the bus is quicker than we are.
-     */
-    while (good && length >= BURST_BYTES) {
-        uint32_t there = QUADSPI_SR;
-        if ((there & (SR_FTF | SR_TEF)) != SR_FTF)
-            good = wait(SR_FTF | SR_TEF, 0, &deadline) == SR_FTF;
-        put_burst(data);
-        data += BURST_BYTES;
+    /* A NOR waits for this between two pages.  The FIFO is empty, so half of it goes at once. */
+    for (bool first = true; good && length >= BURST_BYTES; first = false) {
+        good = first || drained();
+        data = put_burst(data);
         length -= BURST_BYTES;
-        if (length >= BURST_BYTES && !(there & SR_FLEVEL)) {
-            put_burst(data);
-            data += BURST_BYTES;
-            length -= BURST_BYTES;
-        }
     }
     if (good && length)
-        good = wait(SR_FTF | SR_TEF, 0, &deadline) == SR_FTF;
+        good = wait(SR_FTF | SR_TEF, 0, FRAME_MS) == SR_FTF;
     while (good && length--)
         QUADSPI_DR8 = *data++;
-    return finish(good, &deadline);
+    return finish(good);
 }
 
-bool quadspi_poll(uint32_t phases, uint32_t mask, uint32_t match, struct deadline deadline)
+bool quadspi_poll(uint32_t phases, uint32_t mask, uint32_t match, uint32_t milliseconds)
 {
     begin();
     QUADSPI_DLR = both_banks() ? 1u : 0u;
@@ -239,7 +250,7 @@ bool quadspi_poll(uint32_t phases, uint32_t mask, uint32_t match, struct deadlin
     QUADSPI_PSMAR = match;
     QUADSPI_PIR = POLL_INTERVAL;
     QUADSPI_CCR = phases | CCR_FMODE_POLL;
-    bool matched = wait(SR_SMF, 0, &deadline);
+    bool matched = wait(SR_SMF, 0, milliseconds);
     stop();
     return matched;
 }

@@ -29,7 +29,7 @@ bool quadspi_read(uint32_t phases, uint32_t address, uint8_t *data, uint32_t len
 bool quadspi_write(uint32_t phases, uint32_t address, const uint8_t *data, uint32_t length);
 
 /* Repeat a read of a byte, or of one from each NOR, until (bytes & mask) == match. */
-bool quadspi_poll(uint32_t phases, uint32_t mask, uint32_t match, struct deadline deadline);
+bool quadspi_poll(uint32_t phases, uint32_t mask, uint32_t match, uint32_t milliseconds);
 
 /* Let the core and the debugger read the NOR as memory, until the next call. */
 bool quadspi_map(uint32_t phases);

@@ -137,8 +137,23 @@ feed_watchdogs:
  * crc32(r0 = address, r1 = length) -> r0, as zlib's: four table look-ups per word ("slicing").
  * r2, r8, r12, lr: the tables; r3: the remainder.
  */
+    .macro  take_word word
+    eor     r3, r3, \word
+    uxtb    r4, r3
+    ubfx    r5, r3, #8, #8
+    ubfx    r6, r3, #16, #8
+    lsrs    r3, r3, #24
+    ldr     r4, [lr, r4, lsl #2]
+    ldr     r5, [r12, r5, lsl #2]
+    ldr     r6, [r8, r6, lsl #2]
+    ldr     r3, [r2, r3, lsl #2]
+    eors    r4, r5
+    eors    r3, r6
+    eors    r3, r4
+    .endm
+
 routine crc32
-    push    {r4-r8, lr}
+    push    {r4-r11, lr}
     ldr     r4, .Ltables_offset
 .Lhere:
     add     r4, pc
@@ -154,29 +169,30 @@ routine crc32
 .Lhead:                               @ up to the first aligned word
     tst     r0, #3
     beq     .Laligned
-    cbz     r1, .Ldone
+    cmp     r1, #0
+    beq     .Ldone
     bl      .Lbyte
     b       .Lhead
 .Laligned:
     add     lr, r2, #3072
+    subs    r1, #16
+    blo     .Lfew
+.Lwords:
+    ldmia   r0!, {r7, r9, r10, r11}
+    take_word r7
+    take_word r9
+    take_word r10
+    take_word r11
+    subs    r1, #16
+    bhs     .Lwords
+.Lfew:
+    adds    r1, #16
+.Lword_left:
     subs    r1, #4
     blo     .Ltail
-.Lwords:
-    ldr     r4, [r0], #4
-    eors    r3, r4
-    uxtb    r4, r3
-    ubfx    r5, r3, #8, #8
-    ubfx    r6, r3, #16, #8
-    lsrs    r3, r3, #24
-    ldr     r4, [lr, r4, lsl #2]
-    ldr     r5, [r12, r5, lsl #2]
-    ldr     r6, [r8, r6, lsl #2]
-    ldr     r3, [r2, r3, lsl #2]
-    eors    r4, r5
-    eors    r3, r6
-    eors    r3, r4
-    subs    r1, #4
-    bhs     .Lwords
+    ldr     r7, [r0], #4
+    take_word r7
+    b       .Lword_left
 .Ltail:
     adds    r1, #4
 .Lrest:
@@ -185,7 +201,7 @@ routine crc32
     b       .Lrest
 .Ldone:
     mvns    r0, r3
-    pop     {r4-r8, pc}
+    pop     {r4-r11, pc}
 
 /* One byte: the remainder moves on by eight bits.   */
 .Lbyte:
@@ -260,15 +276,8 @@ routine crc32_each
     bne     .Lcompute
     mov     r0, r4
     add     r1, r4, r5
-.Lline:
-    cmp     r0, r1
+    bl      are_blank
     beq     .Lblank
-    ldmia   r0!, {r2, r3, r8, r12}
-    ands    r2, r3
-    and     r2, r8
-    and     r2, r12
-    adds    r2, #1
-    beq     .Lline
 .Lcompute:
     mov     r0, r4
     mov     r1, r5
@@ -292,6 +301,43 @@ routine crc32_each
     movs    r0, #0
     pop     {r4-r11, pc}
     .size   crc32_each, . - crc32_each
+
+/* EQ if all from r0 to r1 is blank, which is whole lines of 16 bytes.  Clobbers r2, r3, r8, r12. */
+are_blank:
+    cmp     r0, r1
+    beq     .Ltold
+    ldmia   r0!, {r2, r3, r8, r12}
+    ands    r2, r3
+    and     r2, r8
+    and     r2, r12
+    adds    r2, #1
+    beq     are_blank
+.Ltold:
+    bx      lr
+
+/* blank_spread(r0 = start, r1 = stride, r2 = count, r3 = size) -> how many are blank, up to the
+   first that is not.  r4 block, r5 stride, r6 blocks left, r7 size, r9 count. */
+routine blank_spread
+    push    {r4-r9, lr}
+    mov     r4, r0
+    mov     r5, r1
+    mov     r6, r2
+    mov     r7, r3
+    mov     r9, r2
+.Llook:
+    cbz     r6, .Llooked
+    feed_watchdog r0, r1
+    mov     r0, r4
+    add     r1, r4, r7
+    bl      are_blank
+    bne     .Llooked
+    add     r4, r5
+    subs    r6, #1
+    b       .Llook
+.Llooked:
+    sub     r0, r9, r6
+    pop     {r4-r9, pc}
+    .size   blank_spread, . - blank_spread
 
 /*
  * feed(r0 = feeder) -> 0, once the host has written its first word: keeps both banks of internal
