@@ -191,7 +191,7 @@ def plan_lines(changes: list[Change]) -> list[str]:
             f"{len(left.sectors)} of {len(wanted.sectors)} sectors change"
         )
         for sector in left.sectors:
-            size = sum(len(run.data) for run in sector.runs)
+            size = sum(len(run.span) for run in sector.runs)
             erase = "erase, " if sector.erase else "blank already, "
             lines.append(f"  {sector.sector}  {erase}program {size} bytes")
         if left.sectors:

@@ -53,12 +53,13 @@ def without_blank_pages(plan: RegionPlan) -> RegionPlan:
 def _occupied(sector: SectorPlan, page_size: int) -> Iterator[Run]:
     blank = bytes([sector.erased]) * page_size
     for run in sector.runs:
-        if blank not in run.data:  # the common case, and a search in C
+        data = run.data
+        if blank not in data:  # the common case, and a search in C
             yield run
             continue
         start = None
-        for offset in range(0, len(run.data) + page_size, page_size):
-            page = run.data[offset : offset + page_size]
+        for offset in range(0, len(data) + page_size, page_size):
+            page = data[offset : offset + page_size]
             if page and page != blank[: len(page)]:
                 start = offset if start is None else start
             elif start is not None:

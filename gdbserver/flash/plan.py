@@ -19,16 +19,24 @@ What a download means:
 5. What is neither erased nor written is not touched.
 
 Where writes leave gaps inside a page, the page is filled up with the erased value.
+
+An image is kept once: what is written piece by piece is put together as it comes, and the plan
+shows it through views.  Only where a page has gaps, or is written twice, is it made anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from gdbserver.chip.memory import FlashRegion, Span, merge
 from gdbserver.chip.stm32h743 import QSPI_WINDOW
 from gdbserver.errors import FlashError, OutsideFlash
+
+_LONG: Final = 1024 * 1024
+"""No packet is so long; what is, is a file's, and kept as it is."""
 
 
 class Download:
@@ -36,7 +44,7 @@ class Download:
 
     def __init__(self) -> None:
         self.erases: list[Span] = []
-        self.writes: list[tuple[Span, bytes]] = []
+        self.writes: list[tuple[Span, bytes | bytearray]] = []
 
     def __bool__(self) -> bool:
         return bool(self.erases or self.writes)
@@ -46,8 +54,16 @@ class Download:
             self.erases.append(span)
 
     def write(self, address: int, data: bytes) -> None:
-        if data:
-            self.writes.append((Span.of(address, len(data)), data))
+        if not data:
+            return
+        if self.writes:
+            span, before = self.writes[-1]
+            if span.end == address and isinstance(before, bytearray):
+                before += data
+                self.writes[-1] = Span.of(span.start, len(before)), before
+                return
+        kept = data if len(data) > _LONG else bytearray(data)
+        self.writes.append((Span.of(address, len(data)), kept))
 
     def erase_devices(self, regions: Sequence[FlashRegion]) -> None:
         """Erase the whole of each device that something is written to."""
@@ -61,12 +77,17 @@ class Run:
     """Adjacent pages, programmed one after the other; whole pages, nothing missing."""
 
     span: Span
-    data: bytes
+    view: memoryview
+
+    @property
+    def data(self) -> bytes:
+        """A copy of what is programmed."""
+        return bytes(self.view)
 
     def part(self, start: int, end: int) -> Run:
         """The pages from offset `start` up to offset `end`, or to where the run ends."""
-        end = min(end, len(self.data))
-        return Run(Span(self.span.start + start, self.span.start + end), self.data[start:end])
+        end = min(end, len(self.view))
+        return Run(Span(self.span.start + start, self.span.start + end), self.view[start:end])
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +114,7 @@ class SectorPlan:
         for run in self.runs:
             offset = run.span.start - self.sector.start
             if offset < length:
-                part = run.data[: length - offset]
+                part = run.view[: length - offset]
                 contents[offset : offset + len(part)] = part
         return bytes(contents)
 
@@ -111,7 +132,7 @@ class RegionPlan:
 
     @property
     def program_bytes(self) -> int:
-        return sum(len(run.data) for sector in self.sectors for run in sector.runs)
+        return sum(len(run.span) for sector in self.sectors for run in sector.runs)
 
 
 def plan(download: Download, regions: Sequence[FlashRegion]) -> list[RegionPlan]:
@@ -170,24 +191,28 @@ class _Image:
     def __init__(self, sector: Span, region: FlashRegion) -> None:
         self._sector = sector
         self._region = region
-        self._contents = bytearray()  # allocated at the first write: most erases stay empty
-        self._written: list[Span] = []
+        self._written: list[tuple[Span, memoryview]] = []
 
     def write(self, span: Span, data: memoryview) -> None:
-        if not self._contents:
-            self._contents = bytearray([self._region.erased]) * len(self._sector)
-        offset = span.start - self._sector.start
-        self._contents[offset : offset + len(data)] = data
-        self._written.append(span)
+        self._written.append((span, data))
 
     def plan(self) -> SectorPlan:
-        runs = tuple(self._runs())
-        return SectorPlan(self._sector, self._region.erased, runs)
+        spans = merge([self._whole_pages(span) for span, _ in self._written])
+        starts = [span.start for span in spans]
+        pieces: list[list[tuple[Span, memoryview]]] = [[] for _ in spans]
+        for piece in self._written:
+            pieces[bisect_right(starts, piece[0].start) - 1].append(piece)
+        runs = map(self._run, spans, pieces)
+        return SectorPlan(self._sector, self._region.erased, tuple(runs))
 
-    def _runs(self) -> Iterator[Run]:
-        for span in merge([self._whole_pages(span) for span in self._written]):
-            offset = span.start - self._sector.start
-            yield Run(span, bytes(self._contents[offset : offset + len(span)]))
+    def _run(self, span: Span, pieces: Sequence[tuple[Span, memoryview]]) -> Run:
+        if len(pieces) == 1 and pieces[0][0] == span:
+            return Run(span, pieces[0][1])
+        contents = bytearray([self._region.erased]) * len(span)
+        for piece, data in pieces:
+            offset = piece.start - span.start
+            contents[offset : offset + len(data)] = data
+        return Run(span, memoryview(contents))
 
     def _whole_pages(self, span: Span) -> Span:
         """Rounded out to pages, a whole number of which make a sector."""

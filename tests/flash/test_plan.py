@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import zlib
 from collections.abc import Sequence
 
@@ -229,6 +230,34 @@ def test_a_write_without_an_erase_is_refused() -> None:
     with pytest.raises(FlashError, match="0x00001040-0x00001041 is written, but its sector") as no:
         plan(download, REGIONS)
     assert not isinstance(no.value, OutsideFlash)
+
+
+def peak_memory(size: int) -> int:
+    """What it takes to stage, plan and compare an image of so many bytes, in packets as GDB's."""
+    large = FlashRegion("large", Span.of(0x90000000, 32 << 20), ((512, 0x10000),), 256)
+    content = bytes(range(256)) * 201
+    tracemalloc.start()
+    download = Download()
+    download.erase(Span.of(large.span.start, size))
+    for offset in range(0, size, len(content)):
+        download.write(large.span.start + offset, bytes(bytearray(content[: size - offset])))
+    (planned,) = plan(download, [large])
+    left = diff(planned, [0] * len(planned.sectors), zlib.crc32)
+    parts = [
+        run.part(start, start + 0x2000)
+        for s in left.sectors
+        for run in s.runs
+        for start in range(0, len(run.span), 0x2000)
+    ]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert b"".join(part.data for part in parts[:3]) == content[: 3 * 0x2000]
+    return peak
+
+
+def test_an_image_is_kept_once() -> None:
+    growth = peak_memory(6 << 20) - peak_memory(2 << 20)
+    assert growth < 1.25 * (4 << 20)  # a list that grows has an eighth to spare
 
 
 def crc_by_the_book(data: bytes) -> int:
