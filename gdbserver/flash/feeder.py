@@ -77,7 +77,7 @@ class Feeder:
         self._target = target
         self._stack = ExitStack()
         self._queue: CallQueue | None = None
-        self._lanes = 0
+        self._lanes: list[Lane] = []
         self._seconds = 0.0
         """What the link needs for a buffer."""
 
@@ -99,16 +99,26 @@ class Feeder:
         """
         if self._queue is None:
             self._queue = self._open()
-        number = self._lanes
-        self._lanes += 1
+        number = len(self._lanes)
         programming = program_seconds * (BUFFER // FLASH_WORD)
         start = self._queue.free.start + _BLOCK + number * _BUFFERS * _ROOM
         count = 1 if self._seconds > _SLOW * programming else _BUFFERS
         buffers = [start + n * _ROOM for n in range(count)]
-        lane = self._block + _LANES[number]
-        self._target.write_words(lane, [status, 0])
+        address = self._block + _LANES[number]
+        self._target.write_words(address, [status, 0])
         packing = self._seconds > _SLOW * programming
-        return Lane(self._target, self._queue, lane, buffers, packing=packing)
+        lane = Lane(self._target, self._queue, address, buffers, packing=packing)
+        self._lanes.append(lane)
+        return lane
+
+    def may_stage(self, lane: Lane) -> bool:
+        """Whether a lane may have the link: a bank that programs goes before one that is erased.
+
+        Of two that program, the first does: then they will not do it at the same time for long,
+        and a link that is too slow for both at once has time for each.
+        """
+        before = self._lanes[: self._lanes.index(lane)] if lane.on else self._lanes
+        return not any(other.is_hungry() for other in before if other is not lane)
 
     def _open(self) -> CallQueue:
         begun = self._target.monotonic()
@@ -152,6 +162,13 @@ class Lane:
         self._free: deque[int] = deque()
         self._waiting: deque[tuple[int, Span]] = deque()  # (buffer, where its contents go)
         self._staged = self._done = 0
+        self.on = False
+        self.wants = False
+        """Whether there is more to be staged."""
+
+    def is_hungry(self) -> bool:
+        """Whether the bank programs, and could have more to program."""
+        return self.on and self.wants and self.has_room()
 
     def has_room(self) -> bool:
         """Whether `stage` may be called."""
@@ -178,6 +195,7 @@ class Lane:
     def switch_on(self) -> None:
         """From now on the bank may be written to: it is erased, and PG is set."""
         self._target.write_word(self._address + _ON, 1)
+        self.on = True
 
     def switch_off(self) -> None:
         """Return when the core has done with the bank's memory; jobs that wait stay where they are.
@@ -185,6 +203,7 @@ class Lane:
         Raises: FlashError when the core does not say so.
         """
         self._target.write_word(self._address + _ON, 0)
+        self.on = False
         deadline = self._target.deadline(_ACKNOWLEDGED)
         while self._target.read_word(self._address + _SEEN):
             if deadline.expired():

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
@@ -81,6 +81,7 @@ _WORTH_FILLING = 64 * 1024  # or, with nothing to be erased, while its buffers w
 _FED = 2.0  # seconds for a buffer: seven times the worst case of x8
 _TURN = 1e-6  # seconds: the other bank, if it can use the link, has its turn
 _LOOK = 0.004  # seconds between two looks at what the feeder does
+_NOTHING: Iterator[Event] = iter(())
 _BLOCKING = FlashSr.PGSERR | FlashSr.INCERR
 
 _MEANING = {
@@ -215,11 +216,14 @@ class InternalBank:
         else:
             yield Busy(0)  # an erase elsewhere had better begin first
         lane = self._opened_lane()
+        assert self._feeder is not None
         self._control(FlashCr.PG)
         lane.switch_on()
         deadline = self._target.deadline(_FED)
         while pieces or not lane.is_empty():
-            yield from self._stage(pieces)
+            lane.wants = bool(pieces)
+            if self._feeder.may_stage(lane):
+                yield from self._stage(pieces)
             finished, trouble = lane.collect()
             for span in finished:
                 deadline = self._target.deadline(_FED)
@@ -229,23 +233,28 @@ class InternalBank:
                 raise FlashError(f"what is for {sector.sector} did not arrive whole in SRAM")
             if deadline.expired():
                 raise self._stuck(self._program_seconds[1])
-            if last and not pieces:
+            if last and not pieces and self._feeder.may_stage(lane):
                 lane.give_back()
             yield Busy(0 if finished else _LOOK)
+        lane.wants = False
         lane.switch_off()
         yield from self._when_idle(self._program_seconds[1], 0)
         self._check("program", sector.sector)
         self._control(0)
         while last and lane.give_back():
-            yield Busy(0)
+            yield Busy(_TURN)
 
     def _stage(self, pieces: deque[Run]) -> Generator[Event, None, None]:
         """Fill the feeder's buffers, as long as there are any."""
         lane = self._opened_lane()
+        assert self._feeder is not None
         while pieces and lane.has_room():
-            piece = pieces.popleft()
-            lane.stage(piece.span, piece.data)
-            yield Busy(_TURN)
+            if self._feeder.may_stage(lane):
+                piece = pieces.popleft()
+                lane.stage(piece.span, piece.data)
+                yield Busy(_TURN)
+            else:
+                yield Busy(_LOOK)
 
     def _opened_lane(self) -> Lane:
         if self._lane is None:
@@ -266,7 +275,9 @@ class InternalBank:
             log.debug("%s", error)
             return False
 
-    def _erase(self, sector: Span, meanwhile: Iterable[Event] = ()) -> Generator[Event, None, None]:
+    def _erase(
+        self, sector: Span, meanwhile: Iterator[Event] = _NOTHING
+    ) -> Generator[Event, None, None]:
         number = (sector.start - self.region.span.start) // len(sector)
         what = FlashCr.SER | number << FLASH_CR_SNB_SHIFT
         yield from self._run_erase(what, sector, self._erase_seconds, meanwhile)
@@ -279,17 +290,21 @@ class InternalBank:
         what: int,
         span: Span,
         seconds: tuple[float, float],
-        meanwhile: Iterable[Event] = (),
+        meanwhile: Iterator[Event] = _NOTHING,
     ) -> Generator[Event, None, None]:
         typical, maximum = seconds
         self._control(what)
         self._control(what | FlashCr.START)
         begun = self._target.monotonic()
         yield Busy(0)  # another erase may begin
-        yield from meanwhile
         # A new part is often quicker than typical, a worn one slower.
-        yield Busy(max(0.0, 0.8 * typical - (self._target.monotonic() - begun)))
-        yield from self._when_idle(maximum, typical / 500)
+        soon = begun + 0.8 * typical
+        for event in meanwhile:
+            yield event
+            if self._target.monotonic() > soon:
+                break
+        yield Busy(max(0.0, soon - self._target.monotonic()))
+        yield from self._when_idle(maximum, typical / 500, meanwhile)
         self._check("erase", span)
         self._control(0)
         yield Did("erased", span)
@@ -461,13 +476,15 @@ class InternalBank:
                 raise self._stuck(longest)
         return status
 
-    def _when_idle(self, longest: float, interval: float) -> Generator[Event, None, None]:
-        """The same, giving the link away between two looks."""
+    def _when_idle(
+        self, longest: float, interval: float, meanwhile: Iterator[Event] = _NOTHING
+    ) -> Generator[Event, None, None]:
+        """The same, with something else to do between two looks, or giving the link away."""
         deadline = self._target.deadline(2 * longest + 1)
         while self._read(FLASH_SR) & _ONGOING:
             if deadline.expired():
                 raise self._stuck(longest)
-            yield Busy(interval)
+            yield next(meanwhile, Busy(interval))
 
     def _stuck(self, longest: float) -> FlashError:
         return FlashError(
