@@ -68,6 +68,20 @@ def test_a_sector_that_begins_with_something_else_is_looked_at_no_further(quick:
     assert found == [digests[0], digests[1], None, digests[3]]
 
 
+@pytest.mark.parametrize(("at", "times"), [(0x7000, 0), (0x7800, 1)])
+def test_what_hides_in_a_sector_that_begins_blank_is_found_before_or_after(
+    quick: Bench, at: int, times: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Before, where a file would begin; in between, when the digest is wrong."""
+    caplog.set_level("INFO")
+    quick.board.nor.memory[at : at + 16] = bytes(16)
+    wanted = noise(2 << 16)
+    quick.carry_out(download((NOR, wanted)))
+    assert quick.contents(Span.of(NOR, 2 << 16)) == wanted
+    assert sum(quick.board.nor.erases.values()) == 1
+    assert caplog.text.count("erasing 1 sectors after all") == times
+
+
 def test_the_core_is_quick_while_our_loader_runs_and_its_clocks_are_as_before(quick: Bench) -> None:
     rcc = quick.board.rcc
     speeds = {

@@ -131,6 +131,17 @@ def test_blank_blocks_have_their_crc_between_others_and_alone() -> None:
     assert results == b"".join(zlib.crc32(block).to_bytes(4, "little") for block in blocks)
 
 
+def test_blank_spread_counts_blank_pieces_up_to_the_first_that_is_not() -> None:
+    machine = Machine()
+    pieces = [(b"\xff" * 64).ljust(256, b"\0") for _ in range(5)]
+    machine.uc.mem_write(DATA, b"".join(pieces))
+    assert machine.call("blank_spread", DATA, 256, 5, 64) == 5
+    assert machine.call("blank_spread", DATA, 256, 5, 80) == 0
+    machine.uc.mem_write(DATA + 3 * 256 + 63, b"\x7f")
+    assert machine.call("blank_spread", DATA, 256, 5, 64) == 3
+    assert machine.call("blank_spread", DATA, 256, 0, 64) == 0
+
+
 def test_crc32_spread_looks_at_the_beginning_of_each_sector() -> None:
     machine = Machine()
     sectors = [bytes([n]) * SPREAD + bytes([n ^ 1]) * 1024 for n in (0, 7, 0xFF)]
