@@ -103,6 +103,18 @@ class ThreadNotOnCore(GdbServerError):
         self.hint = "set a breakpoint where the thread goes on (its frame 0), and continue"
 
 
+class NoProgram(GdbServerError):
+    """GDB is to load into a program that it has killed, or detached from."""
+
+    code = errno.ESRCH
+
+    def __init__(self) -> None:
+        super().__init__(
+            "GDB has killed its program, or detached from it, and crashes at the end of a load"
+        )
+        self.hint = "attach 1, then load again"
+
+
 class FlashBusy(GdbServerError):
     """Flash is being changed for one client while another one wants to read it."""
 
@@ -115,8 +127,8 @@ class FlashBusy(GdbServerError):
 class Interrupted(GdbServerError):
     """Ctrl-C came in the middle of a long job that its client waits for."""
 
-    def __init__(self) -> None:
-        super().__init__("interrupted; what was done stays done")
+    def __init__(self, how_far: str = "what was done stays done") -> None:
+        super().__init__(f"interrupted; {how_far}")
 
 
 class ClientLeft(GdbServerError):

@@ -392,6 +392,7 @@ class Running:
 
     async def attach(self) -> bytes:
         """Halt the core; in non-stop mode the stop follows as a notification."""
+        self._threads.told = True
         if not self.non_stop:
             return await self.why_stopped()
         await self._target.call(take_hold)
@@ -401,6 +402,7 @@ class Running:
 
     async def why_stopped(self) -> bytes:
         """Answer `?`: with a halted core, or in non-stop mode, with the truth."""
+        self._threads.told = True
         self._run = None
         if not self.non_stop:
             await self._target.call(take_hold)

@@ -25,6 +25,7 @@ from gdbserver.errors import (
     BadRequest,
     GdbServerError,
     MemoryFault,
+    NoProgram,
     ProtocolError,
     ThreadNotOnCore,
     explain,
@@ -305,6 +306,7 @@ class Session:
             # Flash.
             case commands.FlashErase(address, length):
                 self._check_control()
+                self._check_thread()
                 await self._downloading.erase(Span.of(address, length))
                 return replies.OK
             case commands.FlashWrite(address, data):
@@ -357,12 +359,14 @@ class Session:
                 if self._control.holder == self._name:
                     self._running.forget()
                     await call(let_go)
+                self._threads.told = False
                 return replies.OK
             case commands.Kill(by_id):
                 # There is no process to end: the program is back at its first instruction and
                 # stays there for as long as this client does.
                 self._check_control()
                 self._running.forget()
+                self._threads.told = False
                 await call(restart)
                 log.info("killed: the core stands at reset")
                 # GDB sends `k` when it hangs up anyway; LLDB waits for a word.
@@ -391,6 +395,11 @@ class Session:
 
     def _check_control(self) -> None:
         self._control.check(self._name)
+
+    def _check_thread(self) -> None:
+        """At the end of a download GDB sets the pc; without a thread to do so with, it crashes."""
+        if self._client.is_gdb and not self._threads.told:
+            raise NoProgram
 
     def _supported(self) -> bytes:
         """What we can do; an answer to an offer is given only where there was one."""

@@ -62,6 +62,8 @@ class Threads:
 
     def __init__(self, bench: Bench, program: KnownProgram | None = None) -> None:
         self.only_one = False
+        self.told = True
+        """The client has heard of one, and not ended or left it since."""
         self._target = bench.target
         self._program = program
         self._rtos = Rtos()
@@ -73,6 +75,7 @@ class Threads:
 
     async def rows(self) -> list[ThreadRow]:
         """All threads, by number."""
+        self.told = True
         look = self._target.ask if self.alone else self._target.call
         return await look(self._rows)
 

@@ -167,3 +167,16 @@ def test_a_nor_that_does_not_take_the_data_fails_the_load_with_the_address(demo_
 
 def value(here: Session, expression: str) -> str:
     return (here.gdb.do(f"output/x {expression}")).strip()
+
+
+@pytest.mark.parametrize("ending", ["kill", "detach"])
+def test_a_load_without_a_program_is_refused_before_gdb_crashes(
+    gdb_program: str, demo_elf: Path, ending: str
+) -> None:
+    with debugging(demo_elf, gdb=gdb_program) as here:
+        here.gdb.do(ending)
+        assert "Error erasing flash" in here.gdb.do("load")
+        assert "attach 1, then load again" in here.gdb.do("monitor why")
+        here.gdb.do("attach 1")
+        assert "Transfer rate" in here.gdb.do("load")
+        assert_loaded(here)
