@@ -149,6 +149,8 @@ class Core:
         """Both of these."""
         self._watch_hooks: list[Any] = []
         self._watch_hit = False
+        self._stale: list[Span] = []
+        self._stale_hooks: list[Any] = []
         self._finishing = False
         self._scanned: dict[int, set[int]] = {}  # by page
         self._traps: dict[int, Trap] = {}
@@ -169,6 +171,8 @@ class Core:
         unicorn.hook_add(uc.UC_HOOK_EDGE_GENERATED, self._on_translated)
         bus.on_changed.append(self._on_changed)
         bus.on_revoked.append(self._on_changed)
+        bus.on_changed.append(scs.caches.changed)
+        bus.on_revoked.append(scs.caches.revoked)
         systick = SysTick(clock, self._tick)
         scs.attach(self, systick)
         self._systick = systick
@@ -310,6 +314,8 @@ class Core:
         if self._handle_trap():
             return
         self._use_exits()
+        if self._stale is not self.scs.caches.stale:
+            self._watch_stale_code()
         if self._stepping:
             self._run_slice(1, self._single)
             return
@@ -481,6 +487,20 @@ class Core:
         self._exits_key = key
         traps = {address for address, trap in self._traps.items() if self._matters(trap)}
         self._set_exits(self._current_breakpoints() | traps)
+
+    def _watch_stale_code(self) -> None:
+        """Have `Caches` told of what is executed there."""
+        self._stale = self.scs.caches.stale
+        for hook in self._stale_hooks:
+            self._uc.hook_del(hook)
+        self._stale_hooks = [
+            self._uc.hook_add(uc.UC_HOOK_CODE, self._on_stale_code, None, span.start, span.end - 1)
+            for span in self._stale
+        ]
+        self._uc.ctl_flush_tb()
+
+    def _on_stale_code(self, _uc: Any, address: int, _size: int, _data: Any) -> None:
+        self.scs.caches.execute(address)
 
     def _stopping_conditions(self) -> tuple[object, ...]:
         """All that decides where Unicorn has to stop."""

@@ -5,7 +5,7 @@ register support in the SCS"; Cortex-M7 Technical Reference Manual (DDI 0489), "
 control" for what Arm leaves to the implementation.
 
 The MPU's registers are complete, and its regions are not enforced: enabling it is logged.
-Cache maintenance is accepted and does nothing, because the board's caches hold no data.
+The caches hold no data; what maintenance they get is noted in `caches`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from gdbserver.chip.cortex_m import (
     Icsr,
 )
 from gdbserver.sim.bus import Master
+from gdbserver.sim.caches import Caches
 from gdbserver.sim.components import FIRST_ID, GENERIC_IP, Identity
 from gdbserver.sim.nvic import EXTERNAL, INTERRUPTS, MASKED_BY_DEBUGGER, Nvic, bits
 from gdbserver.sim.registers import (
@@ -190,15 +191,15 @@ class SystemControl(CoreSightComponent):
     MVFR0 = Constant(0xF40, 0x10110221)
     MVFR1 = Constant(0xF44, 0x12000011)
     MVFR2 = Constant(0xF48, 0x00000040)
-    ICIALLU = Constant(0xF50, 0)
-    ICIMVAU = Constant(0xF58, 0)
+    ICIALLU = Word(0xF50)
+    ICIMVAU = Word(0xF58)
     DCIMVAC = Constant(0xF5C, 0)
     DCISW = Constant(0xF60, 0)
-    DCCMVAU = Constant(0xF64, 0)
-    DCCMVAC = Constant(0xF68, 0)
-    DCCSW = Constant(0xF6C, 0)
-    DCCIMVAC = Constant(0xF70, 0)
-    DCCISW = Constant(0xF74, 0)
+    DCCMVAU = Word(0xF64)
+    DCCMVAC = Word(0xF68)
+    DCCSW = Word(0xF6C)
+    DCCIMVAC = Word(0xF70)
+    DCCISW = Word(0xF74)
     BPIALL = Constant(0xF78, 0)
     ITCMCR = Register(0xF90, BitStruct(Unmodelled("ITCMCR", 32)), reset=0x39)  # 64 KiB, enabled
     DTCMCR = Register(0xF94, BitStruct(Unmodelled("DTCMCR", 32)), reset=0x41)  # 128 KiB, enabled
@@ -232,6 +233,7 @@ class SystemControl(CoreSightComponent):
 
     def __init__(self) -> None:
         self.nvic = Nvic()
+        self.caches = Caches()
         self.debug_enabled: bool
         self.control = Dhcsr(0)
         self.on_system_reset: Callable[[], None] = lambda: None
@@ -257,6 +259,7 @@ class SystemControl(CoreSightComponent):
         for register, value in kept.items():
             self.set_raw(register, value)
         self.nvic.reset()
+        self.caches.reset()
         self.systick.reset()
         self._regions = [(0, 0)] * MPU_REGIONS
         self.set_raw(self.VTOR, self._core.boot_address)
@@ -585,6 +588,32 @@ class SystemControl(CoreSightComponent):
         if number < INTERRUPTS:
             self.nvic.pend(EXTERNAL + number)
         self.set_raw(self.STIR, 0)
+
+    # --- caches ----------------------------------------------------------------------------
+
+    @CCR.writes
+    def _write_ccr(self, fields: Fields) -> None:
+        self.store(self.CCR, fields)
+        self.caches.ccr = self.ccr
+
+    @ICIALLU.writes
+    def _write_iciallu(self, fields: Fields) -> None:
+        self.caches.invalidate_instructions()
+
+    @ICIMVAU.writes
+    def _write_icimvau(self, fields: Fields) -> None:
+        self.caches.invalidate_instructions(fields.value)
+
+    @DCCMVAU.writes
+    @DCCMVAC.writes
+    @DCCIMVAC.writes
+    def _clean_address(self, fields: Fields) -> None:
+        self.caches.clean(fields.value)
+
+    @DCCSW.writes
+    @DCCISW.writes
+    def _clean_set_and_way(self, fields: Fields) -> None:
+        self.caches.clean_set_and_way(fields.value)
 
     # --- MPU -------------------------------------------------------------------------------
 

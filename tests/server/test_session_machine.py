@@ -294,6 +294,10 @@ class Conversation(RuleBasedStateMachine):
         self.running = True
         self.breaks.clear()
         self.watches.clear()
+        self.wait_until_it_runs()
+
+    def wait_until_it_runs(self) -> None:
+        """What has been sent, and is not answered, is heard some time."""
         while self.behind(lambda: self.board.core.halted):
             pass
 
@@ -374,6 +378,8 @@ class Conversation(RuleBasedStateMachine):
             self.client.send("vCont;c")
         self.running = True
         self.meet()
+        if self.running:
+            self.wait_until_it_runs()
 
     @precondition(lambda self: self.client is not None and self.running)
     @rule()

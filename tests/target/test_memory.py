@@ -14,6 +14,7 @@ from gdbserver.chip.cortex_m import CCR, Ccr
 from gdbserver.chip.stm32h743 import AXI_SRAM, BANK1, GPIOA, RCC
 from gdbserver.errors import AccessRefused, MemoryFault
 from gdbserver.sim.bus import Master
+from gdbserver.target.breakpoints import BreakKind
 from gdbserver.target.link import Read, Write
 from gdbserver.target.target import Target
 
@@ -158,6 +159,29 @@ def test_after_an_error_in_the_middle_of_a_list_any_thread_can_go_on(link: str) 
     target.close()
 
 
+@pytest.mark.parametrize("caches", [Ccr.IC, Ccr.DC, Ccr.IC | Ccr.DC])
+def test_code_that_is_written_and_patched_with_a_cache_on_is_what_the_core_executes(
+    quick: Bench, caches: Ccr
+) -> None:
+    code, target = AXI_SRAM.start, quick.target
+    target.write_word(CCR, target.read_word(CCR) | caches)
+    target.write_memory(code, bytes.fromhex("0130 0131 0132 fbe7"))  # r0, r1, r2 += 1; again
+    target.write_registers({"pc": code, "r0": 0, "r1": 0, "r2": 0})
+    target.set_breakpoint(BreakKind.SOFTWARE, code + 2, 2)
+    assert quick.run().kind == "swbreak"
+    target.step()
+    assert quick.run().kind == "swbreak"
+    target.write_memory(code + 4, bytes.fromhex("0a32"))  # r2 += 10
+    target.clear_breakpoint(BreakKind.SOFTWARE, code + 2, 2)
+    target.set_breakpoint(BreakKind.SOFTWARE, code + 6, 2)
+    assert quick.run().kind == "swbreak"
+    assert target.read_registers(("r0", "r1", "r2")) == {"r0": 2, "r1": 2, "r2": 11}
+    target.clear_all_breakpoints()
+    target.resume()
+    assert target.poll_stop() is None
+    assert quick.board.scs.caches.executed == []
+
+
 def test_writing_with_the_caches_on_is_followed_by_their_maintenance(bench: Bench) -> None:
     code = AXI_SRAM.start
     ccr = bench.target.read_word(CCR)
@@ -166,6 +190,7 @@ def test_writing_with_the_caches_on_is_followed_by_their_maintenance(bench: Benc
     bench.target.write_registers({"pc": code})
     bench.target.step()
     assert bench.pc == code + 2
+    assert bench.board.scs.caches.executed == []
     bench.target.forget_caches()
     before = bench.cost()
     bench.target.step()
