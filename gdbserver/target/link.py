@@ -26,6 +26,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import struct
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -50,6 +51,7 @@ from pyocd.coresight.dap import (
     DP_SELECT,
 )
 from pyocd.probe.debug_probe import DebugProbe
+from pyocd.probe.stlink_probe import STLinkMemoryInterface
 
 from gdbserver.chip.cortex_m import (
     CPUID,
@@ -702,13 +704,13 @@ class InterfacePort(Port):
         address, csw = access.address, self._csw(access.size, cacheable)
         if isinstance(access, Write):
             if access.size == 4 and len(access.values) > 1:
-                self._interface.write_memory_block32(address, access.values, csw=csw)
+                self._write_words(address, access.values, csw)
             else:
                 for i, value in enumerate(access.values):
                     where = address + i * access.size
                     self._interface.write_memory(where, value, 8 * access.size, csw=csw)
         elif access.size == 4 and access.count > 1:
-            results.have(self._interface.read_memory_block32(address, access.count, csw=csw))
+            results.have(self._read_words(address, access.count, csw))
         else:
             units = range(address, address + access.count * access.size, access.size)
             results.have(
@@ -718,7 +720,25 @@ class InterfacePort(Port):
     def _stream_piece(self, address: int, words: Sequence[int]) -> None:
         self.forget()
         self._link.forget_select()
-        self._interface.write_memory_block32(address, words, csw=self._csw(4, cacheable=False))
+        self._write_words(address, words, self._csw(4, cacheable=False))
+
+    # pyOCD takes words apart, and puts them together, one by one in Python; with an ST-LINK that
+    # is more work than all the rest.  Its driver sends whole words as words also where they come
+    # as bytes; others would access them byte by byte.
+
+    def _write_words(self, address: int, words: Sequence[int], csw: int) -> None:
+        if isinstance(self._interface, STLinkMemoryInterface):
+            data = struct.pack(f"<{len(words)}I", *words)
+            self._interface.write_memory_block8(address, data, csw=csw)
+        else:
+            self._interface.write_memory_block32(address, words, csw=csw)
+
+    def _read_words(self, address: int, count: int, csw: int) -> Sequence[int]:
+        if isinstance(self._interface, STLinkMemoryInterface):
+            data = bytes(self._interface.read_memory_block8(address, 4 * count, csw=csw))
+            return struct.unpack(f"<{count}I", data)
+        words: Sequence[int] = self._interface.read_memory_block32(address, count, csw=csw)
+        return words
 
 
 class _Results:
