@@ -21,7 +21,7 @@ LAYERS = {
     "server": {"rsp", "target", "flash", "program"},
     "sim": set(),
     "program": set(),
-    "cli": {"server", "target", "loader", "flash", "program"},
+    "cli": {"server", "rsp", "target", "loader", "flash", "program"},
     "testing": {"server", "target", "loader", "flash", "cli"},
     "__main__": {"cli"},
     "__init__": set(),

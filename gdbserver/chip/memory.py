@@ -13,6 +13,22 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 
+_ADDRESSES = 1 << 32
+
+
+def parse_number(text: str, what: str) -> int:
+    """An unsigned 32-bit number, decimal or 0x.
+
+    Raises: ValueError, with a sentence.
+    """
+    try:
+        value = int(text, 0)
+    except ValueError:
+        value = -1
+    if not 0 <= value < _ADDRESSES:
+        raise ValueError(f"{text!r} is no {what}")
+    return value
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Span:
@@ -28,6 +44,27 @@ class Span:
     @classmethod
     def of(cls, start: int, length: int) -> Span:
         return cls(start, start + length)
+
+    @classmethod
+    def parse(cls, text: str) -> Span:
+        """START+LENGTH, START-LAST, or one address, as people write them.
+
+        Raises: ValueError, with a sentence.
+        """
+        for separator in "+-":
+            first, found, second = text.partition(separator)
+            if found:
+                start = parse_number(first, "address")
+                if separator == "+":
+                    span = cls.of(start, parse_number(second, "length"))
+                    if span.end > _ADDRESSES:
+                        raise ValueError(f"{text} ends where there are no addresses")
+                    return span
+                last = parse_number(second, "address")
+                if last < start:
+                    raise ValueError(f"{text} ends before it begins")
+                return cls(start, last + 1)
+        return cls.of(parse_number(text, "address"), 1)
 
     def __len__(self) -> int:
         return self.end - self.start

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from gdbserver.cli.options import address_range, which_probe
-from gdbserver.server.core_dump import save
+from gdbserver.rsp.documents import target_description
+from gdbserver.target.core_dump import save
 from gdbserver.target.target import Connect, Target
 
 
@@ -31,7 +32,7 @@ def coredump(file: Path, also: tuple[str, ...], probe: str | None, frequency: in
     target = Target.open(probe, connect=Connect.ATTACH, frequency=frequency)
     running = not target.is_halted()
     try:
-        size = sum(len(span) for span in save(target, file, spans))
+        size = sum(len(span) for span in save(target, file, target_description, spans))
         fault = target.describe_fault()
     finally:
         target.close(resume=running)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from gdbserver.chip.memory import Span
+from gdbserver.chip.memory import Span, parse_number
 from gdbserver.errors import UsageError
 from gdbserver.loader.board_file import Wiring, load_board, shipped, wired
 from gdbserver.loader.file import LoaderFile
@@ -19,6 +19,7 @@ from gdbserver.target.target import Connect
 DEFAULT_PINS = "CLK=PB2,NCS=PB6,IO0=PF8,IO1=PF9,IO2=PF7,IO3=PF6"
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 # A probe's serial number may hold capitals and digits only; these names never look like one.
 _SIMULATED = re.compile(r"sim(:.*)?")
@@ -153,15 +154,7 @@ def number(text: str, what: str) -> int:
 
     Raises: UsageError.
     """
-    try:
-        value = int(text, 0)
-    except ValueError:
-        value = -1
-    if not 0 <= value < 1 << 32:
-        error = UsageError(f"{text!r} is no {what}")
-        error.hint = "for example 0x08020000, or 131072"
-        raise error
-    return value
+    return _parsed(lambda: parse_number(text, what))
 
 
 def address_range(text: str) -> Span:
@@ -169,14 +162,13 @@ def address_range(text: str) -> Span:
 
     Raises: UsageError.
     """
-    for separator in "+-":
-        first, found, second = text.partition(separator)
-        if found:
-            start = number(first, "address")
-            if separator == "+":
-                return Span.of(start, number(second, "length"))
-            last = number(second, "address")
-            if last < start:
-                raise UsageError(f"{text} ends before it begins")
-            return Span(start, last + 1)
-    return Span.of(number(text, "address"), 1)
+    return _parsed(lambda: Span.parse(text))
+
+
+def _parsed(parse: Callable[[], T]) -> T:
+    try:
+        return parse()
+    except ValueError as wrong:
+        error = UsageError(str(wrong))
+        error.hint = "for example 0x08020000, or 131072"
+        raise error from None

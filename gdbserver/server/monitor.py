@@ -6,7 +6,9 @@ while it does.  `COMMANDS` is all there is; the longest name that begins a line 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
@@ -14,13 +16,15 @@ from typing import Literal
 
 from gdbserver.chip.cortex_m import VC_ALL_FAULTS, Demcr
 from gdbserver.chip.memory import Span
-from gdbserver.errors import BadRequest
+from gdbserver.chip.stm32h743 import BANK2
+from gdbserver.errors import BadRequest, Interrupted
 from gdbserver.flash import repair
 from gdbserver.flash.programmer import Programmer, Step
-from gdbserver.server import core_dump
+from gdbserver.rsp.documents import target_description
 from gdbserver.server.control import Control
 from gdbserver.server.hosting import MODES, Hosting
 from gdbserver.server.worker import Bench
+from gdbserver.target import core_dump
 from gdbserver.target.target import Target
 
 
@@ -115,6 +119,18 @@ async def _info(desk: Desk, _arguments: str) -> None:
     await desk.say(f"clients         {len(desk.control.clients)}, control: {desk.control.holder}\n")
 
 
+@contextmanager
+def _interrupted_with(how_far: str | Callable[[], str]) -> Iterator[None]:
+    """What an interrupt is answered with: how far it has come.
+
+    Raises: Interrupted.
+    """
+    try:
+        yield
+    except Interrupted:
+        raise Interrupted(how_far if isinstance(how_far, str) else how_far()) from None
+
+
 async def _mass_erase(desk: Desk, arguments: str) -> None:
     which: dict[str, Literal["internal", "external", "all"]] = {
         "": "internal",
@@ -125,12 +141,24 @@ async def _mass_erase(desk: Desk, arguments: str) -> None:
     if arguments not in which:
         raise BadRequest(f"mass_erase knows internal, external and all, not {arguments!r}")
 
+    wanted = [
+        region.name
+        for region in await desk.bench.programmer.call(Programmer.regions)
+        if which[arguments] in ("all", "internal" if region.span.start < BANK2.end else "external")
+    ]
+    done: list[str] = []
+
     async def tell(step: Step) -> None:
         desk.look()
         if step.action != "waiting" and step.done == step.total:
+            done.append(step.region.name)
             await desk.say(f"{step.action} {step.region}\n")
 
-    with desk.control.changing_flash("a mass erase"):
+    def how_far() -> str:
+        rest = [name for name in wanted if name not in done]
+        return f"erased: {', '.join(done) or 'none'}; in part, or not: {', '.join(rest) or 'none'}"
+
+    with desk.control.changing_flash("a mass erase"), _interrupted_with(how_far):
         await desk.bench.programmer.run_steps(Programmer.mass_erase, tell, which[arguments])
     await desk.say("mass erase complete\n")
 
@@ -143,8 +171,11 @@ async def _repair(desk: Desk, arguments: str) -> None:
         await desk.say(f"all of {sector} can be read; nothing was changed\n")
         return
 
+    with _interrupted_with("nothing was changed"):
+        desk.look()
+
     async def tell(step: Step) -> None:
-        pass  # what is half done here is not to be left so
+        pass  # the sector is in nobody's memory but ours: it is not left half done
 
     with desk.control.changing_flash("a repair"):
         await desk.bench.programmer.run_steps(repair.put_back, tell, sector, readable)
@@ -152,6 +183,8 @@ async def _repair(desk: Desk, arguments: str) -> None:
     for span in lost:
         await desk.say(f"lost, and blank now: {span}\n")
     await desk.say(f"all else in {sector} is as it was\n")
+    with _interrupted_with("but the sector was erased by then, so its repair was finished"):
+        desk.look()
 
 
 def _numbers(usage: str, arguments: str) -> list[int]:
@@ -201,9 +234,21 @@ async def _write_ap(desk: Desk, arguments: str) -> None:
     await desk.say("O.K.\n")
 
 
+_ALSO = re.compile(r"(?:^|\s+)--also(?:\s+|$)")
+
+
+def _span(text: str) -> Span:
+    try:
+        return Span.parse(text)
+    except ValueError as wrong:
+        raise BadRequest(f"--also wants START+LENGTH or START-LAST: {wrong}") from None
+
+
 async def _core_dump(desk: Desk, arguments: str) -> None:
-    if not arguments:
+    file, *rest = _ALSO.split(arguments)
+    if not file:
         raise BadRequest("monitor coredump needs the name of a file, which the server writes")
+    also = [_span(text) for ranges in rest for text in ranges.split() or [""]]
     size = 0
 
     async def tell(span: Span) -> None:
@@ -211,8 +256,9 @@ async def _core_dump(desk: Desk, arguments: str) -> None:
         desk.look()
         size += len(span)
 
-    path = core_dump.destination(arguments)
-    await desk.bench.target.run_steps(core_dump.save, tell, path)
+    path = core_dump.destination(file)
+    with _interrupted_with("no file was written"):
+        await desk.bench.target.run_steps(core_dump.save, tell, path, target_description, also)
     await desk.say(f"{path}: {size} bytes of memory, and the registers\n")
 
 
@@ -305,7 +351,9 @@ COMMANDS = {
     "ReadAP": MonitorCommand("REGISTER: of the access port, in the bank selected", _read_ap),
     "ReadAPEx": MonitorCommand("PORT OFFSET: a register of any access port", _read_ap_at),
     "WriteAP": MonitorCommand("REGISTER VALUE: of the access port, as for ReadAP", _write_ap),
-    "coredump": MonitorCommand("FILE: registers and RAM, as an ELF core for GDB", _core_dump),
+    "coredump": MonitorCommand(
+        "FILE [--also START+LENGTH ...]: registers and RAM, as an ELF core for GDB", _core_dump
+    ),
     "semihosting": MonitorCommand(
         "[on|off|fileio]: serve the program's BKPT 0xAB; its files may be GDB's", _semihosting
     ),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import re
 
 import pytest
 from hypothesis import given
@@ -89,3 +91,34 @@ def test_the_map_of_the_chip_shows_what_debuggers_forget() -> None:
     assert chip.flash_at(0x91FFFFFF) is nor
     assert chip.region_at(0x91FFFFFF) is None
     assert chip.region_at(0xFFFFFFFF) is None
+
+
+@given(st.integers(0, 0xFFFFFFFE), st.data())
+def test_a_range_is_the_same_in_both_spellings(start: int, data: st.DataObject) -> None:
+    length = data.draw(st.integers(1, (1 << 32) - start))
+    span = Span.of(start, min(length, 0xFFFFFFFF))
+    assert Span.parse(f"{start:#x}+{len(span)}") == span
+    assert Span.parse(f"{start}-{span.end - 1:#x}") == span
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "'' is no address"),
+        ("here", "'here' is no address"),
+        ("0x100000000", "'0x100000000' is no address"),
+        ("8+", "'' is no length"),
+        ("8+-1", "'-1' is no length"),
+        ("8-4", "8-4 ends before it begins"),
+        ("0xffffffff+2", "0xffffffff+2 ends where there are no addresses"),
+    ],
+)
+def test_what_is_no_range_is_refused_with_a_sentence(text: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        Span.parse(text)
+
+
+@given(st.text(alphabet="0123456789abcdefx+- ", max_size=24))
+def test_every_text_is_a_range_of_addresses_or_refused(text: str) -> None:
+    with contextlib.suppress(ValueError):
+        assert Span.parse(text).end <= 1 << 32

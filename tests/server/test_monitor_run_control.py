@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import trio
 from dialogue import Client, connected, lent, open_machine
 
 from gdbserver.chip.cortex_m import DEMCR, VC_ALL_FAULTS, Demcr
-from gdbserver.chip.stm32h743 import BANK2, SECTOR
+from gdbserver.chip.stm32h743 import BANK1, BANK2, SECTOR
+from gdbserver.loader.own import builtin
 from gdbserver.server.control import Control
 from gdbserver.server.worker import Bench
+from gdbserver.sim.board import DEFAULT_PINS
 from gdbserver.target.target import Target
 
 
@@ -99,7 +102,9 @@ def test_ctrl_c_ends_a_mass_erase_between_two_steps_and_says_so(drills_elf: Path
         await client.send(b"qRcmd," + b"flash mass_erase internal".hex().encode())
         await client.interrupt()
         said, reply = await heard(client)
-        assert "interrupted; what was done stays done" in said
+        assert re.search(
+            r"interrupted; erased: (none|bank [12]); in part, or not: bank [12](, bank 2)?\n", said
+        )
         assert "mass erase complete" not in said
         assert reply.startswith(b"E")
         assert (await monitor(client, "fault"))[1] == b"OK", "and the session goes on"
@@ -130,5 +135,49 @@ def test_a_sector_with_flash_words_that_cannot_be_read_is_repaired(drills_elf: P
         said, reply = await monitor(client, "flash repair 0x20000000")
         assert "0x20000000-0x20000000 is not in flash" in said
         assert reply.startswith(b"E")
+
+    in_session(drills_elf, story)
+
+
+def test_ctrl_c_ends_a_mass_erase_of_the_nor_and_internal_flash_is_as_it_was(
+    drills_elf: Path,
+) -> None:
+    async def main() -> None:
+        machine = open_machine(elf=drills_elf, loaders=[builtin(DEFAULT_PINS)])
+        async with lent(machine) as bench, connected(bench) as client:
+            board: Any = await bench.target.call(lambda target: target.link.probe.board)
+            before = board.flash.contents(BANK1)
+            await client.ask(b"?")
+            await client.send(b"qRcmd," + b"flash mass_erase external".hex().encode())
+            await client.interrupt()
+            said, reply = await heard(client)
+            assert said.endswith("interrupted; erased: none; in part, or not: qspi\n")
+            assert reply.startswith(b"E")
+            assert board.flash.contents(BANK1) == before
+            assert (await monitor(client, "flash mass_erase external"))[1] == b"OK"
+
+    trio.run(main)
+
+
+def test_ctrl_c_ends_a_repair_before_it_erases_or_when_all_is_put_back(drills_elf: Path) -> None:
+    start = BANK2.start
+    contents = bytes(range(1, 256)) * 300
+
+    async def story(bench: Bench, client: Client) -> None:
+        flash: Any = await bench.target.call(lambda target: target.link.probe.board.flash)
+        flash.load(start, contents)
+        flash.flip_bits(start + 0x1000, 3)
+        await client.send(b"qRcmd," + f"flash repair {start:#x}".encode().hex().encode())
+        await client.interrupt()
+        said, reply = await heard(client)
+        assert reply.startswith(b"E")
+        assert said.startswith("interrupted; ") == ("nothing was changed" in said)
+        if "nothing was changed" in said:
+            assert (await monitor(client, f"flash repair {start:#x}"))[1] == b"OK"
+        else:
+            assert "but the sector was erased by then, so its repair was finished" in said
+        expected = bytearray(contents.ljust(SECTOR, b"\xff"))
+        expected[0x1000:0x1020] = b"\xff" * 32
+        assert await bench.target.call(Target.read_memory, start, SECTOR) == expected
 
     in_session(drills_elf, story)

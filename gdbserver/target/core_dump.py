@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +31,7 @@ from pathlib import Path
 from gdbserver.chip import stm32h743 as chip
 from gdbserver.chip.memory import Span
 from gdbserver.errors import BadRequest, MemoryFault
-from gdbserver.rsp import documents
-from gdbserver.target.registers import REGISTERS
+from gdbserver.target.registers import REGISTERS, RegisterInfo
 from gdbserver.target.stop import SIGBUS, SIGTRAP, StopReason
 from gdbserver.target.target import Target
 
@@ -74,6 +73,10 @@ _BASIC_FRAME, _FPU_FRAME = 0x20, 0x68
 _ALIGNED = 1 << 9  # of the stacked xpsr: one more word lies below the frame
 
 
+Describe = Callable[[Iterable[RegisterInfo]], bytes]
+"""What describes registers in the words of GDB: target.xml."""
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """Bytes that lie together."""
@@ -107,7 +110,9 @@ def destination(name: str) -> Path:
     return Path(name).expanduser().absolute()
 
 
-def save(target: Target, path: Path, also: Sequence[Span] = ()) -> Iterator[Span]:
+def save(
+    target: Target, path: Path, describe: Describe, also: Sequence[Span] = ()
+) -> Iterator[Span]:
     """Write the core file, with the memory in `also` in it; yields what it has read, as it reads.
 
     The core is halted meanwhile, and goes on if it ran.  A file is there in whole or not at all.
@@ -130,7 +135,7 @@ def save(target: Target, path: Path, also: Sequence[Span] = ()) -> Iterator[Span
             target.resume()
     part = path.with_name(path.name + ".part")
     try:
-        part.write_bytes(core_file(pieces, sets, stop))
+        part.write_bytes(core_file(pieces, sets, stop, describe))
         os.replace(part, path)
     except OSError as error:
         with suppress(OSError):
@@ -158,12 +163,15 @@ def _register_sets(target: Target) -> Iterator[Mapping[str, int]]:
 
 
 def core_file(
-    pieces: Iterable[Piece], sets: Sequence[Mapping[str, int]], stop: StopReason | None
+    pieces: Iterable[Piece],
+    sets: Sequence[Mapping[str, int]],
+    stop: StopReason | None,
+    describe: Describe,
 ) -> bytes:
     """The ELF file.  Each register set is by the names of `REGISTERS`."""
     loads = _joined(pieces)
     signal = _HOST_SIGNALS.get(stop.signal, stop.signal) if stop else SIGTRAP
-    description = documents.target_description(r for r in REGISTERS if r.group != "system")
+    description = describe(r for r in REGISTERS if r.group != "system")
     notes = b"".join(
         [
             *(
