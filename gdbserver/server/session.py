@@ -297,6 +297,8 @@ class Session:
                 self._check_control()
                 if data:
                     await call(Target.write_memory, address, data)
+                    if self._running.non_stop:
+                        await call(Target.sync_caches)  # it may run, and this may be its code
                 return replies.OK
             case commands.Checksum(address, length):
                 return await self._reader.checksum(Span.of(address, length))

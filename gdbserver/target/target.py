@@ -384,6 +384,10 @@ class Target:
         if taken < len(words):
             raise StreamStalled(Span.of(address, len(data)), 4 * taken)
 
+    def sync_caches(self) -> None:
+        """Let a core that runs fetch what was written; before a halted one goes on it is done."""
+        self._memory.sync_caches()
+
     def forget_caches(self) -> None:
         """Flash changed behind the core's caches: drop what they hold, where they are on."""
         self._memory.forget_caches()

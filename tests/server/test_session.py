@@ -178,6 +178,26 @@ def test_a_client_that_vanishes_while_the_core_runs_leaves_it_running(
     on_bench(machine, story)
 
 
+def test_code_that_is_written_while_the_core_runs_is_not_hidden_by_a_cache(
+    machine: Machine,
+) -> None:
+    board = board_of(machine)
+
+    async def story(bench: Bench) -> None:
+        async with connected(bench) as client:
+            assert await client.ask(b"QNonStop:1") == b"OK"
+            await client.ask(b"?")
+            ccr = bytes.fromhex((await client.ask(b"me000ed14,4") or b"").decode())
+            both = bytes([*ccr[:2], ccr[2] | 3, ccr[3]]).hex().encode()  # IC, DC
+            assert await client.ask(b"Me000ed14,4:" + both) == b"OK"
+            assert await client.ask(b"vCont;c") == b"OK"
+            assert await client.ask(b"M24000000,4:00bffee7") == b"OK"
+            assert not board.core.halted
+            assert board.scs.caches.stale == []
+
+    on_bench(machine, story)
+
+
 def test_a_session_can_leave_the_core_halted(machine: Machine) -> None:
     async def story(bench: Bench) -> None:
         async with connected(bench, leave_halted=True) as client:
