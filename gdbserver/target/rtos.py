@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Final
@@ -53,6 +54,9 @@ _MOST_READS: Final = 20_000
 """More than any look takes: a list of which this is not the end goes round in circles."""
 _MOST_THREADS: Final = 256
 _LONGEST_NAME: Final = 32
+
+_FREERTOS_EVENT: Final = 40
+"""In a task's control block: the list that its event item is in (`xEventListItem.pxContainer`)."""
 
 _KERNEL: Final = 0
 """What the kernel has for the running thread when none runs; here the core's key then."""
@@ -229,9 +233,18 @@ class Survey:
         return threads
 
     def _state(self, key: int, description: str) -> str:
-        """ThreadX, to which the thread that runs is one that is ready, does not tell it apart."""
-        running = key == self.current and description.startswith("Ready")
-        return description.replace("Ready", "Running", 1) if running else description
+        """As the kernel's own words would have it, where its lists alone do not tell.
+
+        To ThreadX a thread that runs is one that is ready.  FreeRTOS keeps a task that waits
+        without a time-out among the suspended ones: but there it is in the list of an event, too.
+        """
+        if key == self.current and description.startswith("Ready"):
+            return description.replace("Ready", "Running", 1)
+        if isinstance(self._provider, FreeRTOSThreadProvider) and description.startswith("Susp"):
+            with suppress(TransferError):
+                if self._machine.memory.read_memory(key + _FREERTOS_EVENT):
+                    return description.replace("Suspended", "Blocked", 1)
+        return description
 
     def _look(self) -> dict[int, Any]:
         self._machine.memory.begin()

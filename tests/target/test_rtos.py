@@ -63,6 +63,16 @@ def test_threads_are_found_by_their_control_blocks(bench: Bench) -> None:
     }
 
 
+def test_a_task_that_waits_without_a_time_out_is_blocked(bench: Bench) -> None:
+    bench.run_to("blink")
+    event_item = key(bench, 3) + 24
+    # FreeRTOS, `eTaskGetState`: among the suspended tasks, and in the list of an event.
+    bench.target.write_word(event_item + 16, bench.names["xPendingReadyList"])
+    survey = introduced(bench).survey(bench.target)
+    assert survey is not None
+    assert "Blocked; Priority 3" in {thread.state for thread in survey.threads()}
+
+
 def test_saved_registers_are_shown_and_none_is_made_up(bench: Bench) -> None:
     survey = in_task(bench, "blink", times=3)
     maths = survey.registers(key(bench, 2), NAMES)
