@@ -1,8 +1,9 @@
 """The threads that a client sees: those of the program's RTOS, or the core as the only one.
 
-A client knows a thread by a number.  The thread on the core when an RTOS is first seen is number
-1, as the core was before; so a client that has begun with one thread goes on with it.  Numbers
-stay as long as the chip is not reset.
+A client knows a thread by a number.  The thread on the core when an RTOS is first seen has the
+core's number, which is 1; so a client that has begun with one thread goes on with it.  Numbers stay
+as long as the chip is not reset; then the core has that of the thread that was on it last, because
+GDB does not go on with a thread that is no more.
 
 Where the RTOS has its variables the client knows: it is asked, symbol by symbol, when it offers
 to look them up (GDB manual, "qSymbol").  Until it does, and where it knows of no RTOS, the program
@@ -12,6 +13,7 @@ could not be stopped or resumed apart from it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -68,6 +70,8 @@ class Threads:
         self._program = program
         self._rtos = Rtos()
         self._numbers: dict[int, int] = {}
+        self._core = 1
+        """The number of the thread on the core, when the client heard of it last."""
         self._resets = 0
         self._selected = 0
 
@@ -82,7 +86,7 @@ class Threads:
     async def is_alive(self, number: int) -> bool:
         """Whether there is such a thread, or it means any."""
         if self.alone:
-            return number in (*_ANY, 1)
+            return number in (*_ANY, self._core)
         return number in (*_ANY, *(row.number for row in await self.rows()))
 
     @property
@@ -94,7 +98,7 @@ class Threads:
         """The number of the thread on the core."""
         if self.alone:
             self._numbers = {}
-            return 1
+            return self._core
         return await self._target.call(lambda target: self._current(self._survey(target)))
 
     def _survey(self, target: Target) -> Survey | None:
@@ -105,10 +109,16 @@ class Threads:
         return survey
 
     def _current(self, survey: Survey | None) -> int:
-        return 1 if survey is None else self._number(survey.current)
+        if survey is not None:
+            self._core = self._number(survey.current)
+        return self._core
 
     def _number(self, key: int) -> int:
-        return self._numbers.setdefault(key, len(self._numbers) + 1)
+        if key not in self._numbers:
+            taken = self._numbers.values()
+            free = (number for number in itertools.count(1) if number not in taken)
+            self._numbers[key] = next(free) if taken else self._core
+        return self._numbers[key]
 
     def _rows(self, target: Target) -> list[ThreadRow]:
         survey = self._survey(target)

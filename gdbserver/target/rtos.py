@@ -296,6 +296,8 @@ class Survey:
             found = [saved[part] for part in _parts(name)]
             if None not in found:
                 known[name] = sum(value << 32 * n for n, value in enumerate(found))
+        if "pc" in known:
+            known["pc"] &= ~1  # ThreadX stacks a function's address, with its Thumb bit
         return known
 
 

@@ -113,3 +113,21 @@ def test_after_a_reset_the_last_run_s_tasks_are_gone(tasks_elf: Path) -> None:
         gdb.break_at("blink", temporary=True)
         assert gdb.run().function == "blink"
         assert len(threads(here)) == 4
+
+
+def test_a_reset_in_any_task_leaves_gdb_with_a_thread_that_goes_on(tasks_elf: Path) -> None:
+    with debugging(tasks_elf) as here:
+        gdb = here.gdb
+        loaded(here)
+        for function in ("rest", "blink"):  # the first task to run is number 1
+            gdb.break_at(function, temporary=True)
+            assert gdb.run().function == function
+        number, _, _ = threads(here)["blinker"]
+        assert number > 1
+        gdb.do("monitor reset halt")
+        gdb.do("maintenance flush register-cache")
+        assert threads(here) == {"Cortex-M7": (number, "halted", "Reset_Handler")}
+        gdb.break_at("blink", temporary=True)
+        assert gdb.run().function == "blink"
+        assert len(threads(here)) == 4
+        assert functions(here)[:2] == ["blink", "blink_task"]

@@ -194,7 +194,7 @@ RAM, HERE, OTHER, STACK, TEXT = 0x24000000, 0x24002000, 0x24003000, 0x24004000, 
 # 11, s16 to s31 1.5 times their number; and behind it the frame that the exception has saved.
 CALLEE_SAVED = words(*range(4, 12))
 CALLEE_SAVED_FPU = b"".join(struct.pack("<f", 1.5 * n) for n in range(16, 32))
-FRAME = words(100, 101, 102, 103, 112, 0x08000201, 0x08000300, 1 << 24)
+FRAME = words(100, 101, 102, 103, 112, 0x08000201, 0x08000301, 1 << 24)
 FRAME_FPU = b"".join(struct.pack("<f", 1.5 * n) for n in range(16)) + words(0x03000000, 0)
 
 
