@@ -58,6 +58,7 @@ _FIRST_BUFFERS = (2048, 2048, 2048, 2048, 4096, 4096)  # the device has somethin
 _BUFFERS = 12  # a quarter of a second, for as long as other lanes keep the link
 _BLOCK = 64 * 1024  # what one CRC-32 covers; no more than a buffer holds, where it is read first
 _BLOCKS = 64  # digests per call: four megabytes, a tenth of a second
+_SAMPLE = 64  # bytes that a program shall find where they were programmed
 _LOOKS = 4096  # bytes from one look to the next: no NOR erases less, and files begin there
 
 # W25Q256JV, "AC Electrical Characteristics".
@@ -102,7 +103,7 @@ class ExternalFlash:
         self._under_way: deque[tuple[int, Did | None]] = deque()
         self._used: deque[tuple[int, int]] = deque()  # buffers: (address, call that reads it)
         self._free: deque[int] = deque()
-        self._changed: Span | None = None  # a page that has been programmed
+        self._changed: int | None = None  # where something has been programmed
         free = self._queue.free
         self._buffer_size = min(_BUFFER, len(free) // self.region.page_size * self.region.page_size)
         if not self._buffer_size:
@@ -179,7 +180,8 @@ class ExternalFlash:
         """Something that is known to be in the device, where a program will look for it."""
         if self._quadspi is None or not self._quadspi.mapped or not self._loader.mapped:
             return None
-        span = self._changed or Span.of(self.region.span.start, self.region.page_size)
+        start = self._changed if self._changed is not None else self.region.span.start
+        span = Span.of(start, _SAMPLE)
         return Sample(span, self.read(span))
 
     def stack_used(self) -> int:
@@ -228,7 +230,7 @@ class ExternalFlash:
                         part = run.part(start, start + self._sizes[buffer])
                         start += len(part.data)
                         carrying = yield from self._contents(buffer, part.data)
-                        self._changed = Span.of(part.span.start, self.region.page_size)
+                        self._changed = part.span.start
                         did = Did("programmed", part.span)
                         requests = self._dialect.program(part.span, buffer)
                         number = yield from self._post(requests, did, carrying)

@@ -133,7 +133,7 @@ _RING_CALLS = 32  # records: far more than buffers, so erases may queue up betwe
 FOREIGN_STACK = (
     4 * 1024
 )  # bytes: loaders in the wild use less than 1 KiB, because ST's tools give no more
-OWN_STACK = 2560  # bytes: what unpacks wants three quarters of it
+OWN_STACK = 2 * 1024  # bytes: what unpacks wants 1.7 KiB
 _CANARY = 64  # bytes at the foot of the stack that nobody may touch
 _PAINT = b"\xa5\x5a\xc3\x3c"
 _TRAPS = bytes.fromhex("00be00be 01be00be")  # BKPT 0: "returned"; BKPT 1: a stray interrupt
@@ -328,20 +328,19 @@ class CallQueue:
             (layout.stage.vectors, b"".join(Int32ul.build(vector) for vector in vectors)),
             (layout.traps, _TRAPS),
         ]
-        parts = [
-            *self._image.chunks,
+        ours = [
             self._resident.chunks[0],  # what lies behind it are tables, which it makes itself
-            *self._constants,
             (layout.ring, header),
         ]
         if layout.scratch:
-            parts.append((layout.scratch, bytes(_SCRATCH)))
-        for address, data in parts:
+            ours.append((layout.scratch, bytes(_SCRATCH)))
+        for address, data in (*self._image.chunks, *ours, *self._constants):
             self._target.write_memory(address, data)
         # How much of it our own code needs is known: there the foot is enough.
         painted = _CANARY if self._quick else len(layout.stack)
         self._target.write_memory(layout.stack.start, _PAINT * (painted // len(_PAINT)))
-        for address, data in parts[len(self._image.chunks) if self._checks_image else 0 :]:
+        # Vectors are for stray interrupts; what has become of them is seen when one came.
+        for address, data in (*(() if self._checks_image else self._image.chunks), *ours):
             if self._target.read_memory(address, len(data)) != data:
                 raise self._mutilated(address, data)
 
