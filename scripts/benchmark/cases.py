@@ -78,12 +78,12 @@ def cases(*, quick: bool) -> Iterator[Case]:
     yield Case("first load, all three devices", old, mixed, 1.05, 1.08)
     yield Case("internal flash only", old_internal, internal, 1.05, 1.12)
     yield Case("QSPI only", old_external, external, 1.03, 1.06)
-    yield Case("QSPI only, blank before", {}, external, 1.03, 1.12)
+    yield Case("QSPI only, blank before", {}, external, 1.03, 1.09)
     if not quick:
         yield Case("slow link: internal flash", old_internal, internal, 1.10, 1.10, links=SLOW)
         yield Case("slow link: QSPI, blank before", {}, external, 1.10, 1.10, links=SLOW)
     compare = 0.15 * sum(len(data) for data in mixed.values()) / MIB
-    yield Case("reload, unchanged", mixed, mixed, 1.0, 1.3, compare)
+    yield Case("reload, unchanged", mixed, mixed, 1.0, 1.0, compare)
     edited = {address: _edited(data) for address, data in mixed.items()}
     yield Case("reload, one function changed in each", mixed, edited, 1.0, 1.1, compare + 0.2)
 
