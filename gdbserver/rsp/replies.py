@@ -151,14 +151,14 @@ def pairs(**values: object) -> bytes:
 # 2026); of thumbv7em it disassembles nothing, and of thumbv7 neither udiv nor msr; and told nothing
 # it has no registers where it has no ELF.  This one is true, and leaves the rest to the ELF.
 _MACHINE = {"triple": b"arm--".hex(), "endian": "little", "ptrsize": 4}
-_PATIENCE = 600  # seconds: what a large download takes, and more
 
 
 def host_info() -> bytes:
-    """qHostInfo.  A watchpoint of DWT stops the core when the access is done."""
-    return pairs(
-        **_MACHINE, watchpoint_exceptions_received="after", default_packet_timeout=_PATIENCE
-    )
+    """qHostInfo.  A watchpoint of DWT stops the core when the access is done.
+
+    It takes no patience from here (default_packet_timeout): a late vFlashDone ends it all the same.
+    """
+    return pairs(**_MACHINE, watchpoint_exceptions_received="after")
 
 
 def process_info() -> bytes:
