@@ -27,7 +27,7 @@ known state.  It looks at this, which the host has put into SRAM::
     A job exists as soon as its length is there, which is therefore written last.
 
 How fast the link is, is measured before.  One that is much slower than a bank gets its data
-packed (`packing`), and one buffer for each bank: more would not be filled in time, and what was
+packed (`packing`), and two buffers for each bank, one to fill and one to be programmed: what was
 there before has to cross the link twice.
 
 What is in the buffers' place before is put back (`BorrowedRam`), as each comes free for good.
@@ -102,7 +102,7 @@ class Feeder:
         number = len(self._lanes)
         programming = program_seconds * (BUFFER // FLASH_WORD)
         start = self._queue.free.start + _BLOCK + number * _BUFFERS * _ROOM
-        count = 1 if self._seconds > _SLOW * programming else _BUFFERS
+        count = 2 if self._seconds > _SLOW * programming else _BUFFERS
         buffers = [start + n * _ROOM for n in range(count)]
         address = self._block + _LANES[number]
         self._target.write_words(address, [status, 0])
@@ -114,11 +114,11 @@ class Feeder:
     def may_stage(self, lane: Lane) -> bool:
         """Whether a lane may have the link: a bank that programs goes before one that is erased.
 
-        Of two that program, the first does: then they will not do it at the same time for long,
-        and a link that is too slow for both at once has time for each.
+        Of two that program, the one that began first does: then it will be erased while the other
+        programs, and a link that is too slow for both at once has time for each.
         """
-        before = self._lanes[: self._lanes.index(lane)] if lane.on else self._lanes
-        return not any(other.is_hungry() for other in before if other is not lane)
+        others = [other for other in self._lanes if other is not lane and other.is_hungry()]
+        return not any(not lane.on or other.began <= lane.began for other in others)
 
     def _open(self) -> CallQueue:
         begun = self._target.monotonic()
@@ -163,12 +163,14 @@ class Lane:
         self._waiting: deque[tuple[int, Span]] = deque()  # (buffer, where its contents go)
         self._staged = self._done = 0
         self.on = False
+        self.began = 0.0
+        """When it was switched on."""
         self.wants = False
         """Whether there is more to be staged."""
 
     def is_hungry(self) -> bool:
-        """Whether the bank programs, and could have more to program."""
-        return self.on and self.wants and self.has_room()
+        """Whether the bank programs, and could have more to program; at once, over a slow link."""
+        return self.on and self.wants and (self._packing or self.has_room())
 
     def has_room(self) -> bool:
         """Whether `stage` may be called."""
@@ -194,6 +196,7 @@ class Lane:
 
     def switch_on(self) -> None:
         """From now on the bank may be written to: it is erased, and PG is set."""
+        self.began = self._target.monotonic()
         self._target.write_word(self._address + _ON, 1)
         self.on = True
 

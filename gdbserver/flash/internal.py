@@ -225,8 +225,9 @@ class InternalBank:
             if self._feeder.may_stage(lane):
                 yield from self._stage(pieces)
             finished, trouble = lane.collect()
-            for span in finished:
+            if finished or lane.is_empty():
                 deadline = self._target.deadline(_FED)
+            for span in finished:
                 yield Did("programmed", span)
             if trouble:
                 self._check("program", sector.sector)
