@@ -109,9 +109,8 @@ class ExternalFlash:
         if not self._buffer_size:
             raise LoaderRejected(loader.path, "leaves no RAM for a buffer")
         self._next_buffer = free.start
-        self._growing: Iterator[int] = iter(
-            ()
-        )  # sizes of the next new buffers, where they are not the usual
+        self._growing: Iterator[int] = iter(())
+        """Sizes of the next new buffers, where they are not the usual."""
         self._sizes: dict[int, int] = {}  # of buffers, by address
         spare = MARGIN if self._queue.helpers and len(free) >= _BUFFER + MARGIN else 0
         self._room = self._buffer_size + spare  # of a buffer
@@ -225,7 +224,7 @@ class ExternalFlash:
             for sector in sectors_together:
                 for run in sector.runs:
                     start = 0
-                    while start < len(run.data):
+                    while start < len(run.span):
                         buffer = yield from self._buffer()
                         part = run.part(start, start + self._sizes[buffer])
                         start += len(part.data)

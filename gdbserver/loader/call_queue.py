@@ -130,10 +130,10 @@ RESULTS = 128
 STATE_WAITING, STATE_CALLING, STATE_STOPPED, STATE_ENDED = range(4)
 
 _RING_CALLS = 32  # records: far more than buffers, so erases may queue up between writes
-FOREIGN_STACK = (
-    4 * 1024
-)  # bytes: loaders in the wild use less than 1 KiB, because ST's tools give no more
-OWN_STACK = 2 * 1024  # bytes: what unpacks wants 1.7 KiB
+FOREIGN_STACK = 4 * 1024
+"""Bytes: loaders in the wild use less than 1 KiB, because ST's tools give no more."""
+OWN_STACK = 2 * 1024
+"""Bytes: what unpacks wants 1.7 KiB."""
 _CANARY = 64  # bytes at the foot of the stack that nobody may touch
 _PAINT = b"\xa5\x5a\xc3\x3c"
 _TRAPS = bytes.fromhex("00be00be 01be00be")  # BKPT 0: "returned"; BKPT 1: a stray interrupt

@@ -73,7 +73,7 @@ class Session:
         patience = time.monotonic() + PATIENCE
         while not seen():
             assert time.monotonic() < patience
-            time.sleep(0)  # let the server have its turn
+            time.sleep(0.001)  # the server is a thread of ours, and needs the interpreter
 
 
 @contextmanager
