@@ -103,6 +103,14 @@ class Client:
                 async with self._attending:
                     pass  # it hears nothing more
 
+    async def heard_while(self, answer: Awaitable[T]) -> T:
+        """The same for a command that takes long, or that an interrupt may end: from the start."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._look_after)
+            result = await answer
+            nursery.cancel_scope.cancel()
+        return result
+
     async def attend(self) -> None:
         """As long as the client is there, look after it whenever a command takes long.
 

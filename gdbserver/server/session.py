@@ -57,6 +57,7 @@ _BY_NUMBER = {register.number: register for register in REGISTERS}
 # Waiting for a stop listens by itself, and a client that waits for one is patient; in non-stop
 # mode the answer is there at once.
 _LISTENING = (commands.Resume, commands.Continue, commands.Step)
+_LONG = (commands.Monitor, commands.FlashDone)
 
 
 class Session:
@@ -166,7 +167,9 @@ class Session:
     async def _answer(self, command: commands.Command) -> bytes | None:
         if isinstance(command, _LISTENING):
             return await self._try(command)
-        return await self._client.while_waiting(self._try(command))
+        client = self._client
+        wait = client.heard_while if isinstance(command, _LONG) else client.while_waiting
+        return await wait(self._try(command))
 
     async def _try(self, command: commands.Command) -> bytes | None:
         try:
