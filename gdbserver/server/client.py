@@ -1,7 +1,7 @@
 """The client at the other end of the stream: what it sends, and what it is sent.
 
 Rule 1: `receive` is the one place that waits for the client, and cancelling it loses nothing.  One
-task at a time does: the session's, or while a command takes long, the one in `attend`.
+task at a time does: the session's, or while a command takes long, one in `_look_after`.
 Rule 2: what is sent leaves in one piece, whoever else is sending.
 Rule 3: console output and keep-alives go out only where GDB and LLDB expect or ignore them.
 """
@@ -104,7 +104,7 @@ class Client:
                     pass  # it hears nothing more
 
     async def heard_while(self, answer: Awaitable[T]) -> T:
-        """The same for a command that takes long, or that an interrupt may end: from the start."""
+        """The same for one that takes long, or that an interrupt may end: heard from the start."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._look_after)
             result = await answer

@@ -49,7 +49,8 @@ class Files:
                     raise OSError(errno.ENOENT, "it is not the program")
                 if flags != _READ_ONLY:
                     raise OSError(errno.EACCES, "it may only be read")
-                return replies.file_result(self._hold(await _read(program)))
+                contents = await trio.to_thread.run_sync(program.contents)
+                return replies.file_result(self._hold(contents))
             case commands.ReadFile(descriptor, count, offset):
                 contents = self._contents(descriptor)
                 part = contents[offset : offset + min(count, _LONGEST_READ)]
@@ -76,10 +77,6 @@ class Files:
         if descriptor not in self._open:
             raise OSError(errno.EBADF, "it is not open")
         return self._open[descriptor]
-
-
-async def _read(program: KnownProgram) -> bytes:
-    return await trio.to_thread.run_sync(program.contents)
 
 
 def _status(size: int, modified: int) -> bytes:

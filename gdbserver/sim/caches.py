@@ -96,6 +96,7 @@ class Caches:
             self._update()
 
     def _update(self) -> None:
+        """A new list where there is news: that is how whoever watches these lines sees it."""
         stale = merge([*self._old, *self._unclean])
         if stale != self.stale:
             self.stale = stale
