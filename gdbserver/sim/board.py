@@ -275,6 +275,7 @@ class Board:
         self.wwdg.on_timeout = lambda: self.reset(ResetCause.WWDG1)
         self.wwdg.on_irq = lambda level: self.scs.set_irq(_WWDG_IRQ, level)
         self.rcc.on_peripheral_reset = self._reset_peripheral
+        self.rcc.on_gates_changed.append(self.quadspi.gates_changed)
         self._fill_rams()
         self._end_reset()
 

@@ -31,12 +31,20 @@ class Master(Enum):
 
 
 class BusError(Exception):
-    """The slave, or nobody, answered with an error response.  The bus fills in `address`."""
+    """The slave, or nobody, answered with an error response.
+
+    A slave does not know where it is: who asked it fills in `address`.
+    """
 
     def __init__(self, access: Literal["read", "write", "fetch"], address: int = -1) -> None:
         super().__init__(access, address)
         self.access = access
         self.address = address
+
+    def complete(self, address: int) -> None:
+        """The access was one to `address`, unless it is known better."""
+        if self.address < 0:
+            self.address = address
 
     def __str__(self) -> str:
         return f"bus error on {self.access} at {self.address:#010x}"

@@ -9,49 +9,61 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 MICROSECOND = 1_000
 MILLISECOND = 1_000_000
 SECOND = 1_000_000_000
 
 
-@dataclass(order=True, slots=True)
+NEVER = 1 << 63
+
+
+@dataclass(eq=False, slots=True)
 class Event:
     """Something that happens at `when`; events of one instant happen in the order of asking."""
 
     when: int
-    order: int
-    action: Callable[[], None] = field(compare=False)
-    cancelled: bool = field(default=False, compare=False)
+    action: Callable[[], None]
+    cancelled: bool = False
 
     def cancel(self) -> None:
         self.cancelled = True
 
 
 class Clock:
-    """The board's one clock.  `now` never goes backwards."""
+    """The board's one clock.  `now` never goes backwards.
+
+    Who moves it often may do so by setting `now`, as long as that stays before `quiet_until`.
+    """
 
     def __init__(self) -> None:
         self.now = 0
-        self._events: list[Event] = []
+        self.quiet_until = NEVER
+        """Nothing happens before then."""
+        self._events: list[tuple[int, int, Event]] = []
+        """With what to sort them by in front: tuples are compared without a call."""
         self._count = 0
         self.before_waiting: list[Callable[[], None]] = []
         """Called by `next_change`: devices make events for what nobody but a waiting one sees."""
 
     def after(self, delay: int, action: Callable[[], None]) -> Event:
         """Call `action` once, `delay` nanoseconds from now."""
-        event = Event(self.now + max(0, delay), self._count, action)
+        when = self.now + max(0, delay)
+        event = Event(when, action)
+        heapq.heappush(self._events, (when, self._count, event))
         self._count += 1
-        heapq.heappush(self._events, event)
+        self.quiet_until = min(self.quiet_until, when)
         return event
 
     @property
     def next_event(self) -> int | None:
         """When the next event is due, or None if nothing is."""
-        while self._events and self._events[0].cancelled:
-            heapq.heappop(self._events)
-        return self._events[0].when if self._events else None
+        events = self._events
+        while events and events[0][2].cancelled:
+            heapq.heappop(events)
+        self.quiet_until = events[0][0] if events else NEVER
+        return events[0][0] if events else None
 
     def next_change(self) -> int | None:
         """When what can be seen may be another, for somebody who waits for that.
@@ -64,11 +76,12 @@ class Clock:
 
     def advance_to(self, when: int) -> None:
         """Let time pass until `when`, and let everything happen that is due by then."""
-        # The core comes here for each of its accesses to a peripheral, so: no call too many.
-        events = self._events
-        while events and (events[0].when <= when or events[0].cancelled):
-            event = heapq.heappop(events)
-            if not event.cancelled:
-                self.now = max(self.now, event.when)
-                event.action()
+        if when >= self.quiet_until:
+            events = self._events
+            while events and (events[0][0] <= when or events[0][2].cancelled):
+                due, _, event = heapq.heappop(events)
+                if not event.cancelled:
+                    self.now = max(self.now, due)
+                    event.action()
+            self.quiet_until = events[0][0] if events else NEVER
         self.now = max(self.now, when)

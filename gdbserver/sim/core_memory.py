@@ -23,6 +23,7 @@ import unicorn as uc
 from gdbserver.chip.memory import Span
 from gdbserver.sim.bus import BLOCK_BITS, Bus, BusError, BusStall, Direct, Mappable, Master
 from gdbserver.sim.polling import AccessKind
+from gdbserver.sim.unicorn_calls import AccessCallbacks
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ _READ_EXECUTE = uc.UC_PROT_READ | uc.UC_PROT_EXEC
 # What every access needs, without a look into the enumerations.
 _LOOK, _FEED, _WRITE, _ACT = AccessKind.LOOK, AccessKind.FEED, AccessKind.WRITE, AccessKind.ACT
 _CORE = Master.CORE
+_MASKS = {size: (1 << 8 * size) - 1 for size in (1, 2, 4)}
 
 
 class AccessListener(Protocol):
@@ -61,6 +63,19 @@ class _Access:
     value: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Slave:
+    """Who answers in a block of the address map, found out once: no access asks the bus again."""
+
+    start: int
+    read: Callable[[int, int, Master], int]
+    write: Callable[[int, int, int, Master], None]
+    data_ports: frozenset[int] = frozenset()
+    """Offsets whose reads must not be taken for waiting."""
+    idle_writes: frozenset[int] = frozenset()
+    """Offsets whose writes may."""
+
+
 class CoreMemory:
     """Unicorn's memory map, kept in step with the bus."""
 
@@ -73,7 +88,9 @@ class CoreMemory:
         self._programmed: set[int] = set()
         """Starts of devices that are plain for reading only, and that the core has written to."""
         self._sometimes_plain: dict[int, tuple[Span, Mappable]] = {}
-        self._ports: dict[int, tuple[frozenset[int], frozenset[int]]] = {}
+        self._slaves: dict[int, _Slave] = {}
+        self._callbacks = AccessCallbacks(unicorn, self._on_read, self._on_write)
+        self._failure: BaseException | None = None
         self.running = False
         self._replay: _Access | None = None
         self._expected_bytes = Span(0, 0)
@@ -98,6 +115,9 @@ class CoreMemory:
             self._uc.emu_start(start, until, 0, count)
         finally:
             self.running = False
+            failure, self._failure = self._failure, None
+            if failure is not None:
+                raise failure
 
     def is_plain(self, address: int) -> bool:
         """Whether an access here reaches memory without a call back; maps it if need be."""
@@ -139,7 +159,7 @@ class CoreMemory:
             self._called.add(page)
             if found is not None and isinstance(found[1], Mappable):
                 self._sometimes_plain[page] = (found[0], found[1])
-            self._uc.mmio_map(page, PAGE, self._on_read, page, self._on_write, page)
+            self._callbacks.map(page, PAGE)
         return True
 
     def forget_page(self, address: int) -> None:
@@ -188,44 +208,62 @@ class CoreMemory:
         else:
             action()
 
-    def _on_read(self, _uc: Any, offset: int, size: int, page: int) -> int:
+    def _on_read(self, _engine: int, offset: int, size: int, page: int) -> int:
+        try:
+            return self._read(page + offset, size)
+        except BaseException as failure:
+            self._fail(failure)
+            return 0
+
+    def _on_write(self, _engine: int, offset: int, size: int, value: int, page: int) -> None:
         address = page + offset
+        try:
+            replay = self._replay
+            if replay is not None:
+                self._replay = None
+                if replay == _Access(True, address, value):
+                    return
+            self._write(address, size, value)
+        except BaseException as failure:
+            self._fail(failure)
+
+    def _fail(self, failure: BaseException) -> None:
+        """Whatever else goes wrong in here is raised by `run`: Unicorn would swallow it."""
+        self._failure = self._failure or failure
+        self._uc.emu_stop()
+
+    def _read(self, address: int, size: int) -> int:
+        """Carry out a load, no wider than the bus."""
         replay = self._replay
         if replay is not None:
             self._replay = None
             if not replay.write and replay.address == address:
                 return replay.value
         listener = self._listener
-        word = size if size < 4 else 4
         try:
             if not listener.before_access(address):
                 raise BusError("read", address)
-            value = self._bus.read(address, word, _CORE)
-            if size > word:
-                value |= self._bus.read(address + word, word, _CORE) << 8 * word
+            slave = self._slaves.get(address >> BLOCK_BITS) or self._find_slave(address)
+            at = address - slave.start
+            if size <= 4:
+                value = slave.read(at, size, _CORE)
+            else:
+                value = slave.read(at, 4, _CORE)
+                value |= self._bus.read(address + 4, 4, _CORE) << 32
         except BusError as error:
+            error.complete(address)
             listener.refused(error)
             return 0
         except BusStall as stall:
             listener.stalled(stall)
             return 0
+        page = address & ~(PAGE - 1)
         if page in self._sometimes_plain:
             self._look_again(page, address)
-        ports = self._ports.get(address >> BLOCK_BITS) or self._special_ports(address)
-        kind = _ACT if address in ports[0] else _LOOK
-        if listener.after_access(address, value, kind):
+        if listener.after_access(address, value, _ACT if at in slave.data_ports else _LOOK):
             self._replay = _Access(False, address, value)
             listener.finish_instruction()
         return value
-
-    def _on_write(self, _uc: Any, offset: int, size: int, value: int, page: int) -> None:
-        address = page + offset
-        replay = self._replay
-        if replay is not None:
-            self._replay = None
-            if replay == _Access(True, address, value):
-                return
-        self._write(address, size, value)
 
     def _look_again(self, page: int, address: int) -> None:
         """The slave answers accesses; it may have become plain memory by now."""
@@ -256,35 +294,37 @@ class CoreMemory:
     def _write(self, address: int, size: int, value: int) -> bool:
         """Carry out a store, no wider than the bus; whether its instruction goes on."""
         listener = self._listener
-        word = min(size, 4)
-        mask = (1 << 8 * word) - 1
         try:
             if not listener.before_access(address):
                 raise BusError("write", address)
-            self._bus.write(address, word, value & mask, _CORE)
-            if size > word:
-                self._bus.write(address + word, word, value >> 32, _CORE)
+            slave = self._slaves.get(address >> BLOCK_BITS) or self._find_slave(address)
+            at = address - slave.start
+            if size <= 4:
+                slave.write(at, size, value & _MASKS[size], _CORE)
+            else:
+                slave.write(at, 4, value & _MASKS[4], _CORE)
+                self._bus.write(address + 4, 4, value >> 32, _CORE)
         except BusError as error:
+            error.complete(address)
             return listener.refused(error)
         except BusStall as stall:
             listener.stalled(stall)
             return False
-        ports = self._ports.get(address >> BLOCK_BITS) or self._special_ports(address)
-        data_ports, idle_writes = ports
-        kind = _FEED if address in idle_writes else _ACT if address in data_ports else _WRITE
+        kind = _FEED if at in slave.idle_writes else _ACT if at in slave.data_ports else _WRITE
         if listener.after_access(address, value, kind):
             self._replay = _Access(True, address, value)
             listener.finish_instruction()
         return True
 
-    def _special_ports(self, address: int) -> tuple[frozenset[int], frozenset[int]]:
-        """Addresses that must not, and that may, be taken for waiting, around `address`."""
-        reads: set[int] = set()
-        writes: set[int] = set()
+    def _find_slave(self, address: int) -> _Slave:
+        """Who answers at `address`; the bus itself, where nobody does."""
         found = self._bus.find(address)
-        if found is not None:
-            span, device = found
-            reads = {span.start + offset for offset in getattr(device, "data_ports", ())}
-            writes = {span.start + offset for offset in getattr(device, "idle_writes", ())}
-        ports = self._ports[address >> BLOCK_BITS] = (frozenset(reads), frozenset(writes))
-        return ports
+        if found is None:
+            return _Slave(0, self._bus.read, self._bus.write)
+        span, device = found
+        ports, idle = getattr(device, "data_ports", ()), getattr(device, "idle_writes", ())
+        slave = _Slave(span.start, device.read, device.write, frozenset(ports), frozenset(idle))
+        block = Span.of(address >> BLOCK_BITS << BLOCK_BITS, 1 << BLOCK_BITS)
+        if block in span:  # the device has it for itself
+            self._slaves[address >> BLOCK_BITS] = slave
+        return slave

@@ -12,6 +12,8 @@ from typing import Any
 
 from unicorn import arm_const as arm
 
+from gdbserver.sim.unicorn_calls import RegisterAccess
+
 CONTROL_NPRIV = 1 << 0
 CONTROL_SPSEL = 1 << 1
 CONTROL_FPCA = 1 << 2
@@ -45,7 +47,7 @@ class CoreRegisters:
     """
 
     def __init__(self, unicorn: Any) -> None:
-        self._uc = unicorn
+        self._unicorn = RegisterAccess(unicorn)
         self._known: dict[int, int] = {}
         self._live = False
 
@@ -62,18 +64,22 @@ class CoreRegisters:
     def _read(self, register: int) -> int:
         value = self._known.get(register)
         if value is None:
-            value = int(self._uc.reg_read(register))
+            value = self._unicorn.read(register)
             if not self._live:
                 self._known[register] = value
         return value
 
     def _write(self, register: int, value: int) -> None:
-        self._uc.reg_write(register, value)
+        self._unicorn.write(register, value)
         if register in _BANKING:
             for related in _BANKING:
                 self._known.pop(related, None)
         else:
             self._known.pop(register, None)
+
+    def unicorn_pc(self) -> int:
+        """Where Unicorn has stopped."""
+        return self._unicorn.read(arm.UC_ARM_REG_PC)
 
     def general(self, number: int) -> int:
         """r0 to r12, sp (of the current bank) as 13, lr as 14."""

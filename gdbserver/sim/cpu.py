@@ -332,7 +332,7 @@ class Core:
         except uc.UcError:
             if self._then is None:
                 raise
-        self.pc = int(self._uc.reg_read(arm.UC_ARM_REG_PC))
+        self.pc = self.registers.unicorn_pc()
         then, self._then = self._then, None
         if then is None and self.pc not in self._exits:
             if self._half_charged:
@@ -671,9 +671,13 @@ class Core:
             cycles += self._count // 2 * CYCLES_PER_INSTRUCTION
         # `spend`, in place: a driver makes hundreds of accesses for each page that it programs.
         self.cycles += cycles
-        clock = self._clock
         spent, self._cycle_fraction = divmod(cycles * SECOND + self._cycle_fraction, self._hz)
-        clock.advance_to(clock.now + spent)
+        clock = self._clock
+        now = clock.now + spent
+        if now < clock.quiet_until:
+            clock.now = now
+        else:
+            clock.advance_to(now)
         if address < _PPB:
             return True
         registers = self.registers
@@ -739,7 +743,7 @@ class Core:
                 raise
         finally:
             self._finishing = False
-        self.pc = int(self._uc.reg_read(arm.UC_ARM_REG_PC))
+        self.pc = self.registers.unicorn_pc()
         then, self._then = self._then, None
         if then is not None:
             then()

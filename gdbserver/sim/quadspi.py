@@ -24,6 +24,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from functools import lru_cache, partial
 
 from gdbserver.chip.memory import Span
 from gdbserver.chip.stm32h743 import QSPI_WINDOW, QUADSPI_IRQ
@@ -47,9 +48,11 @@ FIFO = 32
 RESUME_FREE = 4  # a read that filled the FIFO goes on once so many bytes are free
 LINES = (0, 1, 2, 4)  # what IMODE, ADMODE, ABMODE and DMODE mean
 _PS = 1000  # picoseconds per nanosecond: a clock cycle is rarely whole nanoseconds
-_CR, _SR, _CCR, _DR = 0x00, 0x08, 0x14, 0x20
-_DFM = 1 << 6  # in CR
-_FTF, _BUSY, _LATCHED = 1 << 2, 1 << 5, 0b11011  # in SR; TOF, SMF, TCF and TEF are latched
+_CR, _DCR, _SR, _CCR, _AR, _ABR, _DR = 0x00, 0x04, 0x08, 0x14, 0x18, 0x1C, 0x20
+_EN, _DFM, _FSEL, _INTERRUPTS = 1 << 0, 1 << 6, 1 << 7, 0x1F << 16  # in CR
+_TCF, _FTF, _BUSY = 1 << 1, 1 << 2, 1 << 5  # in SR
+_LATCHED = 0b11011  # TOF, SMF, TCF and TEF, which FCR clears
+_CLEAR_SMF = 1 << 3  # in FCR
 _LONGEST = 1 << 28  # bytes of one command: more than any NOR holds
 
 
@@ -62,14 +65,64 @@ class Mode(IntEnum):
     MEMORY_MAPPED = 3
 
 
-_INDIRECT_WRITE = int(Mode.INDIRECT_WRITE)
+# Members of an enumeration by their names take longer than all else that is done with them.
+_INDIRECT_WRITE, _INDIRECT_READ = int(Mode.INDIRECT_WRITE), int(Mode.INDIRECT_READ)
+_AUTO_POLLING, _MEMORY_MAPPED = int(Mode.AUTO_POLLING), int(Mode.MEMORY_MAPPED)
+
+
+@dataclass(frozen=True, slots=True)
+class _Phases:
+    """A value of CCR, taken apart."""
+
+    mode: int
+    instruction: int | None
+    instruction_lines: int
+    once: bool
+    """SIOO: the instruction is sent with the first command only."""
+    address_bytes: int
+    address_lines: int
+    alternate_bytes: int
+    alternate_lines: int
+    dummy: int
+    has_data: bool
+    data_lines: int
+    ddr: bool
+
+    @classmethod
+    def of(cls, ccr: Fields) -> _Phases:
+        return cls(
+            mode=ccr.FMODE,
+            instruction=ccr.INSTRUCTION if ccr.IMODE else None,
+            instruction_lines=LINES[ccr.IMODE] or 1,
+            once=bool(ccr.SIOO),
+            address_bytes=ccr.ADSIZE + 1 if ccr.ADMODE else 0,
+            address_lines=LINES[ccr.ADMODE] or 1,
+            alternate_bytes=ccr.ABSIZE + 1 if ccr.ABMODE else 0,
+            alternate_lines=LINES[ccr.ABMODE] or 1,
+            dummy=ccr.DCYC,
+            has_data=bool(ccr.DMODE),
+            data_lines=LINES[ccr.DMODE] or 1,
+            ddr=bool(ccr.DDRM),
+        )
+
+    @property
+    def edges(self) -> int:
+        return 2 if self.ddr else 1
+
+    def lead_clocks(self, instruction: int | None) -> int:
+        """Cycles from chip select to the first data bit."""
+        clocks = 1 + self.dummy
+        if instruction is not None:
+            clocks += 8 // self.instruction_lines
+        clocks += 8 * self.address_bytes // self.address_lines // self.edges
+        return clocks + 8 * self.alternate_bytes // self.alternate_lines // self.edges
 
 
 @dataclass(slots=True)
 class _Transfer:
     """Data on its way through the FIFO.  `next_ps` is when the next byte has passed."""
 
-    frame: Frame
+    address: int
     total: int
     byte_ps: int
     next_ps: int
@@ -265,7 +318,10 @@ class QuadSpi(Peripheral):
         self.set_irq: Callable[[int, bool], None] = lambda number, level: None
         self._kernel_hz = kernel_hz
         self._wired = wired
+        self._dice: dict[int, list[Nor | None]] = {}
+        """Who is selected, by what CR says of it: as long as no pin is used for something else."""
         self._clocked = clocked
+        self._has_clock = clocked()
         self._event: Event | None = None
         self._mark: Event | None = None
         self._granted = False
@@ -288,14 +344,17 @@ class QuadSpi(Peripheral):
     # --- Registers ----------------------------------------------------------------------------
 
     def read(self, offset: int, size: int, master: Master) -> int:
-        if not self._clocked():
+        if not self._has_clock:
             return 0
+        if offset == _SR and size == 4:  # what a driver reads more often than all the rest
+            self._refresh_status()
+            return self._values[_SR]
         if offset & ~3 == _DR:
             return self._pop(size)
         return super().read(offset, size, master)
 
     def write(self, offset: int, size: int, value: int, master: Master) -> None:
-        if not self._clocked():
+        if not self._has_clock:
             log.info("QUADSPI: write of %#x to offset %#05x without a clock", value, offset)
             return
         if offset & ~3 == _DR:
@@ -344,31 +403,25 @@ class QuadSpi(Peripheral):
             # By hand, because drivers poll this register more than any other: nothing moves, and
             # of the flags only FTF is not a matter of events.  The FIFO is empty.
             values = self._values
-            room = values[_CR] & 1 and values[_CCR] >> 26 & 0b11 == _INDIRECT_WRITE
+            room = values[_CR] & _EN and values[_CCR] >> 26 & 0b11 == _INDIRECT_WRITE
             status = values[_SR] & _LATCHED | (_BUSY if self._busy else 0)
             values[_SR] = status | (_FTF if room else 0)
             return
         self._settle()
+        values = self._values
         level = 0
         if self._out is not None:
             level = len(self._out.data) - self._out.passed
         elif self._in is not None:
             level = self._in.passed - self._in.taken
-        status = self.raw(self.SR) & _LATCHED | level << 8 | (_BUSY if self._busy else 0)
-        self.set_raw(self.SR, status | (_FTF if self._threshold_reached() else 0))
+        status = values[_SR] & _LATCHED | level << 8 | (_BUSY if self._busy else 0)
+        values[_SR] = status | (_FTF if self._threshold_reached() else 0)
 
     @FCR.writes
     def _clear_flags(self, fcr: Fields) -> None:
-        """Each set bit clears the flag of the same name in SR; FCR stores nothing."""
-        sr = self[self.SR]
-        self.update(
-            self.SR,
-            TOF=sr.TOF and not fcr.CTOF,
-            SMF=sr.SMF and not fcr.CSMF,
-            TCF=sr.TCF and not fcr.CTCF,
-            TEF=sr.TEF and not fcr.CTEF,
-        )
-        if fcr.CSMF and self._polling and self._event is None:
+        """Each set bit clears the flag at the same place in SR; FCR stores nothing."""
+        self._values[_SR] &= ~(fcr.value & _LATCHED)
+        if fcr.value & _CLEAR_SMF and self._polling and self._event is None:
             self._next_poll(soon=True)
         self._update_irq()
 
@@ -406,27 +459,28 @@ class QuadSpi(Peripheral):
         self._revoke()
         self._drop_fifo()
         self._instruction_sent = False
-        if ccr.FMODE == Mode.MEMORY_MAPPED or ccr.ADMODE:
+        phases = self._phases
+        if phases.mode == _MEMORY_MAPPED or phases.address_bytes:
             return
-        if ccr.FMODE == Mode.INDIRECT_WRITE and ccr.DMODE:
+        if phases.mode == _INDIRECT_WRITE and phases.has_data:
             return
-        if ccr.IMODE or ccr.DMODE:
+        if phases.instruction is not None or phases.has_data:
             self._start()
 
     @AR.writes
     def _address(self, ar: Fields) -> None:
         """Starts a command with an address, unless data to write must come first."""
-        ccr = self[self.CCR]
+        phases = self._phases
         if self._dual:  # bit 0 is stuck at 0
             ar = Fields(self.AR.fields, ar.value & ~1)
-        if ccr.FMODE == Mode.MEMORY_MAPPED or not self._when_idle(self.AR, ar):
+        if phases.mode == _MEMORY_MAPPED or not self._when_idle(self.AR, ar):
             return
-        if not ccr.ADMODE:
+        if not phases.address_bytes:
             return
         self._drop_fifo()
         if ar.value >= self._size():
             self._transfer_error()
-        elif not (ccr.FMODE == Mode.INDIRECT_WRITE and ccr.DMODE):
+        elif not (phases.mode == _INDIRECT_WRITE and phases.has_data):
             self._start()
 
     def _transfer_error(self) -> None:
@@ -437,68 +491,69 @@ class QuadSpi(Peripheral):
 
     @property
     def _dual(self) -> bool:
-        return bool(self.raw(self.CR) & _DFM)
+        return bool(self._values[_CR] & _DFM)
+
+    @property
+    def _phases(self) -> _Phases:
+        return _taken_apart(self._values[_CCR])
 
     def _size(self) -> int:
         """Bytes of flash, as DCR says: of both dice together in dual-flash mode."""
-        return 2 << self[self.DCR].FSIZE
+        return 2 << (self._values[_DCR] >> 16 & 0x1F)
 
     def _length(self) -> int:
         """Bytes of the data phase; all ones in DLR mean up to the end of the flash."""
         length = self.raw(self.DLR)
         if length == 0xFFFFFFFF:
-            return int(self._size() - (self.raw(self.AR) if self[self.CCR].ADMODE else 0))
+            return self._size() - (self._values[_AR] if self._phases.address_bytes else 0)
         return length + 1
 
     def _frame(self, address: int, *, write: bytes = b"", read: int = 0) -> Frame:
         """A frame as the software sees it: of whole addresses, with the bytes of both dice."""
-        ccr = self[self.CCR]
-        instruction: int | None = None
-        if ccr.IMODE and not (ccr.SIOO and self._instruction_sent):
-            instruction = ccr.INSTRUCTION
+        phases = self._phases
         return Frame(
-            instruction=instruction,
-            instruction_lines=LINES[ccr.IMODE] or 1,
+            instruction=self._instruction(phases),
+            instruction_lines=phases.instruction_lines,
             address=address,
-            address_bytes=ccr.ADSIZE + 1 if ccr.ADMODE else 0,
-            address_lines=LINES[ccr.ADMODE] or 1,
-            alternate=self.raw(self.ABR),
-            alternate_bytes=ccr.ABSIZE + 1 if ccr.ABMODE else 0,
-            alternate_lines=LINES[ccr.ABMODE] or 1,
-            dummy=ccr.DCYC,
-            data_lines=LINES[ccr.DMODE] or 1,
+            address_bytes=phases.address_bytes,
+            address_lines=phases.address_lines,
+            alternate=self._values[_ABR],
+            alternate_bytes=phases.alternate_bytes,
+            alternate_lines=phases.alternate_lines,
+            dummy=phases.dummy,
+            data_lines=phases.data_lines,
             write=write,
             read=read,
-            ddr=bool(ccr.DDRM),
+            ddr=phases.ddr,
         )
+
+    def _instruction(self, phases: _Phases) -> int | None:
+        """What the next command begins with, if with an instruction at all."""
+        return None if phases.once and self._instruction_sent else phases.instruction
 
     def _clock_ps(self) -> int:
         """One cycle of CLK; 0 if the kernel clock stands still."""
         hz = self._kernel_hz()
-        return (self[self.CR].PRESCALER + 1) * 1_000_000_000_000 // hz if hz > 0 else 0
-
-    def _lead_clocks(self, frame: Frame) -> int:
-        """Cycles from chip select to the first data bit."""
-        clocks = 1 + frame.dummy
-        if frame.instruction is not None:
-            clocks += 8 // frame.instruction_lines
-        edges = 2 if frame.ddr else 1
-        clocks += 8 * frame.address_bytes // frame.address_lines // edges
-        return clocks + 8 * frame.alternate_bytes // frame.alternate_lines // edges
+        return ((self._values[_CR] >> 24) + 1) * 1_000_000_000_000 // hz if hz > 0 else 0
 
     def _tail_clocks(self) -> int:
         """Cycles from the last bit to when chip select may fall again."""
-        return 1 + int(self[self.DCR].CSHT) + 1
+        return 1 + (self._values[_DCR] >> 8 & 0b111) + 1
 
-    def _data_ps(self, frame: Frame, clock_ps: int) -> int:
+    def _data_ps(self, phases: _Phases, clock_ps: int) -> int:
         """How long a byte of data takes; two dice take two at a time."""
-        return 8 * clock_ps // frame.data_lines // (2 if frame.ddr else 1) // (1 + self._dual)
+        return 8 * clock_ps // phases.data_lines // phases.edges // (1 + self._dual)
 
     def _selected(self) -> list[Nor | None]:
         """Who hangs on the wires that are driven, for each of the banks in use."""
-        cr = self[self.CR]
-        banks = (1, 2) if cr.DFM else (2,) if cr.FSEL else (1,)
-        return [self.nors.get(b) if self._wired(b, bool(cr.DFM)) else None for b in banks]
+        chosen = self._values[_CR] & (_DFM | _FSEL)
+        dice = self._dice.get(chosen)
+        if dice is None:
+            dual = bool(chosen & _DFM)
+            banks = (1, 2) if dual else (2,) if chosen & _FSEL else (1,)
+            dice = [self.nors.get(b) if self._wired(b, dual) else None for b in banks]
+            self._dice[chosen] = dice
+        return dice
 
     def _ask(self, frame: Frame) -> bytes:
         """The wires: to the dice, where there are any, or into the void."""
@@ -519,23 +574,22 @@ class QuadSpi(Peripheral):
         )
 
     def _start(self) -> None:
-        ccr, cr = self[self.CCR], self[self.CR]
-        if not cr.EN:
-            log.info("QUADSPI: command %#04x while disabled", ccr.INSTRUCTION)
+        values, phases = self._values, self._phases
+        if not values[_CR] & _EN:
+            log.info("QUADSPI: command %#04x while disabled", values[_CCR] & 0xFF)
             return
-        has_data = bool(ccr.DMODE)
-        length = self._length() if has_data else 0
-        address = self.raw(self.AR) if ccr.ADMODE else 0
-        if ccr.ADMODE and has_data and address + length > self._size():
+        length = self._length() if phases.has_data else 0
+        address = values[_AR] if phases.address_bytes else 0
+        if phases.address_bytes and phases.has_data and address + length > self._size():
             self._transfer_error()
             return
         self._busy = True
         clock_ps = self._clock_ps()
         if not clock_ps:
-            log.warning("QUADSPI: command %#04x without a kernel clock", ccr.INSTRUCTION)
+            log.warning("QUADSPI: command %#04x without a kernel clock", values[_CCR] & 0xFF)
             return
         now_ps = self.clock.now * _PS
-        if ccr.FMODE == Mode.AUTO_POLLING:
+        if phases.mode == _AUTO_POLLING:
             self._polling = True
             self._poll_start_ps = now_ps
             self._next_poll()
@@ -543,20 +597,19 @@ class QuadSpi(Peripheral):
         if length > _LONGEST:
             log.warning("QUADSPI: only the first %#x of %#x bytes are modelled", _LONGEST, length)
             length = _LONGEST
-        reading = ccr.FMODE == Mode.INDIRECT_READ and has_data
-        frame = self._frame(address, read=length if reading else 0)
-        data_ps = now_ps + self._lead_clocks(frame) * clock_ps
-        byte_ps = self._data_ps(frame, clock_ps)
-        transfer = _Transfer(frame, length, byte_ps, data_ps + byte_ps, together=1 + self._dual)
-        if reading:
-            transfer.data = bytearray(self._ask(frame))
+        data_ps = now_ps + phases.lead_clocks(self._instruction(phases)) * clock_ps
+        byte_ps = self._data_ps(phases, clock_ps)
+        if not phases.has_data:
+            end_ps = data_ps + self._tail_clocks() * clock_ps
+            self._at(end_ps, partial(self._end_without_data, self._frame(address)))
+            return
+        transfer = _Transfer(address, length, byte_ps, data_ps + byte_ps, together=1 + self._dual)
+        if phases.mode == _INDIRECT_READ:
+            transfer.data = bytearray(self._ask(self._frame(address, read=length)))
             self._in = transfer
             self._schedule_again()
-        elif has_data:
-            self._out = transfer
         else:
-            end_ps = data_ps + self._tail_clocks() * clock_ps
-            self._at(end_ps, lambda: self._end_without_data(frame))
+            self._out = transfer
 
     def _end_without_data(self, frame: Frame) -> None:
         self._event = None
@@ -565,7 +618,7 @@ class QuadSpi(Peripheral):
 
     def _complete(self) -> None:
         self._busy = False
-        self.update(self.SR, TCF=1)
+        self._values[_SR] |= _TCF
         self._update_irq()
 
     # --- The FIFO -----------------------------------------------------------------------------
@@ -573,8 +626,8 @@ class QuadSpi(Peripheral):
     def _push(self, size: int, value: int) -> None:
         """A write to DR; the first one of an indirect write starts the command."""
         if self._out is None:
-            ccr = self[self.CCR]
-            if self._busy or ccr.FMODE != Mode.INDIRECT_WRITE or not ccr.DMODE:
+            phases = self._phases
+            if self._busy or phases.mode != _INDIRECT_WRITE or not phases.has_data:
                 log.info("QUADSPI: write to DR ignored")
                 return
             self._start()
@@ -582,10 +635,11 @@ class QuadSpi(Peripheral):
                 return
         out = self._out
         now_ps = self.clock.now * _PS
-        if len(out.data) == out.total:
+        pushed = len(out.data)
+        if pushed == out.total:
             log.info("QUADSPI: write to DR beyond DLR ignored")
             return
-        waiting = len(out.data) - out.passed
+        waiting = pushed - out.passed
         if waiting:
             # What `_settle` does, in place: a loader moves every byte of a page through here.
             if now_ps >= out.next_ps:
@@ -599,14 +653,15 @@ class QuadSpi(Peripheral):
         if waiting < out.together:  # the clock stood still
             out.next_ps = max(out.next_ps, now_ps + out.byte_ps)
         out.data += value.to_bytes(size, "little")
-        if len(out.data) >= out.total:
+        if pushed + size >= out.total:
             del out.data[out.total :]
             left = out.total - out.passed
             end_ps = out.next_ps + (left - 1) * out.byte_ps
             self._at(end_ps + self._tail_clocks() * self._clock_ps(), self._end_of_write)
         elif self._event is not None:
             self._schedule_again()
-        self._update_irq()
+        if self._irq or self._values[_CR] & _INTERRUPTS:
+            self._update_irq()
 
     def _end_of_write(self) -> None:
         self._event = None
@@ -616,8 +671,7 @@ class QuadSpi(Peripheral):
         self._complete()
 
     def _send(self, out: _Transfer, length: int) -> None:
-        address = out.frame.address
-        self._ask(self._frame(address, write=bytes(out.data[:length])))
+        self._ask(self._frame(out.address, write=bytes(out.data[:length])))
 
     def _pop(self, size: int) -> int:
         """A read of DR: takes just as many bytes as it is wide."""
@@ -665,12 +719,12 @@ class QuadSpi(Peripheral):
                     transfer.paused = True
 
     def _threshold_reached(self) -> bool:
-        control = self.raw(self.CR)
+        control = self._values[_CR]
         needed = (control >> 8 & 0x1F) + 1
         if self._in is not None:
             level = self._in.passed - self._in.taken
             return level >= needed or (level > 0 and self._in.passed == self._in.total)
-        if control & 1 and self.raw(self.CCR) >> 26 & 0b11 == Mode.INDIRECT_WRITE:
+        if control & _EN and self._values[_CCR] >> 26 & 0b11 == _INDIRECT_WRITE:
             waiting = len(self._out.data) - self._out.passed if self._out is not None else 0
             return FIFO - waiting >= needed
         return False
@@ -749,8 +803,7 @@ class QuadSpi(Peripheral):
         self._update_irq()
 
     def _update_irq(self) -> None:
-        cr = self.raw(self.CR)
-        enabled = cr >> 16 & 0x1F
+        enabled = (self._values[_CR] & _INTERRUPTS) >> 16
         if not enabled and not self._irq:
             return
         flags = self.raw(self.SR) & _LATCHED | (_FTF if self._threshold_reached() else 0)
@@ -778,12 +831,11 @@ class QuadSpi(Peripheral):
         Polls in between read what the last one read, so they are left out.
         """
         length = min(self._length(), 4)
-        frame = self._frame(self.raw(self.AR), read=length)
-        clock_ps = self._clock_ps()
+        clock_ps, phases = self._clock_ps(), self._phases
         if not clock_ps:
             return
-        around_ps = (self._lead_clocks(frame) + self._tail_clocks()) * clock_ps
-        command_ps = around_ps + length * self._data_ps(frame, clock_ps)
+        around = phases.lead_clocks(self._instruction(phases)) + self._tail_clocks()
+        command_ps = around * clock_ps + length * self._data_ps(phases, clock_ps)
         period_ps = command_ps + self[self.PIR].INTERVAL * clock_ps
         first_ps = self._poll_start_ps + command_ps
         now_ps = self.clock.now * _PS
@@ -802,7 +854,7 @@ class QuadSpi(Peripheral):
         self._event = None
         length = min(self._length(), 4)
         data = self._ask(self._frame(self.raw(self.AR), read=length))
-        self._in = _Transfer(Frame(), length, 1, 0, bytearray(data), passed=length, paused=True)
+        self._in = _Transfer(0, length, 1, 0, bytearray(data), passed=length, paused=True)
         mask, match = self.raw(self.PSMKR), self.raw(self.PSMAR)
         same = ~(int.from_bytes(data, "little") ^ match) & mask
         cr = self[self.CR]
@@ -825,9 +877,9 @@ class QuadSpi(Peripheral):
 
     def _mapped(self, offset: int, size: int) -> bool:
         return bool(
-            self._clocked()
-            and self[self.CR].EN
-            and self[self.CCR].FMODE == Mode.MEMORY_MAPPED
+            self._has_clock
+            and self._values[_CR] & _EN
+            and self._values[_CCR] >> 26 & 0b11 == _MEMORY_MAPPED
             and offset + size <= self._size()
         )
 
@@ -884,4 +936,15 @@ class QuadSpi(Peripheral):
 
     def pins_changed(self) -> None:
         """The board says so when a pin is multiplexed differently."""
+        self._dice.clear()
         self._revoke()
+
+    def gates_changed(self) -> None:
+        """The same for a clock that was switched on or off."""
+        self._has_clock = self._clocked()
+
+
+@lru_cache(maxsize=256)
+def _taken_apart(ccr: int) -> _Phases:
+    """Of each value of CCR, but once: drivers write the same few again and again."""
+    return _Phases.of(Fields(QuadSpi.CCR.fields, ccr))

@@ -57,8 +57,7 @@ class Driver:
             for bank, name in enumerate(parts, start=1)
         }
         self.nor = self.nors[1]
-        self.pins = True
-        self.clocked = True
+        self._pins = self._clocked = True
         self.irqs: list[tuple[int, bool]] = []
         self.quadspi = QuadSpi(
             self.clock,
@@ -66,8 +65,8 @@ class Driver:
             self.nors,
             self.array,
             kernel_hz=lambda: self.hz,
-            wired=lambda bank, dual: self.pins,
-            clocked=lambda: self.clocked,
+            wired=lambda bank, dual: self._pins,
+            clocked=lambda: self._clocked,
         )
         self.quadspi.set_irq = lambda number, level: self.irqs.append((number, level))
         self.revoked: list[Span] = []
@@ -77,6 +76,16 @@ class Driver:
         self.dual = DFM if second else 0
         self.write(CR, prescaler << 24 | self.dual | 1)
         self.write(DCR, size.bit_length() - 2 << 16)
+
+    def wire(self, connected: bool) -> None:
+        """Give the pins of the NOR their function, or another one."""
+        self._pins = connected
+        self.quadspi.pins_changed()
+
+    def gate(self, clocked: bool) -> None:
+        """Switch the controller's bus clock on or off."""
+        self._clocked = clocked
+        self.quadspi.gates_changed()
 
     def _half(self, bank: int, name: str) -> memoryview:
         return memoryview(self.array)[bank - 1 :: 2][: PARTS[name].size]

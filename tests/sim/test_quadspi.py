@@ -333,10 +333,10 @@ def test_a_reset_in_the_middle_of_a_page_programs_what_had_passed(driver: Driver
 
 
 def test_without_its_clock_the_controller_does_not_answer(driver: Driver) -> None:
-    driver.clocked = False
+    driver.gate(False)
     assert driver.read(CR) == 0
     driver.write(CR, 0)
-    driver.clocked = True
+    driver.gate(True)
     assert driver.read(CR) == 1
 
 
@@ -348,11 +348,11 @@ def test_without_a_kernel_clock_nothing_ends(driver: Driver) -> None:
 
 
 def test_without_pins_the_nor_neither_answers_nor_hears(driver: Driver) -> None:
-    driver.pins = False
+    driver.wire(False)
     assert driver.fetch(ID, 3) == b"\xff\xff\xff"
     driver.command(0x06)
     assert not driver.nor.write_enabled
-    driver.pins = True
+    driver.wire(True)
     assert driver.fetch(ID, 3) == bytes.fromhex("ef4019")
 
 
@@ -614,8 +614,7 @@ def test_a_nor_that_becomes_unreadable_takes_the_window_with_it(driver: Driver) 
 def test_pins_that_change_take_the_window_away(driver: Driver) -> None:
     driver.write(CCR, QUAD_MAP)
     assert driver.quadspi.window.direct(0) is not None
-    driver.pins = False
-    driver.quadspi.pins_changed()
+    driver.wire(False)
     assert driver.revoked
     assert driver.quadspi.window.direct(0) is None
     assert driver.read(WINDOW) == 0xFFFFFFFF
