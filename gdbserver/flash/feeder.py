@@ -26,27 +26,28 @@ known state.  It looks at this, which the host has put into SRAM::
 
     A job exists as soon as its length is there, which is therefore written last.
 
-How fast the link is, is measured before.  One that is much slower than a bank gets its data
-packed (`packing`), and two buffers for each bank, one to fill and one to be programmed: what was
-there before has to cross the link twice.
-
-What is in the buffers' place before is put back (`BorrowedRam`), as each comes free for good.
+What is in the buffers' place before is put back (`BorrowedRam`), as each comes free for good.  It
+crosses the link twice, so no more of them are used than bring something: what the link lacks
+while both banks program waits in buffers, which fill while both are erased.  A link that is much
+slower than a bank gets its data packed (`packing`), and two buffers for both banks: one to fill
+and one to be programmed.
 """
 
 from __future__ import annotations
 
+import math
 import struct
 from collections import deque
-from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
 from gdbserver.chip.memory import Span
-from gdbserver.chip.stm32h743 import AXI_SRAM, FLASH_WORD
+from gdbserver.chip.stm32h743 import SECTOR
 from gdbserver.errors import FlashError
-from gdbserver.flash.packing import MARGIN, pack
-from gdbserver.loader.call_queue import CallQueue
+from gdbserver.flash.packing import MARGIN, PIECE, pack
+from gdbserver.loader.call_queue import OWN_STACK, CallQueue
 from gdbserver.loader.file import Image, built
 from gdbserver.target.link import Write
 from gdbserver.target.target import Target
@@ -58,16 +59,16 @@ _ON, _SEEN, _DONE = 4, 8, 12
 _JOBS_AT, _JOBS, _JOB = 64, 8, 32
 _BLOCK = 1024  # header and lanes, and what is lost to alignment
 
-BUFFER: Final = 8 * 1024
-"""Bytes of a job at most: 26 ms of programming."""
+BUFFER: Final = 12 * 1024
+"""Bytes of a job at most: 39 ms of programming, and two commands to an ST-LINK."""
 
-_BUFFERS = 8  # of each lane: half a sector
-_ROOM = BUFFER + MARGIN
-_SAMPLE = 2048  # bytes read to see how fast the link is
+_ROOM = PIECE + MARGIN  # of a job that may be packed
 
-_SLOW = 2  # times slower than a bank: unpacking takes the core a while
 _FOR_EVER = 24 * 3600.0
 _ACKNOWLEDGED = 0.1  # seconds; it takes a microsecond
+_LEAST = 2  # buffers of a bank that programs: one from which, one to fill
+_EARLY = 0.9  # of the usual time, and a look may be worth while: silicon differs
+_SILENCE = 0.2  # seconds without progress until it is asked how the core is
 
 
 class Feeder:
@@ -78,8 +79,6 @@ class Feeder:
         self._stack = ExitStack()
         self._queue: CallQueue | None = None
         self._lanes: list[Lane] = []
-        self._seconds = 0.0
-        """What the link needs for a buffer."""
 
     def __enter__(self) -> Self:
         return self
@@ -92,22 +91,26 @@ class Feeder:
     ) -> None:
         self._stack.__exit__(kind, error, traceback)
 
-    def lane(self, status: int, program_seconds: float) -> Lane:
+    def lane(
+        self, status: int, program_seconds: float, link_seconds: float, *, packing: bool
+    ) -> Lane:
         """The lane of the bank whose FLASH_SR is at `status`; there are two.
 
-        `program_seconds`: what a flash word takes.
+        What the bank and the link need for a byte, and whether that is packed.
         """
         if self._queue is None:
             self._queue = self._open()
         number = len(self._lanes)
-        programming = program_seconds * (BUFFER // FLASH_WORD)
-        start = self._queue.free.start + _BLOCK + number * _BUFFERS * _ROOM
-        count = 2 if self._seconds > _SLOW * programming else _BUFFERS
-        buffers = [start + n * _ROOM for n in range(count)]
+        if packing and self._lanes:
+            buffers = self._lanes[0].buffers
+        else:
+            room = _ROOM if packing else BUFFER
+            count = 2 if packing else _count(program_seconds, link_seconds)
+            start = self._queue.free.start + _BLOCK + number * _JOBS * room
+            buffers = Buffers(deque(range(start, start + count * room, room)), room, packing)
         address = self._block + _LANES[number]
         self._target.write_words(address, [status, 0])
-        packing = self._seconds > _SLOW * programming
-        lane = Lane(self._target, self._queue, address, buffers, packing=packing)
+        lane = Lane(self._target, self._queue, address, buffers, program_seconds)
         self._lanes.append(lane)
         return lane
 
@@ -121,11 +124,8 @@ class Feeder:
         return not any(not lane.on or other.began <= lane.began for other in others)
 
     def _open(self) -> CallQueue:
-        begun = self._target.monotonic()
-        self._target.read_memory(AXI_SRAM.start, _SAMPLE)
-        self._seconds = (self._target.monotonic() - begun) * BUFFER / _SAMPLE
         nothing = Image(built("queue.elf"), chunks=(), executable=(), symbols={}, entries={})
-        queue = CallQueue(self._target, nothing, good=0)
+        queue = CallQueue(self._target, nothing, good=0, stack=OWN_STACK)
         self._stack.enter_context(queue)
         self._block = queue.free.start
         block = Span.of(self._block, _HEADER + 2 * _LANE)
@@ -142,6 +142,25 @@ class Feeder:
             pass
 
 
+def _count(program_seconds: float, link_seconds: float) -> int:
+    """How many buffers a bank needs: for what the link, shared by two, lacks in a sector."""
+    lacking = max(0.0, 1 - program_seconds / (2 * link_seconds))
+    return min(_JOBS, 2 + math.ceil(lacking * SECTOR / BUFFER))
+
+
+@dataclass
+class Buffers:
+    """Where jobs wait: those of a bank, or of both when they are packed."""
+
+    new: deque[int]
+    """Not borrowed yet, by address."""
+    room: int
+    packing: bool
+
+    def __post_init__(self) -> None:
+        self.free: deque[int] = deque()
+
+
 class Lane:
     """What one bank gets to program, in order."""
 
@@ -150,18 +169,18 @@ class Lane:
         target: Target,
         queue: CallQueue,
         address: int,
-        buffers: Sequence[int],
-        *,
-        packing: bool,
+        buffers: Buffers,
+        program_seconds: float,
     ) -> None:
         self._target = target
         self._queue = queue
         self._address = address
-        self._packing = packing
-        self._new = deque(buffers)
-        self._free: deque[int] = deque()
+        self._program_seconds = program_seconds
+        self.buffers = buffers
         self._waiting: deque[tuple[int, Span]] = deque()  # (buffer, where its contents go)
         self._staged = self._done = 0
+        self._next = 0.0
+        """When the first of those that wait began, or was seen to."""
         self.on = False
         self.began = 0.0
         """When it was switched on."""
@@ -170,21 +189,27 @@ class Lane:
 
     def is_hungry(self) -> bool:
         """Whether the bank programs, and could have more to program; at once, over a slow link."""
-        return self.on and self.wants and (self._packing or self.has_room())
+        return self.on and self.wants and (self.buffers.packing or self.has_room())
 
     def has_room(self) -> bool:
-        """Whether `stage` may be called."""
-        return bool(self._free or self._new) and len(self._waiting) < _JOBS
+        """Whether `stage` may be called.
+
+        While a bank programs, the link has better things to do than to borrow more buffers.
+        """
+        if len(self._waiting) >= _JOBS:
+            return False
+        growing = not self.on or len(self._waiting) < _LEAST
+        return bool(self.buffers.free or (growing and self.buffers.new))
 
     def stage(self, span: Span, data: bytes) -> None:
         """Have `data` ready for whole flash words of flash, and programmed once the lane is on."""
-        if not self._free:
-            buffer = self._new.popleft()
-            self._queue.borrow(Span.of(buffer, _ROOM if self._packing else BUFFER))
-            self._free.append(buffer)
-        buffer = self._free.popleft()
-        packed = pack(data) if self._packing else None
-        source = buffer + _ROOM - len(packed) if packed else buffer
+        free, packing = self.buffers.free, self.buffers.packing
+        if not free:
+            free.append(self.buffers.new.popleft())
+            self._queue.borrow(Span.of(free[0], self.buffers.room))
+        buffer = free.popleft()
+        packed = pack(data) if packing else None
+        source = buffer + self.buffers.room - len(packed) if packed else buffer
         contents = packed or data
         words = struct.unpack(f"<{len(contents) // 4}I", contents)
         job = self._address + _JOBS_AT + self._staged % _JOBS * _JOB
@@ -192,12 +217,14 @@ class Lane:
         record = [source, span.start, *room, len(data)]
         self._target.run([Write(source, words), Write(job, record)])
         self._staged += 1
+        if not self._waiting:
+            self._next = self._target.monotonic()
         self._waiting.append((buffer, span))
 
-    def switch_on(self) -> None:
-        """From now on the bank may be written to: it is erased, and PG is set."""
-        self.began = self._target.monotonic()
-        self._target.write_word(self._address + _ON, 1)
+    def switch_on(self, *before: Write) -> None:
+        """From now on the bank may be written to: it is erased, and `before` sets PG."""
+        self.began = self._next = self._target.monotonic()
+        self._target.run([*before, Write(self._address + _ON, [1])])
         self.on = True
 
     def switch_off(self) -> None:
@@ -223,21 +250,33 @@ class Lane:
         while self._done != done and self._waiting:
             self._done += 1
             buffer, span = self._waiting.popleft()
-            self._free.append(buffer)
+            self.buffers.free.append(buffer)
             finished.append(span)
-        if not finished:
+        now = self._target.monotonic()
+        if finished:
+            self._next = now
+        elif now > self._next + _SILENCE:
             self._queue.poll()
         return finished, bool(trouble)
+
+    def until_due(self) -> float:
+        """Seconds until the first of those that wait may be done."""
+        length = len(self._waiting[0][1])
+        due = self._next + _EARLY * length * self._program_seconds
+        return due - self._target.monotonic()
 
     def is_empty(self) -> bool:
         """Whether all that was staged has been taken."""
         return not self._waiting
 
     def give_back(self) -> bool:
-        """Let the RAM of a buffer that nobody needs any more be as it was, if there is one."""
-        if self._free:
-            buffer = self._free.popleft()
-            self._queue.give_back(buffer)
-            self._new.append(buffer)
-            return True
-        return False
+        """Let the RAM of a buffer that nobody needs any more be as it was, if there is one.
+
+        Of those for both banks nobody knows, so they wait until all is over.
+        """
+        if self.buffers.packing or not self.buffers.free:
+            return False
+        buffer = self.buffers.free.popleft()
+        self._queue.give_back(buffer)
+        self.buffers.new.append(buffer)
+        return True

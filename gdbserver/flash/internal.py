@@ -9,7 +9,9 @@ ECC.  The controller executes one flash word, queues one, and fills the buffer f
 after that it holds the bus, and the access port answers WAIT.  That is the throttle: as long as the
 probe is patient there is nothing to poll.  That is how it is done beside a loader, which has the
 core for itself.  In a download for internal flash alone, our own `feeder` moves words from
-buffers in SRAM; erasing, looking and verifying are the same.
+buffers in SRAM; erasing, looking and verifying are the same.  Over a link that is much slower than
+a bank nobody ever waits, so words need not pass through SRAM, which would have to be put back:
+they are streamed without a look in between, unless the feeder can unpack them.
 
 Some probes give up.  What then matters is never to program a flash word twice, and never to
 leave one half written:
@@ -36,6 +38,7 @@ from typing import Self
 
 from gdbserver.chip.memory import FlashRegion, Span
 from gdbserver.chip.stm32h743 import (
+    AXI_SRAM,
     BANK2,
     FLASH,
     FLASH_BANK2_OFFSET,
@@ -61,23 +64,36 @@ from gdbserver.chip.stm32h743 import (
     FlashCrccr,
     FlashSr,
 )
-from gdbserver.errors import FlashError, MemoryFault, ProbeError, StreamStalled, TargetError
+from gdbserver.errors import (
+    AccessRefused,
+    AccessStalled,
+    FlashError,
+    MemoryFault,
+    ProbeError,
+    StreamStalled,
+    TargetError,
+)
 from gdbserver.flash.diff import crc_unit
 from gdbserver.flash.driver import Did, Event
 from gdbserver.flash.feeder import BUFFER, Feeder, Lane
+from gdbserver.flash.packing import PIECE, pack
 from gdbserver.flash.plan import RegionPlan, Run, SectorPlan
 from gdbserver.loader.call_queue import Busy
-from gdbserver.target.link import TAR_WRAP, Write
+from gdbserver.target.link import TAR_WRAP, Read, Write
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)
 
 _CHUNK = 16 * 1024  # streamed in one go: long enough to hide the pause between two, 50 ms
+_RUSH = 64 * 1024  # the same over a slow link, where another lane's look can wait for a second
 _TWO_WORDS = 2 * FLASH_WORD  # what a bank takes without holding the bus
 _CRC_BURST = 3  # 256 flash words, 8 KiB: the coarsest, and still a part of a sector
 _ONGOING = FlashSr.BSY | FlashSr.WBNE | FlashSr.QW
 _WORTH_FEEDING = 16 * 1024  # bytes: less is programmed while the feeder would be set up,
 _WORTH_FILLING = 64 * 1024  # or, with nothing to be erased, while its buffers would be filled
+_SAMPLE = 1024  # bytes read to see how fast the link is
+_SLOW = 2.0  # times slower than a bank: it is done with one word long before the next
+_PACKS = 0.9  # of its length: what is left of data that is worth packing
 _FED = 2.0  # seconds for a buffer: seven times the worst case of x8
 _TURN = 1e-6  # seconds: the other bank, if it can use the link, has its turn
 _LOOK = 0.004  # seconds between two looks at what the feeder does
@@ -100,9 +116,13 @@ _MEANING = {
 
 @dataclass
 class Pace:
-    """How the probe takes WAIT: learned once, and then true for both banks."""
+    """How the probe takes WAIT, and how fast it is: learned once, and then true for both banks."""
 
     patient: bool = True
+    seconds_per_byte: float = 0.0
+    """What the link takes; 0 until it was measured."""
+    rushing: FlashRegion | None = None
+    """The bank that has a slow link for itself until it is erased again, or done."""
 
 
 class InternalBank:
@@ -142,18 +162,22 @@ class InternalBank:
                 f"{self.region.name} holds a flash word that the program half wrote",
                 hint="reset the chip first (monitor reset halt)",
             )
-        self._clear(FLASH_ERRORS | FlashSr.EOP | FlashSr.CRCEND)
         # Keys for an open lock are a bus error, and close it until the next reset.
-        if self._read(FLASH_CR) & FlashCr.LOCK:
-            try:
-                self._write(FLASH_KEYR, FLASH_KEY1)
-                self._write(FLASH_KEYR, FLASH_KEY2)
-            except MemoryFault as fault:
-                raise FlashError(
-                    f"{self.region.name} does not unlock",
-                    hint="the program jammed the lock with a wrong key: reset the chip",
-                ) from fault
-        self._control(0)
+        locked = self._read(FLASH_CR) & FlashCr.LOCK
+        keys = [FLASH_KEY1, FLASH_KEY2] if locked else []
+        try:
+            self._target.run(
+                [
+                    self._clearing(FLASH_ERRORS | FlashSr.EOP | FlashSr.CRCEND),
+                    *(Write(self._registers + FLASH_KEYR, [key]) for key in keys),
+                    self._controlling(0),
+                ]
+            )
+        except AccessRefused as refused:
+            raise FlashError(
+                f"{self.region.name} does not unlock",
+                hint="the program jammed the lock with a wrong key: reset the chip",
+            ) from refused
         return self
 
     def __exit__(
@@ -163,12 +187,17 @@ class InternalBank:
         traceback: TracebackType | None,
     ) -> None:
         """Wait for what is under way, lock.  With the probe gone, there is nothing to be done."""
+        self._let_others_rush()
         try:
             if self._lane is not None:
                 self._lane.switch_off()
             self._wait_idle(self._mass_erase_seconds[1])
-            self._clear(FLASH_ERRORS | FlashSr.EOP | FlashSr.CRCEND)
-            self._control(FlashCr.LOCK)
+            self._target.run(
+                [
+                    self._clearing(FLASH_ERRORS | FlashSr.EOP | FlashSr.CRCEND),
+                    self._controlling(FlashCr.LOCK),
+                ]
+            )
         except (ProbeError, TargetError, FlashError) as failure:
             if error is None:
                 raise
@@ -189,43 +218,72 @@ class InternalBank:
             if not sector.erase and not self._reads_back(sector):
                 log.info("%s was not quite blank: erasing it", sector.sector)
                 yield from self._change(replace(sector, erase=True))
+        self._let_others_rush()
 
     def _worth_feeding(self, sectors: Sequence[SectorPlan]) -> bool:
         """Setting up the feeder and its buffers takes time, which an erase hides."""
-        size = sum(len(run.data) for sector in sectors for run in sector.runs)
-        hidden = any(sector.erase for sector in sectors)
-        return size >= (_WORTH_FEEDING if hidden or not self._pace.patient else _WORTH_FILLING)
+        size = sum(len(run.span) for sector in sectors for run in sector.runs)
+        if size < _WORTH_FEEDING:
+            return False
+        if not self._pace.patient:
+            return True
+        if self._is_link_slow():
+            return _packs(sectors)
+        return size >= _WORTH_FILLING or any(sector.erase for sector in sectors)
+
+    def _is_link_slow(self) -> bool:
+        pace = self._pace
+        if not pace.seconds_per_byte:
+            begun = self._target.monotonic()
+            self._target.read_memory(AXI_SRAM.start, _SAMPLE)
+            pace.seconds_per_byte = (self._target.monotonic() - begun) / _SAMPLE
+        return pace.seconds_per_byte > _SLOW * self._program_seconds[0] / FLASH_WORD
 
     def _change(self, sector: SectorPlan) -> Generator[Event, None, None]:
         if sector.erase:
             yield from self._erase(sector.sector)
         else:
             yield Busy(0)  # an erase elsewhere had better begin first
+        size = sum(len(run.span) for run in sector.runs)
+        rushing = size >= _WORTH_FEEDING and self._pace.patient and self._is_link_slow()
         for run in sector.runs:
-            yield from self._program(run)
+            try:
+                yield from self._rush(run) if rushing else self._program(run)
+            except AccessStalled as stalled:
+                log.info("%s; erasing %s again, and going on slowly", stalled, sector.sector)
+                self._pace.patient = False
+                yield from self._force_out()
+                yield from self._change(replace(sector, erase=True))
+                return
 
     def _feed(self, sector: SectorPlan, *, last: bool) -> Generator[Event, None, None]:
         """Erase and program a sector by way of the feeder, whose buffers fill during the erase."""
+        assert self._feeder is not None
+        size = PIECE if self._is_link_slow() else BUFFER
         pieces = deque(
-            run.part(start, start + BUFFER)
+            run.part(start, start + size)
             for run in sector.runs
-            for start in range(0, len(run.data), BUFFER)
+            for start in range(0, len(run.span), size)
         )
         if sector.erase:
             yield from self._erase(sector.sector, self._stage(pieces))
         else:
             yield Busy(0)  # an erase elsewhere had better begin first
         lane = self._opened_lane()
-        assert self._feeder is not None
-        self._control(FlashCr.PG)
-        lane.switch_on()
+        lane.wants = bool(pieces)
+        lane.switch_on(self._controlling(FlashCr.PG))
         deadline = self._target.deadline(_FED)
         while pieces or not lane.is_empty():
             lane.wants = bool(pieces)
             if self._feeder.may_stage(lane):
                 yield from self._stage(pieces)
+            if lane.is_empty():  # another lane has the link
+                deadline = self._target.deadline(_FED)
+                yield Busy(_LOOK)
+                continue
+            yield Busy(max(_LOOK, lane.until_due()))
             finished, trouble = lane.collect()
-            if finished or lane.is_empty():
+            if finished:
                 deadline = self._target.deadline(_FED)
             for span in finished:
                 yield Did("programmed", span)
@@ -236,12 +294,10 @@ class InternalBank:
                 raise self._stuck(self._program_seconds[1])
             if last and not pieces and self._feeder.may_stage(lane):
                 lane.give_back()
-            yield Busy(0 if finished else _LOOK)
         lane.wants = False
         lane.switch_off()
-        yield from self._when_idle(self._program_seconds[1], 0)
-        self._check("program", sector.sector)
-        self._control(0)
+        status = yield from self._when_idle(self._program_seconds[1], 0)
+        self._check("program", sector.sector, status)
         while last and lane.give_back():
             yield Busy(_TURN)
 
@@ -260,8 +316,12 @@ class InternalBank:
     def _opened_lane(self) -> Lane:
         if self._lane is None:
             assert self._feeder is not None
-            status = self._registers + FLASH_SR
-            self._lane = self._feeder.lane(status, self._program_seconds[0])
+            self._lane = self._feeder.lane(
+                self._registers + FLASH_SR,
+                self._program_seconds[0] / FLASH_WORD,
+                self._pace.seconds_per_byte,
+                packing=self._is_link_slow(),
+            )
         return self._lane
 
     def _reads_back(self, sector: SectorPlan) -> bool:
@@ -294,8 +354,8 @@ class InternalBank:
         meanwhile: Iterator[Event] = _NOTHING,
     ) -> Generator[Event, None, None]:
         typical, maximum = seconds
-        self._control(what)
-        self._control(what | FlashCr.START)
+        self._target.run([self._controlling(what), self._controlling(what | FlashCr.START)])
+        self._let_others_rush()
         begun = self._target.monotonic()
         yield Busy(0)  # another erase may begin
         # A new part is often quicker than typical, a worn one slower.
@@ -305,9 +365,8 @@ class InternalBank:
             if self._target.monotonic() > soon:
                 break
         yield Busy(max(0.0, soon - self._target.monotonic()))
-        yield from self._when_idle(maximum, typical / 500, meanwhile)
-        self._check("erase", span)
-        self._control(0)
+        status = yield from self._when_idle(maximum, typical / 500, meanwhile)
+        self._check("erase", span, status)
         yield Did("erased", span)
 
     def _program(self, run: Run) -> Generator[Event, None, None]:
@@ -331,6 +390,39 @@ class InternalBank:
         self._check("program", run.span)
         self._control(0)
         yield Did("programmed", run.span)
+
+    def _rush(self, run: Run) -> Generator[Event, None, None]:
+        """Program at the speed of a link that is too slow for the bank ever to have it wait.
+
+        Raises: AccessStalled where it had, and the probe gave up: all of the run is spoilt.
+        """
+        # A sector of this bank, then one of the other: so the one is erased during the other.
+        while self._pace.rushing not in (None, self.region):
+            yield Busy(_LOOK)
+        self._pace.rushing = self.region
+        self._control(FlashCr.PG)
+        for start in range(0, len(run.span), _RUSH):
+            part = run.part(start, start + _RUSH)
+            self._target.rush(part.span.start, part.data)
+            yield Busy(0)
+        status = yield from self._when_idle(self._program_seconds[1], 0)
+        self._check("program", run.span, status)
+        self._control(0)
+        yield Did("programmed", run.span)
+
+    def _let_others_rush(self) -> None:
+        if self._pace.rushing == self.region:
+            self._pace.rushing = None
+
+    def _force_out(self) -> Generator[Event, None, None]:
+        """Leave nothing in the write buffer, whatever comes of it.
+
+        RM0433, "FLASH control register for bank 1 (FLASH_CR1)": FW fills the buffer up with ones.
+        """
+        self._wait_idle(self._program_seconds[1])
+        self._control(FlashCr.PG | FlashCr.FW)
+        yield from self._when_idle(self._program_seconds[1], 0)
+        self._clear(FLASH_ERRORS)
 
     def _recover(self, part: Run, written: int) -> int:
         """Bring the bank back to a flash word boundary; return how much of `part` is in flash.
@@ -402,28 +494,33 @@ class InternalBank:
         for sector in sectors:
             digests.append(self._crc(sector))
             yield Did("compared", sector)
+        if sectors:
+            self._target.run([self._clearing(FlashSr.CRCEND), self._controlling(0)])
         return digests
 
     def _crc(self, span: Span) -> int:
+        """Leaves the CRC unit on, and its flag set: the next one clears them on the same trip."""
         offset = span.start - self.region.span.start
         burst = _CRC_BURST << FLASH_CRCCR_BURST_SHIFT
         start = FlashCrccr.CLEAN_CRC | FlashCrccr.START_CRC
         self._target.run(
             [
-                Write(self._registers + FLASH_CR, [self._psize | FlashCr.CRC_EN]),
+                self._clearing(FlashSr.CRCEND),
+                self._controlling(FlashCr.CRC_EN),
                 Write(self._registers + FLASH_CRCSADD, [offset, offset + len(span) - 4]),
                 Write(self._registers + FLASH_CRCCR, [burst | start]),
             ]
         )
         deadline = self._target.deadline(1.0)
-        while not (status := self._read(FLASH_SR)) & (FlashSr.CRCEND | FlashSr.CRCRDERR):
+        status = digest = 0
+        while not status & (FlashSr.CRCEND | FlashSr.CRCRDERR):
             if deadline.expired():
                 raise FlashError(f"the CRC unit does not finish with {span}")
+            (status,), (digest,) = self._target.run(
+                [Read(self._registers + FLASH_SR), Read(self._registers + FLASH_CRCDATA)]
+            )
         if status & FlashSr.CRCRDERR:
             raise FlashError(f"cannot compare {span}: {_decode(status)}")
-        digest = self._read(FLASH_CRCDATA)
-        self._clear(FlashSr.CRCEND)
-        self._control(0)
         return digest
 
     def refresh(self) -> None:
@@ -452,12 +549,23 @@ class InternalBank:
     def _control(self, what: int) -> None:
         self._write(FLASH_CR, self._psize | what)
 
+    def _controlling(self, what: int) -> Write:
+        """The same as part of a list."""
+        return Write(self._registers + FLASH_CR, [self._psize | what])
+
     def _clear(self, flags: int) -> None:
         self._write(FLASH_CCR, flags)
 
-    def _check(self, action: str, span: Span) -> None:
-        """Raises: FlashError when the controller has flagged an error since the last look."""
-        status = self._read(FLASH_SR)
+    def _clearing(self, flags: int) -> Write:
+        return Write(self._registers + FLASH_CCR, [flags])
+
+    def _check(self, action: str, span: Span, status: int | None = None) -> None:
+        """Raises: FlashError when the controller has flagged an error since the last look.
+
+        `status`: what SR held after everything was done, where that is known.
+        """
+        if status is None:
+            status = self._read(FLASH_SR)
         if not status & (FLASH_ERRORS):
             return
         self._clear(FLASH_ERRORS)
@@ -479,13 +587,14 @@ class InternalBank:
 
     def _when_idle(
         self, longest: float, interval: float, meanwhile: Iterator[Event] = _NOTHING
-    ) -> Generator[Event, None, None]:
+    ) -> Generator[Event, None, int]:
         """The same, with something else to do between two looks, or giving the link away."""
         deadline = self._target.deadline(2 * longest + 1)
-        while self._read(FLASH_SR) & _ONGOING:
+        while (status := self._read(FLASH_SR)) & _ONGOING:
             if deadline.expired():
                 raise self._stuck(longest)
             yield next(meanwhile, Busy(interval))
+        return status
 
     def _stuck(self, longest: float) -> FlashError:
         return FlashError(
@@ -493,6 +602,16 @@ class InternalBank:
             f"the longest that the datasheet allows is {longest:g} s",
             hint="is the supply voltage high enough for flash operations?",
         )
+
+
+def _packs(sectors: Sequence[SectorPlan]) -> bool:
+    """Whether packing shortens the data, judged by the beginning of each run."""
+    length = packed = 0
+    for run in (run for sector in sectors for run in sector.runs):
+        piece = run.part(0, PIECE).data
+        length += len(piece)
+        packed += len(pack(piece) or piece)
+    return packed < _PACKS * length
 
 
 def _decode(status: int) -> str:

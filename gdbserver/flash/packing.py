@@ -1,7 +1,7 @@
 """Data for a link that is slower than flash: packed by the host, unpacked where it arrives.
 
 "Deflate" (RFC 1951), which the host has at hand; the other half is `unpack` in
-``loaders/queue``.  Of code for this chip it leaves about 53 %, in pieces of 8 KiB.
+``loaders/queue``.  Of code for this chip it leaves about 53 %, in a `PIECE` of 8 KiB.
 
 A piece is unpacked where it lies: it comes to the end of a buffer that is `MARGIN` longer than
 what becomes of it, and is read from there as its contents grow from the start.  `pack` makes
@@ -13,6 +13,9 @@ from __future__ import annotations
 
 import zlib
 from typing import Final
+
+PIECE: Final = 8 * 1024
+"""Bytes that are packed together."""
 
 MARGIN: Final = 512
 """Bytes of a buffer beyond the longest piece."""

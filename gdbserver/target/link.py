@@ -531,11 +531,33 @@ class Port(ABC):
             try:
                 with self._link._translated("write", here):
                     self._stream_piece(here, piece)
+                    self._dp.probe.flush()
             except AccessStalled:
                 progress = _progress(here, self._idle_tar(here, patience)) // 4
                 return done + min(progress, len(piece))
             done += len(piece)
         return done
+
+    def rush(self, address: int, words: Sequence[int], patience: Callable[[], bool]) -> None:
+        """Write `words` into a slave that is quicker than the link, with no look in between.
+
+        Raises:
+            AccessStalled: it is not, and the probe gave up.  What it took instead, from `address`
+                to the end of `words`, is not known; it has finished, if `patience` lasted.
+        """
+        self._link.changes += 1
+        try:
+            with self._link._translated("write", address):
+                done = 0
+                while done < len(words):
+                    here = address + 4 * done
+                    room = (self.stream_span - here % self.stream_span) // 4
+                    self._stream_piece(here, words[done : done + room])
+                    done += room
+                self._dp.probe.flush()
+        except AccessStalled:
+            self._idle_tar(address, patience)
+            raise
 
     def _idle_tar(self, address: int, patience: Callable[[], bool]) -> int:
         """TAR, once the port has nothing to do any more: where the next access would go."""
@@ -605,7 +627,8 @@ class Port(ABC):
     def _directly(self, access: Access, cacheable: bool, results: _Results) -> None: ...
 
     @abstractmethod
-    def _stream_piece(self, address: int, words: Sequence[int]) -> None: ...
+    def _stream_piece(self, address: int, words: Sequence[int]) -> None:
+        """Write words that do not cross `stream_span`; a flush tells how that went."""
 
 
 class RegisterPort(Port):
@@ -664,7 +687,6 @@ class RegisterPort(Port):
         self._dp.write_ap(self._base + TAR, address)
         # Past `DebugPort`: see `Link.recover`.
         self._dp.probe.write_ap_multiple(self._base + DRW, words)
-        self._dp.probe.flush()
 
 
 class InterfacePort(Port):

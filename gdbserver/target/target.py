@@ -384,6 +384,16 @@ class Target:
         if taken < len(words):
             raise StreamStalled(Span.of(address, len(data)), 4 * taken)
 
+    def rush(self, address: int, data: bytes) -> None:
+        """Write words into a slave that is quicker than the link, with no look in between.
+
+        Raises:
+            AccessStalled: it was not, and the probe gave up.  What lies there now is not known.
+        """
+        words = struct.unpack(f"<{len(data) // 4}I", data)
+        deadline = self.link.deadline(STALL_TIMEOUT)
+        self._port.rush(address, words, lambda: not deadline.expired())
+
     def sync_caches(self) -> None:
         """Let a core that runs fetch what was written; before a halted one goes on it is done."""
         self._memory.sync_caches()

@@ -20,6 +20,8 @@ from gdbserver.chip.stm32h743 import (
     FlashSr,
 )
 from gdbserver.errors import FlashError, MemoryFault, ProbeError
+from gdbserver.flash.internal import InternalBank, Pace
+from gdbserver.flash.plan import plan
 
 SECTOR = 0x20000
 BANKS = (FLASH, FLASH + FLASH_BANK2_OFFSET)
@@ -134,6 +136,35 @@ def test_an_impatient_probe_programs_each_flash_word_exactly_once(
     assert bench.contents(Span.of(0x08100000, 8000)) == image
     assert set(bench.board.flash.programs.values()) == {1}
     assert len(bench.board.flash.programs) == 2 * 250
+
+
+def test_over_a_slow_link_hardly_a_packet_is_not_full_of_the_image(
+    bench_at: Callable[..., Bench],
+) -> None:
+    bench = bench_at("sim:cmsis-dap-v1")
+    size = SECTOR // 2
+    images = {address: noise(size, seed=address) for address in (0x08000000, 0x08100000)}
+    for address, image in images.items():
+        bench.board.flash.load(address, image[::-1])
+    before = bench.cost()
+    bench.carry_out(download(*images.items()))
+    assert all(bench.contents(Span.of(a, size)) == image for a, image in images.items())
+    assert set(bench.board.flash.programs.values()) == {1}
+    assert bench.cost() - before < 1.08 * 2 * size / 56
+
+
+def test_a_bank_that_is_slower_than_was_thought_is_erased_again_and_programmed_slowly(
+    bench_at: Callable[..., Bench],
+) -> None:
+    bench = bench_at("sim:cmsis-dap-v2,waits=1")
+    image = noise(0x8000)
+    (region_plan,) = plan(download((0x08000000, image)), bench.programmer.regions())
+    slow = Pace(seconds_per_byte=1.0)
+    with InternalBank(bench.target, region_plan.region, pace=slow) as bank:
+        list(bank.change(region_plan.sectors))
+    assert not slow.patient
+    assert bench.target.read_memory(0x08000000, len(image)) == image
+    assert bench.board.flash.erases[0x08000000] == 2
 
 
 def test_maximum_times_do_not_time_out(bench_at: Callable[..., Bench]) -> None:
