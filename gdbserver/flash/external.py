@@ -58,6 +58,7 @@ _FIRST_BUFFERS = (2048, 2048, 2048, 2048, 4096, 4096)  # the device has somethin
 _BUFFERS = 12  # a quarter of a second, for as long as other lanes keep the link
 _BLOCK = 64 * 1024  # what one CRC-32 covers; no more than a buffer holds, where it is read first
 _BLOCKS = 64  # digests per call: four megabytes, a tenth of a second
+_PAUSE = 0.005  # seconds between two looks, while others may have the link
 _SAMPLE = 64  # bytes that a program shall find where they were programmed
 _LOOKS = 4096  # bytes from one look to the next: no NOR erases less, and files begin there
 
@@ -116,6 +117,7 @@ class ExternalFlash:
         self._room = self._buffer_size + spare  # of a buffer
         self._spare = spare
         self._buffers_end = min(free.end, free.start + _BUFFERS * self._room)
+        self._pause_ends = 0.0  # of the last pause that was asked for
         self._packing = False  # until it is known how fast the link is
         # Where there is a routine that reads, mapped reads need not work, whatever the device's
         # type says; but our own loader leaves the NOR mapped after every routine.
@@ -312,10 +314,18 @@ class ExternalFlash:
         while not self._queue.has_room():
             yield from self._collect()
 
-    def _collect(self, pause: float = 0.005) -> Generator[Event, None, None]:
-        """Look once; tell what has finished, or that nothing has."""
-        finished = self._queue.poll()
+    def _collect(
+        self, pause: float = _PAUSE, *, hurried: bool = True
+    ) -> Generator[Event, None, None]:
+        """Look once; tell what has finished, or that nothing has.
+
+        When nobody is in a hurry, and the last pause was cut short because nobody else had a use
+        for the link, the look may take as long as the pause.
+        """
+        slowly = not hurried and self._target.monotonic() < self._pause_ends
+        finished = self._queue.poll(pause if slowly else 0)
         if not self._under_way or self._under_way[0][0] >= finished:
+            self._pause_ends = self._target.monotonic() + pause
             yield Busy(pause)
         while self._used and self._used[0][1] < finished:
             self._free.append(self._used.popleft()[0])
@@ -340,7 +350,7 @@ class ExternalFlash:
                 self._sizes[self._next_buffer] = size
                 self._next_buffer += room
             else:
-                yield from self._collect()
+                yield from self._collect(hurried=False)  # the core has all the other buffers
         return self._free.popleft()
 
     def _give_back_buffers(self) -> Generator[Event, None, None]:

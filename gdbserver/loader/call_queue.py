@@ -58,7 +58,6 @@ All read memory by words where aligned, and are quick enough for megabytes.
 from __future__ import annotations
 
 import logging
-import struct
 import time
 import zlib
 from collections import deque
@@ -90,7 +89,7 @@ from gdbserver.loader.known_state import VECTORS, known_state
 from gdbserver.loader.nor_survey import describe_quadspi
 from gdbserver.loader.reentry import Stage
 from gdbserver.loader.watchdogs import WWDG_FOOD, Watchdogs, patient_watchdogs
-from gdbserver.target.link import Write
+from gdbserver.target.link import Write, words_of
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)
@@ -140,6 +139,7 @@ _TRAPS = bytes.fromhex("00be00be 01be00be")  # BKPT 0: "returned"; BKPT 1: a str
 _VECTOR_TABLE = 1024  # 166 words, and VTOR wants the next power of two
 _SCRATCH = 4 * 1024  # for r9 of a loader that is movable but brings no data section
 _INTERVAL = 0.002  # seconds between two looks, while others may have the link
+_LEAST_PADDING = 64  # words: about what takes as long as the way to the probe and back
 _FIRST_LOOK = 0.2  # seconds without progress until the core itself is looked at; then twice that
 _PATIENCE = 2.0  # seconds between two looks at what takes minutes
 _XPSR_THUMB = cm.XPSR_THUMB
@@ -258,6 +258,7 @@ class CallQueue:
         self._results: dict[int, int] = {}
         self._now = target.link.monotonic or time.monotonic
         self._idle_since = self._look_after = 0.0
+        self._padding = 0  # words that a slow look reads besides
         self._running = self._broken = False
         self._constants: list[tuple[int, bytes]] = []
         self._watchdogs: Watchdogs | None = None
@@ -499,8 +500,11 @@ class CallQueue:
         self._target.resume()
         self._running = True
 
-    def poll(self) -> int:
+    def poll(self, idle: float = 0.0) -> int:
         """Look once; return how many calls have finished since the queue was opened.
+
+        `idle`: seconds for which nobody else wants the link.  A look may then take as long: one
+        that reads more costs the host, and the probe, less than many that read little.
 
         Raises:
             LoaderRefused: a routine returned something else than success.
@@ -513,7 +517,7 @@ class CallQueue:
         try:
             self._feed_watchdogs()
             if self._queued:
-                self._poll_ring()
+                self._poll_ring(idle)
             else:
                 self._poll_core()
         except TargetError as error:
@@ -532,8 +536,8 @@ class CallQueue:
         self._deadline = self._target.deadline(self._calls[0].timeout)
         self._idle_since, self._look_after = self._now(), _FIRST_LOOK
 
-    def _poll_ring(self) -> None:
-        done, state = self._target.read_words(self._layout.ring + _DONE, 2)
+    def _poll_ring(self, idle: float) -> None:
+        done, state = self._look_slowly(idle) if idle else self._look(0)
         if state == STATE_STOPPED:
             done = self._target.read_word(self._layout.ring + _DONE)  # it counts before it stops
         if not self._finished <= done <= self._posted:
@@ -562,6 +566,23 @@ class CallQueue:
                 return  # it has stopped by itself since we looked: the next poll tells why
             self._broken = True
             raise self._crashed()
+
+    def _look(self, more: int) -> tuple[int, int]:
+        """How many calls are done, and the state; read last, after so many words of our own."""
+        start = self._layout.ring + _DONE - 4 * more
+        done, state = words_of(self._target.read_memory(start, 4 * more + 8)[-8:])
+        return done, state
+
+    def _look_slowly(self, idle: float) -> tuple[int, int]:
+        """The same, in something below `idle` seconds; how much that is on this link is learned."""
+        begun = self._now()
+        done_and_state = self._look(self._padding)
+        took = self._now() - begun
+        if took > idle:
+            self._padding //= 2
+        elif took < idle / 2:
+            self._padding = min(2 * self._padding + _LEAST_PADDING, self._layout.words_before_ring)
+        return done_and_state
 
     def _poll_core(self) -> None:
         stop = self._target.poll_stop()
@@ -794,7 +815,7 @@ def _words(data: tuple[int, bytes] | None) -> Iterator[Write]:
     """Bytes, a multiple of four, as an access."""
     if data is not None:
         address, contents = data
-        yield Write(address, struct.unpack(f"<{len(contents) // 4}I", contents))
+        yield Write(address, words_of(contents))
 
 
 def _exception(number: int) -> str:
@@ -839,6 +860,7 @@ class _Layout:
         self.block = block
         self.traps = block.start + parts["traps"]
         self.ring = block.start + parts["ring"]
+        self.words_before_ring = parts["ring"] // 4
         self.results = block.start + parts["results"]
         self.records = self.ring + _HEADER_SIZE
         self.resident = block.start + parts["resident"]

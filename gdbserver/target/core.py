@@ -552,7 +552,7 @@ class Core:
         """What the hardware knows about a stop: `_as_found` takes what they find."""
         return [Read(DFSR), *self._breakpoints.watch_status()]
 
-    def _as_found(self, values: Sequence[list[int]]) -> _Found:
+    def _as_found(self, values: Sequence[Sequence[int]]) -> _Found:
         (dfsr,), *watches = values
         return _Found(dfsr, _union(self._early, [status for (status,) in watches]))
 
@@ -707,7 +707,7 @@ class Core:
 
     def _fetch(
         self, halt: _Halt, selectors: Iterable[int], besides: Sequence[Access] = ()
-    ) -> list[list[int]]:
+    ) -> list[Sequence[int]]:
         """Read what is not known yet of `selectors`; the result is that of `besides`."""
         derived = self._derive_stack(halt, selectors := tuple(selectors))
         missing = [selector for selector in selectors if selector not in halt.registers]
@@ -754,7 +754,7 @@ class Core:
             accesses.append(Read(DCRDR))
         return [*accesses, Read(DHCSR)]
 
-    def _taken(self, selectors: Sequence[int], found: Sequence[list[int]]) -> dict[int, int]:
+    def _taken(self, selectors: Sequence[int], found: Sequence[Sequence[int]]) -> dict[int, int]:
         """What the reads among `_transfers` have found, by selector."""
         *rest, last = [value for (value,) in found]
         values = rest if self._port.patient else rest[1::2]

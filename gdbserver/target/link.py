@@ -27,6 +27,7 @@ import itertools
 import logging
 import os
 import struct
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -472,7 +473,7 @@ class Port(ABC):
         """The probe was opened anew; `interface` is what it has for this port now."""
         self.forget()
 
-    def run(self, accesses: Sequence[Access], *, cacheable: bool = False) -> list[list[int]]:
+    def run(self, accesses: Sequence[Access], *, cacheable: bool = False) -> list[Sequence[int]]:
         """Carry out `accesses` in order; the result has what each `Read` found."""
         if not all(map(_keeps_memory, accesses)):
             self._link.changes += 1
@@ -480,7 +481,7 @@ class Port(ABC):
         with self._link._translated("read" if isinstance(first, Read) else "write", first.address):
             return self._run(accesses, cacheable)
 
-    def read(self, address: int, count: int = 1) -> list[int]:
+    def read(self, address: int, count: int = 1) -> Sequence[int]:
         return self.run([Read(address, count)])[0]
 
     def write(self, address: int, *values: int) -> None:
@@ -585,7 +586,7 @@ class Port(ABC):
             self._dp.write_ap(self._base + CSW, csw)
             self._current_csw = csw
 
-    def _run(self, accesses: Sequence[Access], cacheable: bool) -> list[list[int]]:
+    def _run(self, accesses: Sequence[Access], cacheable: bool) -> list[Sequence[int]]:
         results = _Results()
         try:
             for access, following in itertools.zip_longest(accesses, accesses[1:]):
@@ -620,7 +621,7 @@ class Port(ABC):
         else:
             results.expect([self._dp.read_ap(register, now=False)])
 
-    def _finish(self, results: _Results, *, wrote: bool) -> list[list[int]]:
+    def _finish(self, results: _Results, *, wrote: bool) -> list[Sequence[int]]:
         return results.collect()
 
     @abstractmethod
@@ -670,7 +671,7 @@ class RegisterPort(Port):
         else:
             self._dp.write_ap_multiple(self._base + DRW, lanes)
 
-    def _finish(self, results: _Results, *, wrote: bool) -> list[list[int]]:
+    def _finish(self, results: _Results, *, wrote: bool) -> list[Sequence[int]]:
         if not wrote:
             return results.collect()
         # A write is acknowledged before it happens.  RDBUFF waits until it has, and CTRL/STAT
@@ -750,17 +751,30 @@ class InterfacePort(Port):
 
     def _write_words(self, address: int, words: Sequence[int], csw: int) -> None:
         if isinstance(self._interface, STLinkMemoryInterface):
-            data = struct.pack(f"<{len(words)}I", *words)
-            self._interface.write_memory_block8(address, data, csw=csw)
+            self._interface.write_memory_block8(address, bytes_of(words), csw=csw)
         else:
             self._interface.write_memory_block32(address, words, csw=csw)
 
     def _read_words(self, address: int, count: int, csw: int) -> Sequence[int]:
         if isinstance(self._interface, STLinkMemoryInterface):
             data = bytes(self._interface.read_memory_block8(address, 4 * count, csw=csw))
-            return struct.unpack(f"<{count}I", data)
+            return words_of(data)
         words: Sequence[int] = self._interface.read_memory_block32(address, count, csw=csw)
         return words
+
+
+def words_of(data: bytes) -> Sequence[int]:
+    """Memory, a multiple of four bytes long, as words; nothing is copied until one is asked for."""
+    if sys.byteorder == "little":
+        return memoryview(data).cast("I")
+    return struct.unpack(f"<{len(data) // 4}I", data)
+
+
+def bytes_of(words: Sequence[int]) -> bytes:
+    """Words as they lie in memory."""
+    if isinstance(words, memoryview) and sys.byteorder == "little":
+        return bytes(words)
+    return struct.pack(f"<{len(words)}I", *words)
 
 
 class _Results:
@@ -781,10 +795,14 @@ class _Results:
         with suppress(Exception):
             self.collect()
 
-    def collect(self) -> list[list[int]]:
+    def collect(self) -> list[Sequence[int]]:
         found = iter(_collect([part for parts in self._parts for part in parts]))
-        results = []
+        results: list[Sequence[int]] = []
         for parts in self._parts:
+            if len(parts) == 1:  # often long, and not copied
+                only = next(found)
+                results.append([only] if isinstance(only, int) else only)
+                continue
             values: list[int] = []
             for _ in parts:
                 value = next(found)

@@ -13,7 +13,6 @@ System"; Armv7-M ARM (DDI 0403E.e), "Cache maintenance operations".
 from __future__ import annotations
 
 import logging
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
@@ -35,7 +34,7 @@ from gdbserver.chip.stm32h743 import (
     FlashSr,
 )
 from gdbserver.errors import AccessRefused, AccessStalled, MemoryFault
-from gdbserver.target.link import Access, Deadline, Port, Read, Write
+from gdbserver.target.link import Access, Deadline, Port, Read, Write, bytes_of, words_of
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +112,7 @@ class Memory:
             )
         start, end = span.start & ~3, span.end + 3 & ~3
         (words,) = self._port.run([Read(start, (end - start) // 4)], cacheable=True)
-        data = struct.pack(f"<{len(words)}I", *words)
+        data = bytes_of(words)
         return data[span.start - start : span.end - start]
 
     def _readable(self, span: Span) -> bytes:
@@ -134,14 +133,16 @@ class Memory:
     def read_words(self, address: int, count: int) -> list[int]:
         """Raises: MemoryFault."""
         try:
-            return self._port.run([Read(address, count)], cacheable=not is_volatile(address))[0]
+            return list(
+                self._port.run([Read(address, count)], cacheable=not is_volatile(address))[0]
+            )
         except AccessRefused as refused:
             raise MemoryFault("read", Span.of(address, 4 * count)) from refused
 
     def try_words(self, address: int, count: int) -> list[int] | None:
         """Words that nobody has asked for; None where some cannot be read, or not now."""
         try:
-            return self._port.run([Read(address, count)], cacheable=True)[0]
+            return list(self._port.run([Read(address, count)], cacheable=True)[0])
         except AccessRefused:
             self._flash_trouble(address)  # no flag of the controller's stays behind
         except AccessStalled:
@@ -250,7 +251,7 @@ def _write_accesses(address: int, data: bytes) -> list[Access]:
     for read in _exactly(Span.of(address, len(data))):
         part = data[read.address - address :][: read.count * read.size]
         if read.size == 4:
-            accesses.append(Write(read.address, struct.unpack(f"<{read.count}I", part)))
+            accesses.append(Write(read.address, words_of(part)))
         else:
             accesses.append(Write(read.address, [int.from_bytes(part, "little")], read.size))
     return accesses

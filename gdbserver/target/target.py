@@ -352,7 +352,7 @@ class Target:
         self._memory.write_words(address, values)
         self._written(address)
 
-    def run(self, accesses: Sequence[Access]) -> list[list[int]]:
+    def run(self, accesses: Sequence[Access]) -> list[Sequence[int]]:
         """Carry out register accesses in order, in as few transactions as the probe allows.
 
         The result has a list for each `Read`.  Not for memory: caches are passed by.
