@@ -9,10 +9,15 @@ of the same value to the same register, has none that matters: waiting programs 
 and some switch on again what is on.  Accesses to a data register, which empty or fill a FIFO,
 always have an effect: devices name such registers in `data_ports`, and writes that never
 count, whatever their value, in `idle_writes`.
+
+A driver waits in the same loops again and again.  One that found news as soon as time had been
+skipped is remembered by its place, and is believed the next time after one turn: when the same
+instruction, of the same call, looks again in vain.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum, auto
 
 REPEATS = 8
@@ -43,18 +48,35 @@ _LOOK, _WRITE, _ACT = AccessKind.LOOK, AccessKind.WRITE, AccessKind.ACT
 
 
 class PollDetector:
-    """Follows the core's accesses to devices."""
+    """Follows the core's accesses to devices.
 
-    def __init__(self) -> None:
+    `place` tells which instruction, of which call, makes the access at hand.  It takes a while to
+    find out, so it is asked only about looks in vain.
+    """
+
+    def __init__(self, place: Callable[[], int]) -> None:
+        self._place = place
         self._seen: dict[int, int] = {}
         self._written: set[tuple[int, int]] = set()
         self._in_vain = 0
+        self._last: int | None = None
+        """Where the last look was made, if it was in vain."""
+        self._waited: int | None = None
+        """Where time was skipped, if nothing was seen since."""
+        self._waits: set[int] = set()
+        """Places of loops that did wait."""
 
     def forget(self) -> None:
         """Something happened: whatever is read now is news."""
         self._seen.clear()
         self._written.clear()
         self._in_vain = 0
+        self._last = self._waited = None
+
+    def forget_places(self) -> None:
+        """Another program may be there now."""
+        self.forget()
+        self._waits.clear()
 
     def interrupted(self) -> None:
         """Time was skipped, and not far enough for anything to happen: it waits still."""
@@ -68,22 +90,30 @@ class PollDetector:
             elif kind is _WRITE and (address, value) not in self._written:
                 self._note_write(address, value)
             return False
-        if self._seen.get(address) != value:
-            self._seen[address] = value
+        seen = self._seen
+        if seen.get(address) != value:
+            if self._waited is not None and address in seen:
+                self._waits.add(self._waited)
+            seen[address] = value
             self._in_vain = 0
-            if len(self._seen) > MOST_REGISTERS:
+            self._last = self._waited = None
+            if len(seen) > MOST_REGISTERS:
                 self.forget()
             return False
         self._in_vain += 1
-        if self._in_vain < REPEATS * len(self._seen):
+        place = self._place()
+        turned, self._last = place == self._last, place
+        if self._in_vain < REPEATS * len(seen) and not (turned and place in self._waits):
             return False
         self._in_vain = 0
+        self._waited = place
         return True
 
     def _note_write(self, address: int, value: int) -> None:
         if len(self._written) < MOST_WRITES:
             self._seen.clear()
             self._in_vain = 0
+            self._last = self._waited = None
         else:
             self.forget()
         self._written.add((address, value))
