@@ -59,6 +59,7 @@ _BUFFERS = 12  # a quarter of a second, for as long as other lanes keep the link
 _BLOCK = 64 * 1024  # what one CRC-32 covers; no more than a buffer holds, where it is read first
 _BLOCKS = 64  # digests per call: four megabytes, a tenth of a second
 _PAUSE = 0.005  # seconds between two looks, while others may have the link
+_SLOW_LOOK = 0.01  # seconds: with buffers for a tenth of a second in the queue
 _SAMPLE = 64  # bytes that a program shall find where they were programmed
 _LOOKS = 4096  # bytes from one look to the next: no NOR erases less, and files begin there
 
@@ -320,10 +321,10 @@ class ExternalFlash:
         """Look once; tell what has finished, or that nothing has.
 
         When nobody is in a hurry, and the last pause was cut short because nobody else had a use
-        for the link, the look may take as long as the pause.
+        for the link, the look may take some time.
         """
         slowly = not hurried and self._target.monotonic() < self._pause_ends
-        finished = self._queue.poll(pause if slowly else 0)
+        finished = self._queue.poll(_SLOW_LOOK if slowly else 0)
         if not self._under_way or self._under_way[0][0] >= finished:
             self._pause_ends = self._target.monotonic() + pause
             yield Busy(pause)

@@ -842,10 +842,10 @@ class _Layout:
             "stack": stack,
             "vectors": _VECTOR_TABLE,
             "traps": len(_TRAPS),
-            "ring": _HEADER_SIZE + _RING_CALLS * _RECORD_SIZE,
             "results": 4 * RESULTS,
             "resident": resident.memory[-1].end,
             "scratch": _SCRATCH if image.rwpi and image.static_base is None else 0,
+            "ring": _HEADER_SIZE + _RING_CALLS * _RECORD_SIZE,
         }
         for name, size in sizes.items():
             parts[name] = offset

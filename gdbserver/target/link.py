@@ -31,7 +31,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -183,6 +183,25 @@ class _Unreached:
         self._link.refuses = False
 
 
+class _Translated:
+    """Of what goes over a link; a generator would take as long as a short access does."""
+
+    __slots__ = ("_access", "_address", "_link")
+
+    def __init__(self, link: Link, access: str, address: int) -> None:
+        self._link = link
+        self._access = access
+        self._address = address
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, Exception) and is_drivers(error):
+            self._link.recover()
+            raise _ours(error, f"{self._access} at {self._address:#010x}") from error
+
+
 class Link:
     """One opened probe, connected to the chip's debug port."""
 
@@ -191,6 +210,9 @@ class Link:
         self.name: str = probe.description
         self.uid: str = probe.unique_id
         self.monotonic: Callable[[], float] | None = getattr(probe, "monotonic", None)
+        capabilities = probe.capabilities
+        self.manages_select: Final = DebugProbe.Capability.MANAGED_AP_SELECTION in capabilities
+        """Whether the probe takes care of DP SELECT; else pyOCD does, and remembers its value."""
         self._session = session
         self._dp: Any = session.board.target.dp
         self._ports: dict[int, Port] = {}
@@ -361,11 +383,6 @@ class Link:
         virtual = self.monotonic is not None
         return Deadline(seconds, self.monotonic or time.monotonic, virtual=virtual)
 
-    @property
-    def manages_select(self) -> bool:
-        """Whether the probe takes care of DP SELECT; else pyOCD does, and remembers its value."""
-        return DebugProbe.Capability.MANAGED_AP_SELECTION in self.probe.capabilities
-
     def forget_select(self) -> None:
         """Have pyOCD write DP SELECT anew before it uses it, as after a reset."""
         if not self.manages_select:
@@ -388,20 +405,13 @@ class Link:
                 raise
             log.debug("the debug port is busy, or gone: %s", error)
 
-    @contextmanager
-    def _translated(self, access: str, address: int) -> Iterator[None]:
+    def _translated(self, access: str, address: int) -> _Translated:
         """What a driver raises becomes one of our errors, and the port usable again."""
         if self.refuses:
             raise NeedsLink
         if self.closed:
             raise ProbeError("the debug probe is closed")  # a driver might wait for ever
-        try:
-            yield
-        except Exception as error:
-            if not is_drivers(error):
-                raise
-            self.recover()
-            raise _ours(error, f"{access} at {address:#010x}") from error
+        return _Translated(self, access, address)
 
 
 def _ours(error: Exception, access: str) -> GdbServerError:

@@ -49,6 +49,7 @@ _WAYS, _SETS, _WAY_SHIFT, _SET_SHIFT = 4, 128, 30, 5
 """The H743's D-cache of 16 KiB, as DCCSW counts it."""
 
 _VOLATILE: Final = (PERIPHERALS, PPB)
+_BORDERS: Final = sorted(border for span in _VOLATILE for border in (span.start, span.end))
 _TIGHTLY_COUPLED: Final = (ITCM, DTCM)  # never cached
 
 
@@ -221,10 +222,9 @@ def _cacheable(span: Span) -> bool:
 
 def _pieces(span: Span) -> Iterator[Span]:
     """Cut where registers begin or end, and into pieces of `CHUNK`."""
-    borders = sorted(b for v in _VOLATILE for b in (v.start, v.end))
     start = span.start
     while start < span.end:
-        border = next((b for b in borders if b > start), span.end)
+        border = next((b for b in _BORDERS if b > start), span.end)
         end = min(span.end, border, start + CHUNK)
         yield Span(start, end)
         start = end
