@@ -74,6 +74,8 @@ class _Slave:
     """Offsets whose reads must not be taken for waiting."""
     idle_writes: frozenset[int] = frozenset()
     """Offsets whose writes may."""
+    direct: Callable[[int], Direct | None] | None = None
+    """Of one that may become plain memory."""
 
 
 class CoreMemory:
@@ -87,7 +89,6 @@ class CoreMemory:
         self._called: set[int] = set()
         self._programmed: set[int] = set()
         """Starts of devices that are plain for reading only, and that the core has written to."""
-        self._sometimes_plain: dict[int, tuple[Span, Mappable]] = {}
         self._slaves: dict[int, _Slave] = {}
         self._callbacks = AccessCallbacks(unicorn, self._on_read, self._on_write)
         self._failure: BaseException | None = None
@@ -157,8 +158,6 @@ class CoreMemory:
             return False
         if page not in self._called:
             self._called.add(page)
-            if found is not None and isinstance(found[1], Mappable):
-                self._sometimes_plain[page] = (found[0], found[1])
             self._callbacks.map(page, PAGE)
         return True
 
@@ -168,7 +167,6 @@ class CoreMemory:
         if page in self._called:
             self._uc.mem_unmap(page, PAGE)
             self._called.discard(page)
-            self._sometimes_plain.pop(page, None)
 
     def _map_plain(self, start: int, direct: Direct) -> None:
         length = len(direct.memory)
@@ -257,19 +255,13 @@ class CoreMemory:
         except BusStall as stall:
             listener.stalled(stall)
             return 0
-        page = address & ~(PAGE - 1)
-        if page in self._sometimes_plain:
-            self._look_again(page, address)
+        if slave.direct is not None and slave.direct(at) is not None:
+            # The slave that answered has become plain memory.
+            self._now_or_later(lambda: self.forget_page(address))
         if listener.after_access(address, value, _ACT if at in slave.data_ports else _LOOK):
             self._replay = _Access(False, address, value)
             listener.finish_instruction()
         return value
-
-    def _look_again(self, page: int, address: int) -> None:
-        """The slave answers accesses; it may have become plain memory by now."""
-        span, device = self._sometimes_plain[page]
-        if device.direct(address - span.start) is not None:
-            self._now_or_later(lambda: self.forget_page(page))
 
     def _on_protected_write(
         self, _uc: Any, _access: int, address: int, size: int, value: int, _data: Any
@@ -323,7 +315,10 @@ class CoreMemory:
             return _Slave(0, self._bus.read, self._bus.write)
         span, device = found
         ports, idle = getattr(device, "data_ports", ()), getattr(device, "idle_writes", ())
-        slave = _Slave(span.start, device.read, device.write, frozenset(ports), frozenset(idle))
+        direct = device.direct if isinstance(device, Mappable) else None
+        slave = _Slave(
+            span.start, device.read, device.write, frozenset(ports), frozenset(idle), direct
+        )
         block = Span.of(address >> BLOCK_BITS << BLOCK_BITS, 1 << BLOCK_BITS)
         if block in span:  # the device has it for itself
             self._slaves[address >> BLOCK_BITS] = slave

@@ -51,13 +51,8 @@ class CoreRegisters:
         self._known: dict[int, int] = {}
         self._live = False
 
-    @property
-    def live(self) -> bool:
-        """Whether the guest runs, and changes registers behind our back."""
-        return self._live
-
-    @live.setter
     def live(self, live: bool) -> None:
+        """The guest runs, and changes registers behind our back; or it stands still again."""
         self._live = live
         self._known.clear()
 

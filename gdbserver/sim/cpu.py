@@ -208,9 +208,13 @@ class Core:
     def spend(self, cycles: int) -> None:
         """The core is busy for so many cycles of its clock."""
         self.cycles += cycles
-        clock = self._clock
         spent, self._cycle_fraction = divmod(cycles * SECOND + self._cycle_fraction, self._hz)
-        clock.advance_to(clock.now + spent)
+        clock = self._clock
+        now = clock.now + spent
+        if now < clock.quiet_until:
+            clock.now = now
+        else:
+            clock.advance_to(now)
 
     def _follow_frequency(self) -> None:
         """See whether the core's clock is another one by now; SysTick has to know."""
@@ -328,18 +332,18 @@ class Core:
         if self._stale is not self.scs.caches.stale:
             self._watch_stale_code()
         if self._stepping:
-            self._run_slice(1, self._single)
+            self._run_slice(1, self._execute_one)
             return
         cycles = (self._limit - self._clock.now) * self._hz // SECOND
         count = max(1, min(self._slice, cycles // CYCLES_PER_INSTRUCTION))
-        self._run_slice(count, partial(self._enter_unicorn, count))
+        self._run_slice(count, self._enter_unicorn)
 
-    def _run_slice(self, count: int, run: Callable[[], None]) -> None:
+    def _run_slice(self, count: int, run: Callable[[int], None]) -> None:
         self._left = count
         self._accesses = 0
         start = self.pc
         try:
-            run()
+            run(count)
         except uc.UcError:
             if self._then is None:
                 raise
@@ -406,13 +410,14 @@ class Core:
                 self._begin_with_short_slices()
 
     def _enter_unicorn(self, count: int) -> None:
-        self.registers.live = True
+        registers = self.registers
+        registers.live(True)
         try:
             self._memory.run(self.pc | 1, _NOWHERE, count)
         finally:
-            self.registers.live = False
+            registers.live(False)
 
-    def _single(self) -> None:
+    def _execute_one(self, _count: int = 1) -> None:
         """Execute the instruction at `pc`, and no more.
 
         Unicorn counts an IT block as one instruction, so inside of one the next address ends
@@ -469,8 +474,10 @@ class Core:
 
         Unicorn tells about each block that it translates but the first of a run.
         """
-        scanned = self._scanned.setdefault(address // PAGE, set())
-        if address in scanned:
+        scanned = self._scanned.get(address // PAGE)
+        if scanned is None:
+            scanned = self._scanned[address // PAGE] = set()
+        elif address in scanned:
             return
         code = self._memory.fetch(address, LONGEST_SCAN)
         if code:
@@ -561,7 +568,7 @@ class Core:
             self._traps_version += 1
             return False
         if trap is Trap.UNMASK:
-            self._run_slice(1, self._single)
+            self._run_slice(1, self._execute_one)
             return True
         xpsr = self.registers.xpsr
         executes = condition_passed(xpsr)
@@ -684,8 +691,9 @@ class Core:
 
     def before_access(self, address: int) -> bool:
         self._accesses += 1
-        instructions = min(self._pace, self._left)
-        self._left -= instructions
+        left, pace = self._left, self._pace
+        instructions = pace if pace < left else left
+        self._left = left - instructions
         cycles = ACCESS_CYCLES + instructions * CYCLES_PER_INSTRUCTION
         # `spend`, in place: a driver makes hundreds of accesses for each page that it programs.
         self.cycles += cycles
@@ -707,15 +715,15 @@ class Core:
         if self._polls.sees(address, value, kind):
             self._skip_poll()
         nvic = self._nvic
-        return (
+        return bool(
             self._clock.now >= self._until
             or self._pace > FIRST_SLICE
             or self.halted
             or self.in_reset
             or self._watch_hit
-            or bool(self._soon)
-            or bool(self._memory.deferred)
-            or (nvic.changed and nvic.waiting != 0)
+            or self._soon
+            or self._memory.deferred
+            or (nvic.changed and nvic.waiting)
             or (address >= _PPB and self._stopping_conditions() != self._exits_key)
         )
 
@@ -763,7 +771,7 @@ class Core:
         self._finishing = True
         self._left = 0
         try:
-            self._single()
+            self._execute_one()
         except uc.UcError:
             if self._then is None:
                 raise
@@ -833,7 +841,7 @@ class Core:
         if self.scs.debug_enabled:
             self.enter_debug(why)
         elif not self._exceptions.monitor(why):
-            self._run_slice(1, self._single)
+            self._run_slice(1, self._execute_one)
 
     def set_watchpoints(self, watchpoints: list[Watchpoint]) -> None:
         """Whose accesses halt the core, behind the instruction that makes them."""
