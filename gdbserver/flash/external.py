@@ -53,13 +53,15 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_BUFFER = 8 * 1024  # 32 pages of 256 bytes, 22 ms of programming: the first is waited for
-_FIRST_BUFFERS = (2048, 2048, 2048, 2048, 4096, 4096)  # the device has something to do at once
+_BUFFER = 12 * 1024  # 48 pages of 256 bytes, 34 ms of programming; two commands to an ST-LINK
+_FIRST_BUFFERS = (1024, 1024, 1024, 1024, 2048, 2048, 4096, 4096)  # something to do at once
+_FEW = 3  # of full size, and the first ones are not needed any more
 _BUFFERS = 12  # a quarter of a second, for as long as other lanes keep the link
 _BLOCK = 64 * 1024  # what one CRC-32 covers; no more than a buffer holds, where it is read first
 _BLOCKS = 64  # digests per call: four megabytes, a tenth of a second
 _PAUSE = 0.005  # seconds between two looks, while others may have the link
-_SLOW_LOOK = 0.01  # seconds: with buffers for a tenth of a second in the queue
+_SLOW_LOOK = 0.01  # seconds
+_IN_NO_HURRY = 3 * _SLOW_LOOK  # where the queue has work for so long
 _SAMPLE = 64  # bytes that a program shall find where they were programmed
 _LOOKS = 4096  # bytes from one look to the next: no NOR erases less, and files begin there
 
@@ -105,21 +107,21 @@ class ExternalFlash:
         self._under_way: deque[tuple[int, Did | None]] = deque()
         self._used: deque[tuple[int, int]] = deque()  # buffers: (address, call that reads it)
         self._free: deque[int] = deque()
+        self._since = 0.0
+        """When the first of those under way had its turn, at the latest."""
         self._changed: int | None = None  # where something has been programmed
         free = self._queue.free
         self._buffer_size = min(_BUFFER, len(free) // self.region.page_size * self.region.page_size)
         if not self._buffer_size:
             raise LoaderRejected(loader.path, "leaves no RAM for a buffer")
         self._next_buffer = free.start
-        self._growing: Iterator[int] = iter(())
+        self._growing: deque[int] = deque()
         """Sizes of the next new buffers, where they are not the usual."""
         self._sizes: dict[int, int] = {}  # of buffers, by address
-        spare = MARGIN if self._queue.helpers and len(free) >= _BUFFER + MARGIN else 0
-        self._room = self._buffer_size + spare  # of a buffer
-        self._spare = spare
-        self._buffers_end = min(free.end, free.start + _BUFFERS * self._room)
+        self._full_sized = 0  # how many of them are not smaller than usual
+        self._spare = 0  # bytes behind each, where its contents come packed
+        self._buffers_end = min(free.end, free.start + _BUFFERS * (self._buffer_size + MARGIN))
         self._pause_ends = 0.0  # of the last pause that was asked for
-        self._packing = False  # until it is known how fast the link is
         # Where there is a routine that reads, mapped reads need not work, whatever the device's
         # type says; but our own loader leaves the NOR mapped after every routine.
         by_routine = "Read" in loader.image.entries and loader.kind == "stldr"
@@ -218,7 +220,14 @@ class ExternalFlash:
     def change(self, sectors: Sequence[SectorPlan]) -> Generator[Event, None, None]:
         if not sectors:
             return
-        self._growing = iter(_FIRST_BUFFERS)
+        if self._queue.bring_image_back():
+            yield from self._say(self._dialect.start())
+        seconds = self._queue.seconds_per_byte
+        waits = seconds > _TYPICAL_PROGRAM  # the device for the link, anyway
+        self._growing = deque(() if waits else _FIRST_BUFFERS)
+        slow = seconds > _SLOW
+        roomy = len(self._queue.free) >= _BUFFER + MARGIN
+        self._spare = MARGIN if slow and roomy and self._queue.helpers else 0
         for sectors_together in _erased_together(sectors):
             spans = [s.sector for s in sectors_together]
             if sectors_together[0].erase:
@@ -239,10 +248,13 @@ class ExternalFlash:
                         self._used.append((buffer, number))
                         yield Busy(0)
         yield from self._post(self._dialect.look())
+        if self._queue.helpers:
+            self._queue.prepare_digests()
         yield from self._give_back_buffers()
         while self._under_way:
             yield from self._collect()
-        self._queue.check_stack()
+        if self._tells:
+            self._queue.check_stack()
 
     def erase_all(self) -> Generator[Event, None, None]:
         requests = self._dialect.erase_all()
@@ -262,7 +274,7 @@ class ExternalFlash:
     ) -> Generator[Event, None, tuple[int, bytes] | None]:
         """What is to be written where, so that a call finds `data` in a buffer; None if all is
         under way.  Over a slow link it goes packed, and is unpacked first."""
-        packed = pack(data) if self._packing else None
+        packed = pack(data) if self._spare else None
         if packed is None:
             return buffer, data
         yield from self._room_in_queue()
@@ -292,6 +304,8 @@ class ExternalFlash:
                 request.routine, *request.arguments, timeout=request.timeout, carrying=carrying
             )
             carrying = None
+            if not self._under_way:
+                self._since = self._target.monotonic()
             self._under_way.append((number, did if request is requests[-1] else None))
         return number
 
@@ -329,30 +343,53 @@ class ExternalFlash:
             self._pause_ends = self._target.monotonic() + pause
             yield Busy(pause)
         while self._used and self._used[0][1] < finished:
-            self._free.append(self._used.popleft()[0])
+            address, _ = self._used.popleft()
+            if self._sizes[address] < self._buffer_size and self._full_sized >= _FEW:
+                self._queue.give_back(address)
+            else:
+                self._free.append(address)
         while self._under_way and self._under_way[0][0] < finished:
             _, did = self._under_way.popleft()
+            self._since = self._target.monotonic()
             if did is not None:
                 yield did
 
     def _buffer(self) -> Generator[Event, None, int]:
         """A buffer that no call uses: an old one, a new one, or one that has to be waited for."""
-        if self._used:
+        if not self._free and self._used:
             yield from self._collect(0)
         while not self._free:
-            if self._next_buffer + self._room <= self._buffers_end:
-                size = min(next(self._growing, self._buffer_size), self._buffer_size)
-                room = size + self._spare
-                begun = self._target.monotonic()
-                self._queue.borrow(Span.of(self._next_buffer, room))
-                seconds = (self._target.monotonic() - begun) / room
-                self._packing = self._spare > 0 and seconds > _SLOW
+            size = min(self._growing[0] if self._growing else _BUFFER, self._buffer_size)
+            if self._can_grow(size):
+                self._queue.borrow(Span.of(self._next_buffer, size + self._spare))
                 self._free.append(self._next_buffer)
                 self._sizes[self._next_buffer] = size
-                self._next_buffer += room
+                self._next_buffer += size + self._spare
+                self._full_sized += size == self._buffer_size
+                if self._growing:
+                    self._growing.popleft()
             else:
-                yield from self._collect(hurried=False)  # the core has all the other buffers
+                # The core has all the other buffers.
+                yield from self._collect(hurried=self._work_left() < _IN_NO_HURRY)
         return self._free.popleft()
+
+    def _can_grow(self, size: int) -> bool:
+        """Whether there is room for one more buffer, and time: what is there before has to cross
+        the link as well, and the device shall not wait for that."""
+        if self._next_buffer + size + self._spare > self._buffers_end:
+            return False
+        if len(self._used) < 3 or self._spare:  # fewer cannot keep the device busy
+            return True
+        return 2 * size * self._queue.seconds_per_byte < self._work_left()
+
+    def _work_left(self) -> float:
+        """Seconds for which the device will be busy, typically."""
+        seconds = 0.0
+        for _, did in self._under_way:
+            if did is not None:
+                erased = did.action == "erased"
+                seconds += len(did.span) * (_TYPICAL_ERASE if erased else _TYPICAL_PROGRAM)
+        return seconds - (self._target.monotonic() - self._since)
 
     def _give_back_buffers(self) -> Generator[Event, None, None]:
         """Let the RAM of each buffer be as it was, while the device works on what was in others.
@@ -369,7 +406,8 @@ class ExternalFlash:
         self._free.clear()
         if not self._used:
             self._next_buffer = self._queue.free.start
-            self._growing = iter(())
+            self._full_sized = 0
+            self._growing.clear()
 
     # --- Looking --------------------------------------------------------------------------
 
@@ -382,7 +420,8 @@ class ExternalFlash:
         """A look at the beginning of each sector tells most of those that must be erased.
 
         Of one that begins blank, and shall not, a look at each 4 KiB tells whether all of it is;
-        where that is wrong, the digest after programming will not be right.
+        where that is wrong, the digest after programming will not be right.  Those that come
+        first are looked at in this way before anything else: for a NOR that is blank it is all.
 
         Not with a loader that others have made: where one does nothing at all, digests tell.
         """
@@ -390,41 +429,57 @@ class ExternalFlash:
         told: dict[int, int | None] = {}
         known = self._loader.finds_out and self._queue.helpers and self._mapped
         if known and all(len(s) > 4 * SPREAD for s in wanted):
-            hopeless, fresh = yield from self._beginnings(sectors)
-            blank = yield from self._blank(fresh)
-            told = dict.fromkeys(hopeless)
-            for sector in fresh:
-                as_blank = self.digest_of(bytes([self.region.erased]) * len(sector))
-                told[sector.start] = as_blank if sector.start in blank else None
+            first = next(_adjacent([s.sector for s in self._written(sectors)], 1 << 32), [])
+            blank = set(first[: (yield from self._count_blank(first))])
+            others = [s for s in sectors if s.sector not in blank]
+            hopeless, fresh = yield from self._beginnings(others)
+            blank |= yield from self._blank(fresh)
+            told = dict.fromkeys([*hopeless, *(s.start for s in fresh)])
+            for sector in blank:
+                told[sector.start] = self.digest_of(bytes([self.region.erased]) * len(sector))
+                yield Did("compared", sector)
         rest = [s for s in wanted if s.start not in told]
         told.update(zip((s.start for s in rest), (yield from self.digest(rest)), strict=True))
         return [told[s.start] for s in wanted]
 
-    def _blank(self, sectors: Sequence[Span]) -> Generator[Event, None, set[int]]:
-        """The starts of those in which nothing was found."""
-        blank: set[int] = set()
+    def _written(self, sectors: Sequence[SectorPlan]) -> list[SectorPlan]:
+        """Those that shall begin with something: of the others a digest has to tell."""
+        blank = bytes([self.region.erased]) * SPREAD
+        return [s for s in sectors if s.beginning(SPREAD) != blank]
+
+    def _blank(self, sectors: Sequence[Span]) -> Generator[Event, None, set[Span]]:
+        """Those in which nothing was found."""
+        blank: set[Span] = set()
         for together in _adjacent(sectors, 1 << 32):
             left = together
             while left:
-                size = len(left[0])
-                number = yield from self._queue.call(
-                    "blank_spread",
-                    *(left[0].start, _LOOKS, len(left) * size // _LOOKS, SPREAD),
-                    timeout=read_seconds(SPREAD * len(left) * size // _LOOKS),
-                    checked=False,
-                )
-                whole = number * _LOOKS // size
-                blank.update(s.start for s in left[:whole])
+                whole = yield from self._count_blank(left)
+                blank.update(left[:whole])
+                yield from (Did("compared", sector) for sector in left[whole : whole + 1])
                 left = left[whole + 1 :]
-            for sector in together:
-                yield Did("compared", sector)
         return blank
+
+    def _count_blank(self, sectors: Sequence[Span]) -> Generator[Event, None, int]:
+        """In how many adjacent ones nothing was found, up to the first in which something was."""
+        if not sectors:
+            return 0
+        size = len(sectors[0])
+        looks = len(sectors) * size // _LOOKS
+        number = yield from self._queue.call(
+            "blank_spread",
+            *(sectors[0].start, _LOOKS, looks, SPREAD),
+            timeout=read_seconds(SPREAD * looks),
+            checked=False,
+        )
+        return number * _LOOKS // size
 
     def _beginnings(
         self, sectors: Sequence[SectorPlan]
     ) -> Generator[Event, None, tuple[set[int], list[Span]]]:
         """Which begin with something, and not with what they shall begin with: their starts.
         And which begin blank, and shall not."""
+        if not sectors:
+            return set(), []
         beginnings = {s.sector.start: s.beginning(SPREAD) for s in sectors}
         blank = zlib.crc32(bytes([self.region.erased]) * SPREAD)
         hopeless = set()
@@ -496,6 +551,8 @@ class ExternalFlash:
                 checked=False,
             ):
                 self._give_back_free()
+                if self._changed is not None and self._loader.finds_out:
+                    self._queue.put_image_away()
                 yield busy
             done += count
 

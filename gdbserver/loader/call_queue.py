@@ -12,24 +12,26 @@ The resident routine, as ``loaders/queue`` implements it and this module relies 
 ``run(queue)``, with r0 = address of a `RING` header, never returns::
 
     for (;;) {
-        while (queue->put == queue->done)      // free-running counts, compared for equality
-            ;                                  // spin: no WFI, so that memory can be polled
         record = &queue->records[queue->done & (queue->capacity - 1)];
+        while (record->number != queue->done + 1)   // free-running counts
+            ;                                  // spin: no WFI, so that memory can be polled
         if (record->function == 0) { queue->state = ENDED; for (;;) bkpt; }
         queue->state = CALLING;
         r9 = queue->static_base;
         sp = as it was at first;
-        record->result = record->function(record->arguments[0..3]);
+        result = record->function(record->arguments[0..3]);
+        record->arguments[0] = queue->result = result;
         queue->done += 1;                      // after the result (DMB between)
-        if (record->check && record->result != record->expected) {
+        if (record->check && result != record->expected) {
             queue->state = STOPPED; for (;;) bkpt;
         }
         queue->state = WAITING;
     }
 
-It keeps nothing in registers over a call, for there are routines that preserve none (AAPCS32 says
-which they must); it uses the stack pointer that the host sets, no FPU, no literal that depends on
-its address, and reads `put` from memory each time.  ``expected`` is what the loader's kind
+A record is written in one go, its number last: so posting a call is one access.  It keeps nothing
+in registers over a call, for there are routines that preserve none (AAPCS32 says which they
+must); it uses the stack pointer that the host sets, no FPU, no literal that depends on its
+address.  ``expected`` is what the loader's kind
 calls success.  While it waits it feeds the watchdogs: the independent one always, the window
 watchdog with the word in ``window_watchdog``, when that is not 0.
 
@@ -37,9 +39,10 @@ Helpers in the same image, called through the ring like any other routine (AAPCS
 preserve r9):
 
 ``crc32(address, length) -> crc``
-    zlib's CRC-32 (reflected, polynomial 0xEDB88320, initial and final inversion).
+    zlib's CRC-32 (reflected, polynomial 0xEDB88320, initial and final inversion), for kilobytes.
 ``crc32_each(start, size, count, results) -> 0``
     The same for `count` adjacent blocks of `size` bytes; stores one word each at `results`.
+    Like the next it has tables of its own, and is quick enough for megabytes.
 ``crc32_spread(start, stride, count, results) -> 0``
     The same for the first `SPREAD` bytes of `count` sectors that are `stride` bytes apart.
 
@@ -47,12 +50,14 @@ preserve r9):
     How many pieces of `size` bytes, a multiple of 16, `stride` bytes apart, are all ones, up to
     the first that is not.
 
-All read memory by words where aligned, and are quick enough for megabytes.
-
 ``unpack(from, length, to, room) -> length``
     Undoes `gdbserver.flash.packing`; 0 when that cannot be.
 ``feed(feeder) -> 0``
     Keeps internal flash programming: see `gdbserver.flash.feeder`.
+
+All that lies in RAM is saved before and restored after, which over most links takes longer than
+anything else here.  So what not every queue needs, the tables and some of the code, gets its
+place when it is first asked for.
 """
 
 from __future__ import annotations
@@ -89,7 +94,7 @@ from gdbserver.loader.known_state import VECTORS, known_state
 from gdbserver.loader.nor_survey import describe_quadspi
 from gdbserver.loader.reentry import Stage
 from gdbserver.loader.watchdogs import WWDG_FOOD, Watchdogs, patient_watchdogs
-from gdbserver.target.link import Write, words_of
+from gdbserver.target.link import Write, bytes_of, words_of
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)
@@ -99,15 +104,15 @@ RECORD = Struct(
     "arguments" / Array(4, Int32ul),  # r0 to r3
     "check" / Int32ul,  # 0: any result is good; 1: it must be `expected`
     "expected" / Int32ul,
-    "result" / Int32ul,  # written by the target: r0
+    "number" / Int32ul,  # of the call, from 1 on: with it the record is complete
 )
-"""One call: 8 words."""
+"""One call: 8 words.  The target puts r0 of a finished one in the first argument's place."""
 
 RING = Struct(
     "magic" / Const(0x474E4952, Int32ul),  # "RING"
-    "put" / Int32ul,  # written by the host: records filled so far
     "done" / Int32ul,  # written by the target: records finished so far
     "state" / Int32ul,  # written by the target: one of the STATE_ values
+    "result" / Int32ul,  # written by the target: r0 of the call that finished last
     "capacity" / Int32ul,  # records in the ring: a power of two
     "static_base" / Int32ul,  # r9 for each call
     "window_watchdog" / Int32ul,  # for WWDG1_CR, between calls; 0: it does not run
@@ -117,10 +122,12 @@ RING = Struct(
 
 _HEADER_SIZE, _RECORD_SIZE = 32, 32
 # Where to look: bytes from the start of header and record.
-_PUT, _DONE, _STATE, _WINDOW_WATCHDOG, _RESULT = 4, 8, 12, 24, 28
+_DONE, _STATE, _WINDOW_WATCHDOG, _RESULT = 4, 8, 24, 4
 
-HELPERS = ("crc32", "crc32_each", "crc32_spread", "blank_spread")
-RESIDENT = (*HELPERS, "unpack", "feed")
+_WITH_TABLES = ("crc32_each", "crc32_spread")
+HELPERS = ("crc32", "blank_spread", *_WITH_TABLES)
+_LATER = ("feed", "unpack")  # code that is brought when it is called, from the first of them on
+RESIDENT = (*HELPERS, *_LATER)
 SPREAD = 1024
 """Bytes of each block of `crc32_spread`."""
 RESULTS = 128
@@ -128,18 +135,21 @@ RESULTS = 128
 
 STATE_WAITING, STATE_CALLING, STATE_STOPPED, STATE_ENDED = range(4)
 
-_RING_CALLS = 32  # records: far more than buffers, so erases may queue up between writes
 FOREIGN_STACK = 4 * 1024
 """Bytes: loaders in the wild use less than 1 KiB, because ST's tools give no more."""
 OWN_STACK = 2 * 1024
 """Bytes: what unpacks wants 1.7 KiB."""
+_SHALLOW = 512  # of these, what everything else of ours wants: Init half of it
+_CALLS = 32  # records: far more than buffers, so erases may queue up between writes
+_OWN_CALLS = 16  # one writes a whole buffer
 _CANARY = 64  # bytes at the foot of the stack that nobody may touch
 _PAINT = b"\xa5\x5a\xc3\x3c"
 _TRAPS = bytes.fromhex("00be00be 01be00be")  # BKPT 0: "returned"; BKPT 1: a stray interrupt
-_VECTOR_TABLE = 1024  # 166 words, and VTOR wants the next power of two
+_EXCEPTIONS = 16  # vectors that code of ours can need: it enables no interrupt
 _SCRATCH = 4 * 1024  # for r9 of a loader that is movable but brings no data section
 _INTERVAL = 0.002  # seconds between two looks, while others may have the link
 _LEAST_PADDING = 64  # words: about what takes as long as the way to the probe and back
+_MOST_PADDING = 4096
 _FIRST_LOOK = 0.2  # seconds without progress until the core itself is looked at; then twice that
 _PATIENCE = 2.0  # seconds between two looks at what takes minutes
 _XPSR_THUMB = cm.XPSR_THUMB
@@ -204,12 +214,21 @@ class BorrowedRam:
     def __init__(self, target: Target) -> None:
         self._target = target
         self._before: dict[int, bytes] = {}
+        self._seconds = self._bytes = 0.0
 
     def __enter__(self) -> Self:
         return self
 
     def borrow(self, span: Span) -> None:
+        begun = self._target.monotonic()
         self._before[span.start] = self._target.read_memory(span.start, len(span))
+        self._seconds += self._target.monotonic() - begun
+        self._bytes += len(span)
+
+    @property
+    def seconds_per_byte(self) -> float:
+        """What the link took so far to read what was borrowed."""
+        return self._seconds / self._bytes
 
     def give_back(self, start: int) -> None:
         """Restore what was borrowed from `start` on."""
@@ -229,7 +248,8 @@ class CallQueue:
 
     `careful=False` does as other tools do: nothing is put into a known state before, no fault
     is caught, nothing is put back.  It is for the test that shows what comes of it.
-    `quick=True` lets the core run faster than after a reset; only for code that does not care.
+    `quick=True` is for code of ours: the core runs faster than after a reset, and what such code
+    does not use (the FPU, interrupts) is neither prepared nor put back.
     """
 
     def __init__(
@@ -251,8 +271,12 @@ class CallQueue:
         self._quick = quick
         self._checks_image = queued and careful  # else caches may be on
         resident = load_image(built("queue.elf"))
-        self._layout = _Layout(image, resident, stack)
+        self._layout = _Layout(image, resident, stack, own=quick)
         self._resident = resident.at(self._layout.resident)
+        self._capacity = self._layout.calls
+        self._foot = self._layout.always.start  # of the stack, as far as it is ours
+        self._has_tables = self._has_all_code = False
+        self._image_is_there = True
         self._calls: deque[Call] = deque()
         self._posted = self._finished = 0
         self._results: dict[int, int] = {}
@@ -272,9 +296,9 @@ class CallQueue:
         with ExitStack() as stack:
             stack.enter_context(_clocked(target, self._image))
             if self._careful:
-                stack.enter_context(target.saved_core())
+                stack.enter_context(target.saved_core(with_fpu=not self._quick))
                 stack.enter_context(self._ram)
-                self._ram.borrow(layout.block)
+                self._ram.borrow(layout.always)
                 for span in self._image.memory:
                     self._ram.borrow(span)
             self._upload()
@@ -282,16 +306,19 @@ class CallQueue:
             if self._careful:
                 stack.enter_context((quick_clocks if self._quick else same_clocks)(target))
                 self._watchdogs = stack.enter_context(patient_watchdogs(target))
-                stack.enter_context(known_state(target, layout.stage))
+                stack.enter_context(known_state(target, layout.stage, own=self._quick))
                 target.write_word(cm.DEMCR, demcr | cm.VC_ALL_FAULTS)
-                special = {"control": 0, "faultmask": 0, "basepri": 0, "primask": 0, "psp": 0}
-                # Nobody but foreign code could mind what it finds in them.
-                general = {} if self._quick else {f"r{n}": 0 for n in range(13)}
-                target.write_registers(general | special)
+                registers = {"control": 0, "faultmask": 0, "basepri": 0, "primask": 0, "psp": 0}
+                if not self._quick:  # nobody but foreign code could mind what it finds in them
+                    registers |= {f"r{n}": 0 for n in range(13)}
             else:
                 target.write_word(cm.DEMCR, demcr & ~cm.VC_ALL_FAULTS)
+                registers = {}
             stack.callback(self._stop)
-            target.write_registers({"msp": layout.stack.end, "xpsr": _XPSR_THUMB})
+            registers |= {"msp": layout.stack.end, "xpsr": _XPSR_THUMB}
+            if self._queued:
+                registers |= {"r0": layout.ring, "pc": self._resident.entries["run"] & ~1}
+            target.write_registers(registers)
             if self._queued:
                 self._start_resident()
             if self._checks_image:
@@ -314,36 +341,60 @@ class CallQueue:
         """
         layout = self._layout
         stray = layout.traps + 4 | 1
-        vectors = [layout.stack.end, *[stray] * (VECTORS - 1)]
+        vectors = [layout.stack.end, *[stray] * (layout.exceptions - 1)]
         header = RING.build(
             {
-                "put": 0,
                 "done": 0,
                 "state": STATE_WAITING,
-                "capacity": _RING_CALLS,
+                "result": 0,
+                "capacity": self._capacity,
                 "static_base": layout.static_base,
                 "window_watchdog": 0,
             }
         )
         self._constants = [
-            (layout.stage.vectors, b"".join(Int32ul.build(vector) for vector in vectors)),
+            (layout.stage.vectors, bytes_of(vectors)),
             (layout.traps, _TRAPS),
         ]
-        ours = [
-            self._resident.chunks[0],  # what lies behind it are tables, which it makes itself
-            (layout.ring, header),
-        ]
-        if layout.scratch:
-            ours.append((layout.scratch, bytes(_SCRATCH)))
-        for address, data in (*self._image.chunks, *ours, *self._constants):
+        code = layout.resident, self._code(0, layout.first_code)
+        ours = bytearray(layout.always.end - layout.stage.vectors)
+        for address, data in (*self._constants, (layout.ring, header), code):
+            offset = address - layout.stage.vectors
+            ours[offset : offset + len(data)] = data
+        for address, data in (*self._image.chunks, (layout.stage.vectors, bytes(ours))):
             self._target.write_memory(address, data)
         # How much of it our own code needs is known: there the foot is enough.
-        painted = _CANARY if self._quick else len(layout.stack)
-        self._target.write_memory(layout.stack.start, _PAINT * (painted // len(_PAINT)))
+        self._paint_stack(_CANARY if self._quick else layout.stack.end - self._foot)
         # Vectors are for stray interrupts; what has become of them is seen when one came.
-        for address, data in (*(() if self._checks_image else self._image.chunks), *ours):
-            if self._target.read_memory(address, len(data)) != data:
-                raise self._mutilated(address, data)
+        for address, data in (*(() if self._checks_image else self._image.chunks), code):
+            self._check_arrived(address, data)
+
+    def _code(self, start: int, end: int) -> bytes:
+        """Resident code; what lies behind it are tables, which it makes itself."""
+        return self._resident.chunks[0][1][start:end]
+
+    def _paint_stack(self, length: int) -> None:
+        self._target.write_memory(self._foot, _PAINT * (length // len(_PAINT)))
+
+    def _check_arrived(self, address: int, data: bytes) -> None:
+        if self._target.read_memory(address, len(data)) != data:
+            raise self._mutilated(address, data)
+
+    def _make_room_for(self, routine: str) -> None:
+        """What a resident routine needs besides what is always there."""
+        layout = self._layout
+        if routine in _WITH_TABLES and not self._has_tables:
+            self._has_tables = True
+            self._ram.borrow(layout.tables)
+        if routine in _LATER and not self._has_all_code:
+            self._has_all_code = True
+            self._ram.borrow(layout.later_code)
+            self._target.write_memory(layout.later_code.start, layout.later)
+            self._check_arrived(layout.later_code.start, layout.later)
+            if self._foot > layout.stack.start:
+                self._ram.borrow(Span(layout.stack.start, self._foot))
+                self._foot = layout.stack.start
+                self._paint_stack(_CANARY)
 
     def _mutilated(self, address: int, data: bytes) -> LoaderBroken:
         return LoaderBroken(
@@ -360,10 +411,8 @@ class CallQueue:
                 raise self._mutilated(address, data)
 
     def _start_resident(self) -> None:
-        entry = self._resident.entries["run"] & ~1
         if self._watchdogs is not None and self._watchdogs.wwdg:
             self._target.write_word(self._layout.ring + _WINDOW_WATCHDOG, WWDG_FOOD)
-        self._target.write_registers({"r0": self._layout.ring, "pc": entry})
         self._target.resume()
         self._running = True
 
@@ -420,6 +469,34 @@ class CallQueue:
         self._ram.give_back(start)
 
     @property
+    def seconds_per_byte(self) -> float:
+        """What the link needs, going by what was borrowed."""
+        return self._ram.seconds_per_byte
+
+    def put_image_away(self) -> None:
+        """Let the RAM that the loader lies in be as it was, for as long as nobody calls it."""
+        if self._image_is_there:
+            self._image_is_there = False
+            for span in self._image.memory:
+                self._ram.give_back(span.start)
+
+    def bring_image_back(self) -> bool:
+        """Whether it had been put away; then its variables are as in the file."""
+        if self._image_is_there:
+            return False
+        self._image_is_there = True
+        for span in self._image.memory:
+            self._ram.borrow(span)
+        for address, data in self._image.chunks:
+            self._target.write_memory(address, data)
+            self._check_arrived(address, data)
+        return True
+
+    def prepare_digests(self) -> None:
+        """Have the tables' memory in time: while the device is busy, that costs nothing."""
+        self._make_room_for(_WITH_TABLES[0])
+
+    @property
     def results(self) -> int:
         """Address of `RESULTS` words for what helpers find out."""
         return self._layout.results
@@ -430,7 +507,7 @@ class CallQueue:
         return self._queued
 
     def has_room(self) -> bool:
-        return len(self._calls) < (_RING_CALLS if self._queued else 1)
+        return len(self._calls) < (self._capacity if self._queued else 1)
 
     def post(
         self,
@@ -447,6 +524,10 @@ class CallQueue:
         one that means success, or the `expected` one, ends the queue.  `carrying` are words that
         are written on the same trip: where, and what.  Returns the call's number, for `result`.
         """
+        if routine in RESIDENT:
+            self._make_room_for(routine)
+        else:
+            self.bring_image_back()
         success = self._good if expected is None else expected
         call = Call(routine, arguments, timeout, checked, success)
         self._calls.append(call)
@@ -461,16 +542,10 @@ class CallQueue:
                     "arguments": [*arguments, 0, 0, 0, 0][:4],
                     "check": checked,
                     "expected": success,
-                    "result": 0,
+                    "number": self._posted,
                 }
             )
-            self._target.run(
-                [
-                    *_words(carrying),
-                    *_words((self._record(number), record)),
-                    Write(self._layout.ring + _PUT, [self._posted]),
-                ]
-            )
+            self._target.run([*_words(carrying), *_words((self._record(number), record))])
         else:
             if carrying is not None:
                 self._target.write_memory(*carrying)
@@ -483,7 +558,7 @@ class CallQueue:
         return self._image.entries[routine]
 
     def _record(self, number: int) -> int:
-        return self._layout.records + number % _RING_CALLS * _RECORD_SIZE
+        return self._layout.records + number % self._capacity * _RECORD_SIZE
 
     def _call_through_registers(self, call: Call) -> None:
         registers = {f"r{n}": value for n, value in enumerate([*call.arguments, 0, 0, 0, 0][:4])}
@@ -537,7 +612,7 @@ class CallQueue:
         self._idle_since, self._look_after = self._now(), _FIRST_LOOK
 
     def _poll_ring(self, idle: float) -> None:
-        done, state = self._look_slowly(idle) if idle else self._look(0)
+        done, state, last = self._look_slowly(idle) if idle else self._look(0)
         if state == STATE_STOPPED:
             done = self._target.read_word(self._layout.ring + _DONE)  # it counts before it stops
         if not self._finished <= done <= self._posted:
@@ -550,7 +625,10 @@ class CallQueue:
             call = self._calls.popleft()
             self._finished += 1
             stopped = state == STATE_STOPPED and number == done - 1
-            if not call.checked or stopped:
+            if done == self._posted and number == done - 1 and not stopped:
+                if not call.checked:
+                    self._results[number] = last  # and no other call has finished since
+            elif not call.checked or stopped:
                 self._results[number] = self._target.read_word(self._record(number) + _RESULT)
             if stopped:
                 self._broken = True
@@ -567,22 +645,22 @@ class CallQueue:
             self._broken = True
             raise self._crashed()
 
-    def _look(self, more: int) -> tuple[int, int]:
-        """How many calls are done, and the state; read last, after so many words of our own."""
+    def _look(self, more: int) -> tuple[int, int, int]:
+        """How many calls are done, the state, the last result; after so many words of our own."""
         start = self._layout.ring + _DONE - 4 * more
-        done, state = words_of(self._target.read_memory(start, 4 * more + 8)[-8:])
-        return done, state
+        done, state, last = words_of(self._target.read_memory(start, 4 * more + 12)[-12:])
+        return done, state, last
 
-    def _look_slowly(self, idle: float) -> tuple[int, int]:
+    def _look_slowly(self, idle: float) -> tuple[int, int, int]:
         """The same, in something below `idle` seconds; how much that is on this link is learned."""
         begun = self._now()
-        done_and_state = self._look(self._padding)
+        found = self._look(self._padding)
         took = self._now() - begun
         if took > idle:
             self._padding //= 2
         elif took < idle / 2:
             self._padding = min(2 * self._padding + _LEAST_PADDING, self._layout.words_before_ring)
-        return done_and_state
+        return found
 
     def _poll_core(self) -> None:
         stop = self._target.poll_stop()
@@ -621,7 +699,7 @@ class CallQueue:
 
     def check_stack(self) -> None:
         """Raises: LoaderBroken when a routine needed more stack than there is."""
-        foot = self._target.read_memory(self._layout.stack.start, _CANARY)
+        foot = self._target.read_memory(self._foot, _CANARY)
         if foot != _PAINT * (_CANARY // len(_PAINT)):
             raise LoaderBroken(
                 self._image.path, f"needs more than {len(self._layout.stack)} bytes of stack"
@@ -632,7 +710,7 @@ class CallQueue:
 
     def stack_used(self) -> int:
         """High-water mark, in bytes, of foreign code: how far down the paint is gone."""
-        stack = self._target.read_memory(self._layout.stack.start, len(self._layout.stack))
+        stack = self._target.read_memory(self._foot, self._layout.stack.end - self._foot)
         for offset in range(0, len(stack), len(_PAINT)):
             if stack[offset : offset + len(_PAINT)] != _PAINT:
                 return len(stack) - offset
@@ -687,7 +765,7 @@ class CallQueue:
         fault = self._target.describe_fault() or self._unflagged()
         if pc == self._layout.traps + 4 and exception not in _FAULTS:
             fault = f"{_exception(exception)} came, and the loader has no handler for it"
-        foot = self._target.read_memory(self._layout.stack.start, _CANARY)
+        foot = self._target.read_memory(self._foot, _CANARY)
         if foot != _PAINT * (_CANARY // len(_PAINT)):
             fault = f"it needs more than {len(self._layout.stack)} bytes of stack: {fault}"
         call = self._calls[0]
@@ -830,29 +908,37 @@ def _exception(number: int) -> str:
 class _Layout:
     """Who lies where in RAM, beside a loader that is linked where it is linked.
 
-    One block holds all that is ours: stack, vector table, traps, ring, resident code.  It goes to
+    One block holds all that is ours: stack, vector table, ring, traps, resident code.  It goes to
     the start of DTCM, which nothing stalls, or of AXI SRAM when the loader is in its way: a
     stack that is used up then leaves RAM altogether, and that is a fault, right where it happens.
+    With code of ours, which has stack enough, it goes to the end: a slow look then has RAM to read
+    before it comes to the ring.
     """
 
-    def __init__(self, image: Image, resident: Image, stack: int) -> None:
+    def __init__(self, image: Image, resident: Image, stack: int, *, own: bool) -> None:
+        code, end = resident.chunks[0][1], resident.memory[-1].end
+        self.calls = _OWN_CALLS if own else _CALLS
+        self.exceptions = _EXCEPTIONS if own else VECTORS
+        self.first_code = min(resident.symbols[name].address for name in _LATER)
+        self.later = code[self.first_code :]
         offset = 0
         parts = {}
         sizes = {
-            "stack": stack,
-            "vectors": _VECTOR_TABLE,
+            "stack": stack,  # a multiple of 1024, as VTOR wants the address of what follows
+            "vectors": 4 * self.exceptions,
+            "ring": _HEADER_SIZE + self.calls * _RECORD_SIZE,
             "traps": len(_TRAPS),
-            "results": 4 * RESULTS,
-            "resident": resident.memory[-1].end,
             "scratch": _SCRATCH if image.rwpi and image.static_base is None else 0,
-            "ring": _HEADER_SIZE + _RING_CALLS * _RECORD_SIZE,
+            "resident": end,
+            "results": 4 * RESULTS,
         }
         for name, size in sizes.items():
             parts[name] = offset
             offset += -(-size // 32) * 32
         size = -(-offset // 1024) * 1024
-        starts = (DTCM.start, AXI_SRAM.start, DTCM.end - size, AXI_SRAM.end - size)
-        for block in (Span.of(start, size) for start in starts):
+        starts = DTCM.start, AXI_SRAM.start
+        ends = DTCM.end - size, AXI_SRAM.end - size
+        for block in (Span.of(at, size) for at in (ends + starts if own else starts + ends)):
             if not any(len(block & span) for span in image.memory):
                 break
         else:
@@ -860,14 +946,20 @@ class _Layout:
         self.block = block
         self.traps = block.start + parts["traps"]
         self.ring = block.start + parts["ring"]
-        self.words_before_ring = parts["ring"] // 4
+        ram = DTCM if self.ring in DTCM else AXI_SRAM
+        self.words_before_ring = min((self.ring - ram.start) // 4, _MOST_PADDING)
         self.results = block.start + parts["results"]
         self.records = self.ring + _HEADER_SIZE
         self.resident = block.start + parts["resident"]
         self.scratch = block.start + parts["scratch"] if sizes["scratch"] else 0
         self.stack = Span.of(block.start + parts["stack"], stack)
-        vectors = block.start + parts["vectors"]
-        self.stage = Stage(vectors, self.traps, self.stack.end)
+        foot = self.stack.end - (_SHALLOW if own else stack)
+        self.always = Span(foot, self.resident + self.first_code)
+        """What every queue uses; the rest of the block is borrowed when it is needed."""
+        self.later_code = Span.of(self.resident + self.first_code, len(self.later))
+        self.tables = Span(self.resident + len(code), self.results + 4 * RESULTS)
+        # What a handler is entered through lies over vectors and ring: no call comes after that.
+        self.stage = Stage(block.start + parts["vectors"], foot, self.stack.end)
         self.static_base = image.static_base or self.scratch
         taken = [*image.memory, block]
         gaps = [gap for ram in (AXI_SRAM, DTCM) for gap in _gaps(ram, taken)]

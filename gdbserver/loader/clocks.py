@@ -31,6 +31,7 @@ _ACR = chip.FLASH + chip.FLASH_ACR
 _DIVIDERS = chip.RCC + 0x18  # D1CFGR, D2CFGR, D3CFGR
 _PLLS = chip.RCC + 0x28  # PLLCKSELR, PLLCFGR, and DIVR and FRACR of PLL1 to PLL3
 _KERNELS = chip.RCC + 0x4C  # D1CCIPR, D2CCIP1R, D2CCIP2R, D3CCIPR
+_RCC_OFFSETS = (0x00, 0x10, *range(0x18, 0x24, 4), *range(0x28, 0x48, 4), *range(0x4C, 0x5C, 4))
 
 _HSION, _HSIRDY = 1 << 0, 1 << 2
 _HSEON = 1 << 16
@@ -68,19 +69,15 @@ class _Clocks:
 
     @classmethod
     def of(cls, target: Target) -> Self:
-        (cr,), (cfgr,), dividers, plls, kernels, (acr,), (d3cr,) = target.run(
-            [
-                *(Read(_CR), Read(_CFGR), Read(_DIVIDERS, 3), Read(_PLLS, 8), Read(_KERNELS, 4)),
-                *(Read(_ACR), Read(_D3CR)),
-            ]
-        )
+        cr, cfgr, *rest = target.read_spread(_CR, _RCC_OFFSETS)
+        (acr,), (d3cr,) = target.run([Read(_ACR), Read(_D3CR)])
         return cls(
             cr & _SWITCHES,
             cfgr & _SW,
             cfgr & ~(_SW | _SW << _SWS_SHIFT),
-            tuple(dividers),
-            tuple(plls),
-            tuple(kernels),
+            tuple(rest[:3]),
+            tuple(rest[3:11]),
+            tuple(rest[11:]),
             acr & _LATENCY,
             d3cr & _VOS,
         )

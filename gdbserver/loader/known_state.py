@@ -29,13 +29,14 @@ log = logging.getLogger(__name__)
 _IRQ_WORDS = (chip.IRQ_COUNT + 31) // 32
 _PRIORITY_WORDS = (chip.IRQ_COUNT + 3) // 4
 _ALL = 0xFFFFFFFF
-_SYSTEM = 8  # words from VTOR to SHCSR: AIRCR, SCR, CCR and SHPR1-3 between them
+_SYSTEM = 11  # words: ICSR, VTOR, AIRCR, SCR, CCR, SHPR1-3, SHCSR, CFSR, HFSR
 _FPU_FULL_ACCESS = 0xF << 20  # CPACR.CP10 and CP11
 _FPU_FRAMES = 3  # words: FPCCR, FPCAR, FPDSCR
 _LAZY_STACKING = 1 << 31 | 1 << 30 | 1 << 0  # FPCCR.ASPEN, LSPEN, and LSPACT: one is under way
 _PRIGROUP = 0x700
 _ACTIVE = 0xFFF & ~(1 << 8)  # SHCSR: system exceptions that are being handled
 _PENDING = cm.Icsr.PENDSTSET | cm.Icsr.PENDSVSET
+_ANY_PENDING = _PENDING | cm.Icsr.NMIPENDSET
 _MPU_REGIONS = 16
 _MPU_VALID = 1 << 4  # RBAR: the region's number comes along
 VECTORS = 16 + chip.IRQ_COUNT
@@ -43,13 +44,20 @@ VECTORS = 16 + chip.IRQ_COUNT
 
 
 @contextmanager
-def known_state(target: Target, stage: Stage) -> Iterator[None]:
+def known_state(target: Target, stage: Stage, *, own: bool = False) -> Iterator[None]:
     """No interrupts, no MPU, no caches, an FPU, and the vector table of `stage`.
 
     The core is halted on entry and must be on exit.  Core registers are not dealt with here, but
     on exit some of them change, where the program was halted in a handler.
+
+    `own`: for code of ours, which uses no FPU and changes nothing of this.  On a chip that is as
+    reset left it, it is the vector table alone that has to change.
     """
     saved = _Saved(target)
+    if own and saved.is_quiet:
+        with saved.other_vectors(stage):
+            yield
+        return
     _quieten(target)
     caches_off(target)
     target.run(
@@ -82,7 +90,6 @@ class _Saved:
             self._pending,
             active,
             self._interrupt_priorities,
-            (self._icsr,),
             system,
             (self.cpacr,),
             (self._mpu,),
@@ -94,16 +101,45 @@ class _Saved:
                 Read(cm.NVIC_ISPR, _IRQ_WORDS),
                 Read(cm.NVIC_IABR, _IRQ_WORDS),
                 Read(cm.NVIC_IPR, _PRIORITY_WORDS),
-                Read(cm.ICSR),
-                Read(cm.VTOR, _SYSTEM),
+                Read(cm.ICSR, _SYSTEM),
                 Read(cm.CPACR),
                 Read(cm.MPU_CTRL),
                 Read(cm.FPCCR, _FPU_FRAMES),
             ]
         )
-        self._vtor, self._aircr, self._scr, self._ccr, *self._priorities, self._shcsr = system
+        self._icsr, self._vtor, self._aircr, self._scr, self._ccr, *rest = system
+        *self._priorities, self._shcsr, cfsr, hfsr = rest
+        self._flagged = bool(cfsr or hfsr)
         self._handlers = Handlers.seen(self._icsr, active)
         self._regions = _mpu_regions(target) if self._mpu & 1 else None
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing runs, is enabled, pending or under way that code of ours would mind."""
+        return not (
+            self._systick[0] & 7
+            or any(self._enabled)
+            or self._icsr & _ANY_PENDING
+            or self._shcsr
+            or self._scr
+            or self._ccr & (cm.Ccr.DC | cm.Ccr.IC)
+            or self._mpu & 1
+            or self._flagged
+            or self._handlers
+        )
+
+    @contextmanager
+    def other_vectors(self, stage: Stage) -> Iterator[None]:
+        """With those of `stage`; everything is put back where there was an error."""
+        self._target.write_word(cm.VTOR, stage.vectors)
+        try:
+            yield
+        except BaseException:
+            _quieten(self._target)
+            caches_off(self._target)
+            self.restore(stage)
+            raise
+        self._target.write_word(cm.VTOR, self._vtor)
 
     def restore(self, stage: Stage) -> None:
         """In a quiet core: interrupts that were pending are so again, and come when it runs."""

@@ -30,7 +30,7 @@ from gdbserver.target.target import Target
 log = logging.getLogger(__name__)
 
 _AHB3ENR, _QSPIEN = chip.RCC + 0xD4, 1 << 14
-_AHB4ENR = chip.RCC + 0xE0
+_AHB4ENR = chip.RCC + 0xE0  # behind AHB1ENR and AHB2ENR
 _PORTS = 11  # A to K
 
 _CR, _DCR, _SR, _FCR, _CCR, _ABR = (
@@ -47,6 +47,7 @@ _FOUR_ADDRESS_BYTES = 3 << 12
 _THREE_BYTE_READS = {0x03, 0x0B, 0x3B, 0x6B, 0xBB, 0xEB}
 
 _GPIO_MODES, _GPIO_ODR, _GPIO_FUNCTIONS = 0x00, 0x14, 0x20  # MODER to PUPDR; AFRL, AFRH
+_GPIO_WORDS = 10  # with IDR, BSRR and LCKR among them
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,24 +77,24 @@ class QuadspiState:
     @classmethod
     def of(cls, target: Target) -> Self | None:
         """As it is now; None when nobody has set it up."""
-        (enabled,), (clocks,) = target.run([Read(_AHB3ENR), Read(_AHB4ENR)])
-        if not enabled & _QSPIEN or not target.read_word(_CR) & _EN:
+        enabled, *_, clocks = target.read_words(_AHB3ENR, 4)
+        if not enabled & _QSPIEN:
             return None
-        (control, device, status), (communication,), (alternate,), polling = target.run(
-            [Read(_CR, 3), Read(_CCR), Read(_ABR), Read(_POLLING, 4)]
+        # Not DR, which lies between: a read takes something out of the FIFO, or waits for it.
+        registers = target.read_words(_CR, 8)
+        control, device, status, _, _, communication, _, alternate = registers
+        if not control & _EN:
+            return None
+        used = [port for port in range(_PORTS) if clocks >> port & 1]
+        polling, *words = target.run(
+            [
+                Read(_POLLING, 4),
+                *(Read(chip.GPIOA + chip.GPIO_STRIDE * port, _GPIO_WORDS) for port in used),
+            ]
         )
         ports = {}
-        for port in range(_PORTS):
-            if clocks >> port & 1:
-                base = chip.GPIOA + chip.GPIO_STRIDE * port
-                modes, output, functions = target.run(
-                    [
-                        Read(base + _GPIO_MODES, 4),
-                        Read(base + _GPIO_ODR),
-                        Read(base + _GPIO_FUNCTIONS, 2),
-                    ]
-                )
-                ports[port] = (*modes, *output, *functions)
+        for port, (*modes, _, output, _, _, low, high) in zip(used, words, strict=True):
+            ports[port] = (*modes, output, low, high)
         mapped = communication & _MAPPED == _MAPPED
         return cls(
             control & ~_ABORT,
@@ -117,6 +118,8 @@ class QuadspiState:
 
         The core is halted, and the QUADSPI's clocks are what they were.
         """
+        if self.mapped and self.of(target) == self:
+            return  # it reads the NOR as the loader does, which has just read it all
         self._put_registers_back(target)
         if self.busy:
             log.warning("the program was in the middle of a QUADSPI transfer, which is lost")

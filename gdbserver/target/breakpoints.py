@@ -368,6 +368,9 @@ class Breakpoints:
     def suspended(self) -> Iterator[None]:
         """All of them out of the hardware, for the time of a loader."""
         code, watches = self._code.copy(), {entry[0] for entry in self._dwt if entry}
+        if not (code or watches or self._lent):
+            yield
+            return
         self.clear_all()
         try:
             yield

@@ -94,6 +94,8 @@ class _Halt:
     reason: StopReason | None = None
     bkpt: int | None = None
     """Where a BKPT of the program's own stopped the core: running on means stepping over it."""
+    moved: bool = False
+    """pc was written before anybody asked for the reason: the core stands where it was put."""
 
 
 class Core:
@@ -628,6 +630,8 @@ class Core:
     def own_bkpt(self) -> int | None:
         """The number in the program's own BKPT that stopped the core, if it still stands there."""
         halt = self._need_halt()
+        if halt.moved:
+            return None
         self._explain(halt)
         if halt.bkpt is None:
             return None
@@ -704,6 +708,7 @@ class Core:
         halt = self._need_halt()
         self._fetch(halt, registers.partial(values))
         self._store(halt, registers.encode(values, halt.registers))
+        halt.moved |= halt.reason is None and "pc" in values
 
     def _fetch(
         self, halt: _Halt, selectors: Iterable[int], besides: Sequence[Access] = ()
@@ -788,12 +793,15 @@ class Core:
             )
 
     @contextmanager
-    def saved(self) -> Iterator[None]:
+    def saved(self, *, with_fpu: bool = True) -> Iterator[None]:
         """For the time of a loader: put every core register, DEMCR and all breakpoints back.
 
         Inside, the core may do anything; no breakpoint of the client's is in the hardware.
+        `with_fpu=False`: what runs there does not use the FPU.
         """
-        everything = (*registers.CORE_SELECTORS, *registers.FPU_SELECTORS)
+        everything: tuple[int, ...] = registers.CORE_SELECTORS
+        if with_fpu:
+            everything += registers.FPU_SELECTORS
         halt = self._need_halt()
         # Now: what the hardware knows afterwards are the loader's own stops and faults.
         self._explain(halt)

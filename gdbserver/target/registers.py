@@ -145,9 +145,11 @@ def encode(values: Mapping[str, int], raw: Mapping[int, int]) -> dict[int, int]:
 
 
 def partial(names: Iterable[str]) -> list[int]:
-    """The selectors of which these registers are only a part."""
-    fields = (field for name in names for field in _FIELDS[name])
-    return list(dict.fromkeys(field.selector for field in fields if field.bits < 32))
+    """The selectors of which these registers, all together, are only a part."""
+    bits: dict[int, int] = {}
+    for field in (field for name in names for field in _FIELDS[name]):
+        bits[field.selector] = bits.get(field.selector, 0) + field.bits
+    return [selector for selector, together in bits.items() if together < 32]
 
 
 def aliases(written: Iterable[int]) -> set[int]:

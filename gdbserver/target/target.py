@@ -352,6 +352,13 @@ class Target:
         self._memory.write_words(address, values)
         self._written(address)
 
+    def read_spread(self, address: int, offsets: Sequence[int]) -> list[int]:
+        """Registers at ascending `offsets`, of which the first is 0.
+
+        What lies between must bear being read: it is, where that saves commands.
+        """
+        return self._port.read_spread(address, offsets)
+
     def run(self, accesses: Sequence[Access]) -> list[Sequence[int]]:
         """Carry out register accesses in order, in as few transactions as the probe allows.
 
@@ -501,12 +508,13 @@ class Target:
         """By the same names.  The core must be halted."""
         self._core.write_registers(values)
 
-    def saved_core(self) -> AbstractContextManager[None]:
+    def saved_core(self, *, with_fpu: bool = True) -> AbstractContextManager[None]:
         """For the time of a loader: put every core register, DEMCR and all breakpoints back.
 
         Inside, the core may do anything; no breakpoint of the client's is in the hardware.
+        `with_fpu=False`: what runs there does not use the FPU.
         """
-        return self._core.saved()
+        return self._core.saved(with_fpu=with_fpu)
 
     # --- Breakpoints ------------------------------------------------------------------------------
 

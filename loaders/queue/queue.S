@@ -5,14 +5,17 @@
  * Position independent: the host puts the image anywhere (DTCM: no wait states), the stack
  * pointer elsewhere, and starts `run`.  No FPU, no interrupts, nothing outside the image is
  * written but the ring and what the caller names.
+ *
+ * What every queue needs comes first.  From `feed` on the host brings code when it is first
+ * called, and has the tables' memory only from when they are needed.
  */
     .syntax unified
     .thumb
 
     /* The ring's header, then 32-byte records. */
-#define PUT 4
-#define DONE 8
-#define STATE 12
+#define DONE 4
+#define STATE 8
+#define LAST_RESULT 12
 #define CAPACITY 16
 #define STATIC_BASE 20
 #define WINDOW_WATCHDOG 24
@@ -20,9 +23,10 @@
 
 #define FUNCTION 0
 #define ARGUMENTS 4
+#define RESULT 4
 #define CHECK 20
 #define EXPECTED 24
-#define RESULT 28
+#define NUMBER 28
 
 #define WAITING 0
 #define CALLING 1
@@ -59,7 +63,8 @@
     .endm
 
 /*
- * run(r0 = ring): never returns.  r4 ring, r5 record, r6 records done, r7 function, r8 turns.
+ * run(r0 = ring): never returns.  r4 ring, r5 record, r6 records done, r7 the number that is
+ * waited for, then the function, r8 turns.
  *
  * A routine ought to preserve these, and the stack pointer, and not every one does: so what is
  * needed after a call is in memory, and each call begins at the stack pointer of the first.
@@ -73,19 +78,20 @@ routine run
     movs    r0, #WAITING
     str     r0, [r4, #STATE]
     ldr     r6, [r4, #DONE]
+    find_record r0
+    adds    r7, r6, #1
 .Lfeed:
     bl      feed_watchdogs
     mov     r8, #0x10000            @ a few milliseconds, whatever the clock
 .Lwait:
-    ldr     r0, [r4, #PUT]
-    cmp     r0, r6
-    bne     .Lcall
+    ldr     r0, [r5, #NUMBER]
+    cmp     r0, r7
+    beq     .Lcall
     subs    r8, #1
     bne     .Lwait
     b       .Lfeed
 .Lcall:
-    dmb                             @ the record was written before `put` was
-    find_record r0
+    dmb                             @ the rest of the record was written before its number was
     ldr     r7, [r5, #FUNCTION]
     movs    r0, #ENDED
     cbz     r7, .Lstop
@@ -103,6 +109,7 @@ routine run
     ldr     r6, [r4, #DONE]
     find_record r1
     str     r0, [r5, #RESULT]
+    str     r0, [r4, #LAST_RESULT]
     dmb                             @ whoever sees the new count sees the result
     adds    r6, #1
     str     r6, [r4, #DONE]
@@ -134,7 +141,50 @@ feed_watchdogs:
     bx      lr
 
 /*
- * crc32(r0 = address, r1 = length) -> r0, as zlib's: four table look-ups per word ("slicing").
+ * crc32(r0 = address, r1 = length) -> r0, as zlib's: half a byte at a time, which takes a table
+ * of 64 bytes and ten instructions a byte.
+ */
+routine crc32
+    adr     r2, .Lhalf_bytes
+    mov     r3, #-1
+    b       .Lhalf_bytes_left
+.Lhalf_byte:
+    ldrb    r12, [r0], #1
+    eor     r3, r3, r12
+    and     r12, r3, #15
+    ldr     r12, [r2, r12, lsl #2]
+    eor     r3, r12, r3, lsr #4
+    and     r12, r3, #15
+    ldr     r12, [r2, r12, lsl #2]
+    eor     r3, r12, r3, lsr #4
+.Lhalf_bytes_left:
+    subs    r1, #1
+    bhs     .Lhalf_byte
+    mvns    r0, r3
+    bx      lr
+    .size   crc32, . - crc32
+
+    .align  2
+.Lhalf_bytes:
+    .word   0x00000000, 0x1DB71064, 0x3B6E20C8, 0x26D930AC
+    .word   0x76DC4190, 0x6B6B51F4, 0x4DB26158, 0x5005713C
+    .word   0xEDB88320, 0xF00F9344, 0xD6D6A3E8, 0xCB61B38C
+    .word   0x9B64C2B0, 0x86D3D2D4, 0xA00AE278, 0xBDBDF21C
+
+    .align  2
+.Lring:
+    .word   0
+    .word   0                       @ and the stack pointer
+.Lpolynomial:
+    .word   0xEDB88320
+.Ltables_offset:
+    .word   .Ltables - (.Lhere + 4)
+.Ltables_ready:                       @ in the image, so that an upload forgets the tables
+    .word   0
+
+/*
+ * crc32_quick(r0 = address, r1 = length) -> r0, the same: four look-ups per word ("slicing"), in
+ * four tables of 1 KiB that the first call fills.
  * r2, r8, r12, lr: the tables; r3: the remainder.
  */
     .macro  take_word word
@@ -152,7 +202,7 @@ feed_watchdogs:
     eors    r3, r4
     .endm
 
-routine crc32
+routine crc32_quick
     push    {r4-r11, lr}
     ldr     r4, .Ltables_offset
 .Lhere:
@@ -212,7 +262,7 @@ routine crc32
     eor     r3, r4, r3, lsr #8
     subs    r1, #1
     bx      lr
-    .size   crc32, . - crc32
+    .size   crc32_quick, . - crc32_quick
 
 /* Fill the tables at r2: table[0] byte by byte, table[k] is table[k - 1] with one more zero byte. */
 make_tables:
@@ -281,7 +331,7 @@ routine crc32_each
 .Lcompute:
     mov     r0, r4
     mov     r1, r5
-    bl      crc32
+    bl      crc32_quick
     b       .Lstore
 .Lblank:
     mov     r0, r10
@@ -289,7 +339,7 @@ routine crc32_each
     bne     .Lstore
     mov     r0, r4
     mov     r1, r5
-    bl      crc32
+    bl      crc32_quick
     mov     r10, r0
     mov     r11, #1
 .Lstore:
@@ -339,6 +389,7 @@ routine blank_spread
     pop     {r4-r9, pc}
     .size   blank_spread, . - blank_spread
 
+    .align  2                       @ here begins what comes later
 /*
  * feed(r0 = feeder) -> 0, once the host has written its first word: keeps both banks of internal
  * flash programming, from buffers in RAM.
@@ -516,17 +567,6 @@ feed_lane:
     mov     r0, #IDLE_TURNS
 .Lnot_now:
     bx      lr
-
-    .align  2
-.Lring:
-    .word   0
-    .word   0                       @ and the stack pointer
-.Lpolynomial:
-    .word   0xEDB88320
-.Ltables_offset:
-    .word   .Ltables - (.Lhere + 4)
-.Ltables_ready:                       @ in the image, so that an upload forgets the tables
-    .word   0
 
     .bss
     .align  2
