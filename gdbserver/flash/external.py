@@ -329,15 +329,14 @@ class ExternalFlash:
         while not self._queue.has_room():
             yield from self._collect()
 
-    def _collect(
-        self, pause: float = _PAUSE, *, hurried: bool = True
-    ) -> Generator[Event, None, None]:
+    def _collect(self, pause: float = _PAUSE) -> Generator[Event, None, None]:
         """Look once; tell what has finished, or that nothing has.
 
-        When nobody is in a hurry, and the last pause was cut short because nobody else had a use
-        for the link, the look may take some time.
+        While the device has enough to do, the look may take some time if the last pause was cut
+        short: nobody else had a use for the link.
         """
-        slowly = not hurried and self._target.monotonic() < self._pause_ends
+        unwanted = self._target.monotonic() < self._pause_ends
+        slowly = unwanted and self._work_left() >= _IN_NO_HURRY
         finished = self._queue.poll(_SLOW_LOOK if slowly else 0)
         if not self._under_way or self._under_way[0][0] >= finished:
             self._pause_ends = self._target.monotonic() + pause
@@ -369,8 +368,7 @@ class ExternalFlash:
                 if self._growing:
                     self._growing.popleft()
             else:
-                # The core has all the other buffers.
-                yield from self._collect(hurried=self._work_left() < _IN_NO_HURRY)
+                yield from self._collect()
         return self._free.popleft()
 
     def _can_grow(self, size: int) -> bool:
