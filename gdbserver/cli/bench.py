@@ -17,7 +17,6 @@ from gdbserver.chip.memory import Span
 from gdbserver.chip.stm32h743 import BANK1, BANK2, QSPI_WINDOW
 from gdbserver.cli.options import (
     chosen_wiring,
-    load_loader,
     names_the_simulator,
     probe_options,
     which_probe,
@@ -25,10 +24,12 @@ from gdbserver.cli.options import (
 )
 from gdbserver.cli.progress import Reporter, reporter
 from gdbserver.flash.image import Image, check_places, load_image
+from gdbserver.flash.machine import Machine
 from gdbserver.flash.programmer import Programmer, Step, Verify
 from gdbserver.loader.file import LoaderFile
-from gdbserver.server.worker import Machine
-from gdbserver.target.target import Connect, Target
+from gdbserver.loader.own import load_loader
+from gdbserver.target.connect import Connect
+from gdbserver.target.target import Target
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -8,8 +8,9 @@ import click
 
 from gdbserver.cli.options import address_range, which_probe
 from gdbserver.rsp.documents import target_description
+from gdbserver.target.connect import Connect
 from gdbserver.target.core_dump import save
-from gdbserver.target.target import Connect, Target
+from gdbserver.target.target import Target
 
 
 @click.command()

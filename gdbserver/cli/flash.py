@@ -22,10 +22,10 @@ from gdbserver.cli.bench import Bench, bench_options, files_argument, load_image
 from gdbserver.cli.options import address_range, number, verify_option
 from gdbserver.errors import ContentsDiffer, UsageError
 from gdbserver.flash.image import Image, download
+from gdbserver.flash.machine import describe_chip
 from gdbserver.flash.option_bytes import describe_option_bytes
 from gdbserver.flash.plan import Download
 from gdbserver.flash.programmer import Programmer, Verify
-from gdbserver.server.monitor import describe_chip
 
 
 class _Flash(click.Command):

@@ -18,13 +18,15 @@ import click
 
 from gdbserver.chip.memory import Span
 from gdbserver.chip.stm32h743 import MIB
-from gdbserver.cli.options import chosen_wiring, load_loader, probe_options, wiring_options
+from gdbserver.cli.options import chosen_wiring, probe_options, wiring_options
 from gdbserver.errors import UsageError
 from gdbserver.loader import board_file
 from gdbserver.loader import check as loader_check
 from gdbserver.loader.checklist import LoaderTest, Outcome, Result
 from gdbserver.loader.own import export as export_loader
-from gdbserver.target.target import Connect, Target
+from gdbserver.loader.own import load_loader
+from gdbserver.target.connect import Connect
+from gdbserver.target.target import Target
 
 _FILES = click.Path(dir_okay=False, path_type=Path)
 _as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document, for programs.")

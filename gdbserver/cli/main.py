@@ -3,35 +3,30 @@
 Exit status: 0 after a session, or a signal that asked the server to end; 1 when something
 failed; 2 when the command line asks for what cannot be.  A failure is told in three parts, as
 `errors` makes them: what failed and where, why, and what to do.
+
+Here is what can be said without a chip: words, and help.  Whatever takes pyOCD or trio is
+imported when it is asked for.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
-from gdbserver.cli.options import (
-    Frequency,
-    chosen_wiring,
-    load_loader,
-    names_the_simulator,
-    probe_options,
-    verify_option,
-    wiring_options,
-)
+from gdbserver.cli.imports import imports_kept
+from gdbserver.cli.options import Frequency, probe_options, verify_option, wiring_options
 from gdbserver.errors import GdbServerError, UsageError, explain
-from gdbserver.flash.programmer import Programmer, Verify
-from gdbserver.program.known import KnownProgram
-from gdbserver.server.monitor import describe_chip
-from gdbserver.server.serve import Machine, SwoOptions, serve
-from gdbserver.target.target import Connect, Target
+from gdbserver.target.connect import Connect
+
+if TYPE_CHECKING:
+    from gdbserver.flash.programmer import Verify
 
 log = logging.getLogger(__name__)
 
@@ -39,27 +34,49 @@ _INTERRUPTED = 130  # as shells have it
 DEFAULT_PORT = 61234  # ST-LINK_gdbserver's, which launch configurations already name
 
 
-_MODULES = {
-    **dict.fromkeys(("flash", "verify", "erase", "read", "info", "reset"), "flash"),
-    "coredump": "core_dump",
-    "loader": "loader",
-    "run": "run",
+_COMMANDS = {
+    "coredump": (
+        "core_dump",
+        "Write registers, all RAM and harmless peripherals into FILE, an ELF core for GDB.",
+    ),
+    "erase": (
+        "flash",
+        "Erase the sectors that hold an ADDRESS, START+LENGTH or START-LAST; or a device.",
+    ),
+    "flash": ("flash", "Program files: ELF, Intel HEX, S-records, or bytes at an ADDRESS."),
+    "info": (
+        "flash",
+        "Describe probe, chip, option bytes and flash devices, and which sectors are in use.",
+    ),
+    "loader": ("loader", "Check, describe, test and export external loaders."),
+    "read": (
+        "flash",
+        "Read LENGTH bytes at ADDRESS, of flash or of any other memory, into a file.",
+    ),
+    "reset": ("flash", "Reset the chip, and let its program run."),
+    "run": ("run", "Program files, run them, print what they say, and exit as they do."),
+    "verify": ("flash", "Compare flash with files, byte by byte, and change nothing."),
 }
-"""Where each subcommand is."""
+"""Where each subcommand is, and the first sentence of its help."""
 
 
 class _Commands(click.Group):
-    """Subcommands that are loaded when somebody asks for them: a server starts the sooner."""
+    """Subcommands that are loaded when somebody asks for them, and not to be listed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(_MODULES)
+        return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _MODULES:
+        if cmd_name not in _COMMANDS:
             return None
-        module = import_module(f"gdbserver.cli.{_MODULES[cmd_name]}")
-        found: click.Command = getattr(module, cmd_name)
+        module, _ = _COMMANDS[cmd_name]
+        with imports_kept():
+            found: click.Command = getattr(import_module(f"gdbserver.cli.{module}"), cmd_name)
         return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, short) for name, (_, short) in _COMMANDS.items()])
 
 
 @click.group(
@@ -164,60 +181,28 @@ def command(
     if context.invoked_subcommand is not None:
         _check_nothing_to_serve(context)
         return
-    if not loaders and (names_the_simulator(probe) or qspi_pins or board):
-        loaders = ["builtin"]
-    wiring = chosen_wiring(qspi_pins, board)
-    loaded = [load_loader(name, wiring) for name in loaders]
-
-    program = None if elf is None else KnownProgram(elf)
-    path = Path(listen.removeprefix("unix:")) if listen.startswith("unix:") else None
-
-    def open_machine() -> Machine:
-        target = Target.open(probe, connect=Connect(connect), frequency=frequency)
-        try:
-            programmer = Programmer(target, loaded, verify=verify)
-            for line in _describe(target, programmer, Connect(connect)):
-                click.echo(line)
-            if program is not None:
-                click.echo(f"program         {program.path}")
-        except BaseException:
-            target.close()
-            raise
-        return Machine(target, programmer)
-
-    def on_listening(actual_port: int) -> None:
-        if port_file is not None:
-            _write_whole(port_file, f"{actual_port}\n")
-        if stdio:
-            return
-        # Eclipse's adapter waits for the first of these lines, cortex-debug for the second.
-        click.echo(f"Listening on {listen if path else f'port {actual_port}'}")
-        click.echo("Waiting for debugger connection...")
-
-    serve(
-        open_machine,
-        host=listen,
+    with imports_kept():
+        from gdbserver.cli.serving import serve_gdb  # noqa: PLC0415  # it imports pyOCD and trio
+    serve_gdb(
+        probe=probe,
         port=port,
-        path=path,
+        listen=listen,
         stdio=stdio,
-        persistent=persistent,
+        port_file=port_file,
+        loaders=loaders,
+        qspi_pins=qspi_pins,
+        board=board,
+        connect=Connect(connect),
+        frequency=frequency,
+        verify=verify,
+        elf=elf,
         semihosting_dir=semihosting_dir,
         rtt_port=rtt_port,
-        swo=_swo(swo_port, swo_clock, swo_baud),
-        program=program,
-        on_listening=on_listening,
+        swo_port=swo_port,
+        swo_clock=swo_clock,
+        swo_baud=swo_baud,
+        persistent=persistent,
     )
-
-
-def _swo(port: int | None, clock: int | None, baud: int) -> SwoOptions | None:
-    """Raises: UsageError for a port without a clock."""
-    if port is None:
-        return None
-    if clock is None:
-        error = UsageError("--swo-port needs --swo-clock: the chip does not tell how fast it is")
-        error.hint = "for example --swo-clock 100M, what the program has at output R of PLL1"
-        raise error
-    return SwoOptions(port, clock, baud, text_port=port and port + 1)
 
 
 def _check_nothing_to_serve(context: click.Context) -> None:
@@ -234,27 +219,6 @@ def _check_nothing_to_serve(context: click.Context) -> None:
             )
             error.hint = "options of a subcommand go behind it"
             raise error
-
-
-def _describe(target: Target, programmer: Programmer, connect: Connect) -> list[str]:
-    """What was found.  Asking the NOR takes the core; a program that runs is left alone."""
-    if not programmer.has_loaders:
-        external = "none: give --extload, or nothing at 0x90000000 can be programmed"
-    elif connect is Connect.ATTACH:
-        external = "not asked, because the program runs on"
-    else:
-        external = programmer.describe_external()
-    return [*describe_chip(target), f"external flash  {external}"]
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """So that a script which waits for the file never reads half of it."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(text)
-        os.replace(partial, path)
-    except OSError as error:
-        raise UsageError(f"cannot write the port's number to {path}") from error
 
 
 def _set_up_logging(verbose: bool) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -12,9 +11,7 @@ import click
 from gdbserver.chip.memory import Span, parse_number
 from gdbserver.errors import UsageError
 from gdbserver.loader.board_file import Wiring, load_board, shipped, wired
-from gdbserver.loader.file import LoaderFile
-from gdbserver.loader.own import builtin_for
-from gdbserver.target.target import Connect
+from gdbserver.target.connect import Connect
 
 DEFAULT_PINS = "CLK=PB2,NCS=PB6,IO0=PF8,IO1=PF9,IO2=PF7,IO3=PF6"
 
@@ -132,21 +129,6 @@ def chosen_wiring(pins: dict[str, str] | None, board: str | None) -> Wiring:
     if board is not None:
         return load_board(board)
     return wired(pins or Pins().convert(DEFAULT_PINS, None, None))
-
-
-def load_loader(name: str, wiring: Wiring) -> LoaderFile:
-    """A loader by its path, or our own.
-
-    Raises: UsageError, LoaderRejected.
-    """
-    if name == "builtin":
-        return builtin_for(wiring)
-    path = Path(name)
-    if not path.is_file():
-        error = UsageError(f"no external loader {name}")
-        error.hint = "give the path of a .stldr file, or `builtin` for our own loader"
-        raise error
-    return LoaderFile.load(path)
 
 
 def number(text: str, what: str) -> int:

@@ -27,6 +27,21 @@ _SECTOR, _PAGE = 64 * chip.KIB, 256  # of each NOR
 _ASSUMED = 32 * chip.MIB  # the same, until somebody has asked the NOR
 
 
+def load_loader(name: str, wiring: Wiring) -> LoaderFile:
+    """A loader by its path, or `builtin` for our own on a board.
+
+    Raises: UsageError, LoaderRejected.
+    """
+    if name == "builtin":
+        return builtin_for(wiring)
+    path = Path(name)
+    if not path.is_file():
+        error = UsageError(f"no external loader {name}")
+        error.hint = "give the path of a .stldr file, or `builtin` for our own loader"
+        raise error
+    return LoaderFile.load(path)
+
+
 def builtin(pins: Mapping[str, str]) -> LoaderFile:
     """Our loader for a NOR at these pins: {"CLK": "PB2", "NCS": "PB6", "IO0": ...}.
 

@@ -19,6 +19,7 @@ from gdbserver.chip.memory import Span
 from gdbserver.chip.stm32h743 import BANK2
 from gdbserver.errors import BadRequest, Interrupted
 from gdbserver.flash import repair
+from gdbserver.flash.machine import describe_chip
 from gdbserver.flash.programmer import Programmer, Step
 from gdbserver.rsp.documents import target_description
 from gdbserver.server.control import Control
@@ -95,19 +96,6 @@ async def _why(desk: Desk, _arguments: str) -> None:
         await desk.say(f"core: {fault}\n")
     if nothing:
         await desk.say("nothing has failed\n")
-
-
-def describe_chip(target: Target) -> list[str]:
-    """What is on the other end of the probe, a line each: also what the server prints first."""
-    chip = target.chip
-    names = "STM32H750" if chip.flash_kib == 128 else "STM32H743 (or H742, H753: one die)"
-    protected = ", ".join(str(sector) for sector in chip.protected_sectors) or "none"
-    return [
-        f"probe           {target.probe_name} ({target.probe_uid})",
-        f"chip            {names}, device {chip.device_id:#05x}, revision {chip.revision}",
-        f"internal flash  {chip.flash_kib} KiB, banks {'' if chip.swap_bank else 'not '}swapped",
-        f"protection      RDP level {chip.rdp_level}, write-protected sectors: {protected}",
-    ]
 
 
 async def _info(desk: Desk, _arguments: str) -> None:

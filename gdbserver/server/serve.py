@@ -17,6 +17,7 @@ from pathlib import Path
 import trio
 
 from gdbserver.errors import GdbServerError
+from gdbserver.flash.machine import Machine
 from gdbserver.program.known import KnownProgram
 from gdbserver.server.control import Control
 from gdbserver.server.hosting import Hosting
@@ -25,9 +26,9 @@ from gdbserver.server.observer import Observer
 from gdbserver.server.rtt import Channels
 from gdbserver.server.session import Session
 from gdbserver.server.swo import SwoOptions, SwoPorts
-from gdbserver.server.worker import Bench, Machine, owning
+from gdbserver.server.worker import Bench, owning
 
-__all__ = ["Machine", "Options", "SwoOptions", "serve", "serve_clients", "serving"]
+__all__ = ["Options", "SwoOptions", "serve", "serve_clients", "serving"]
 
 log = logging.getLogger(__name__)
 

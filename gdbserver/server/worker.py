@@ -27,6 +27,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import trio
 
+from gdbserver.flash.machine import Machine
 from gdbserver.flash.programmer import Programmer
 from gdbserver.target.link import NeedsLink
 from gdbserver.target.target import Target
@@ -38,14 +39,6 @@ PartT = TypeVar("PartT")
 # A hop to the thread and back costs as much as a small step does, so take several at a time;
 # and this long is nothing to a client that wants to interrupt or to look at memory.
 _SLICE = 0.02
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """What is served: the chip being debugged, and what changes its flash."""
-
-    target: Target
-    programmer: Programmer
 
 
 class _Job(Generic[T]):

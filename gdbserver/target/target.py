@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any, Final, Self
 
 from gdbserver.chip.cortex_m import Demcr
@@ -53,6 +52,7 @@ from gdbserver.errors import (
     TargetError,
 )
 from gdbserver.target.breakpoints import CODE, BreakKind, Breakpoints
+from gdbserver.target.connect import Connect
 from gdbserver.target.core import Core
 from gdbserver.target.link import Access, Deadline, Link, Port, Read, Write
 from gdbserver.target.memory import STALL_TIMEOUT, Memory
@@ -86,14 +86,6 @@ _ASLEEP: Final = (
     "the core may be asleep without a clock (WFI, Stop mode), and DBGMCU cannot be reached to "
     "keep it going: connect under reset"
 )
-
-
-class Connect(Enum):
-    """What may happen to the running program when we connect."""
-
-    UNDER_RESET = "under-reset"  # restarted through NRST, halted before its first instruction
-    HALT = "halt"  # halted where it is
-    ATTACH = "attach"  # not disturbed
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,18 +18,20 @@ import trio
 
 from gdbserver.cli.options import (
     chosen_wiring,
-    load_loader,
     names_the_simulator,
     probe_options,
     wiring_options,
 )
 from gdbserver.errors import UsageError
 from gdbserver.flash.image import download, load_image
+from gdbserver.flash.machine import Machine
 from gdbserver.flash.plan import Download
 from gdbserver.flash.programmer import Programmer, Step
+from gdbserver.loader.own import load_loader
 from gdbserver.server.serve import Options, serving
-from gdbserver.server.worker import Bench, Machine, owning
-from gdbserver.target.target import Connect, Target
+from gdbserver.server.worker import Bench, owning
+from gdbserver.target.connect import Connect
+from gdbserver.target.target import Target
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -15,9 +15,9 @@ from pyocd.gdbserver.gdbserver import GDBServer
 from benchmark.cases import BLOCK, NOR, SWD_HZ
 from benchmark.peer_loader import PAGE_SIZE, algorithm
 from gdbserver.chip.stm32h743 import AXI_SRAM
+from gdbserver.flash.machine import Machine
 from gdbserver.flash.programmer import Programmer, Step
 from gdbserver.loader.own import builtin
-from gdbserver.server.worker import Machine
 from gdbserver.sim.options import DEFAULT_PINS
 from gdbserver.target.probes import find_probe
 from gdbserver.target.target import Target

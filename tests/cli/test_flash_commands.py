@@ -23,7 +23,8 @@ from gdbserver.errors import UsageError
 from gdbserver.flash.programmer import Step
 from gdbserver.sim.board import Board
 from gdbserver.sim.probe import SimProbe
-from gdbserver.target.target import Connect, Target
+from gdbserver.target.connect import Connect
+from gdbserver.target.target import Target
 
 TOOL = [sys.executable, "-m", "gdbserver"]
 SIM = ("--probe", "sim:ideal")

@@ -15,7 +15,8 @@ from click.testing import CliRunner, Result
 from gdbserver.cli.main import command
 from gdbserver.sim.board import Board
 from gdbserver.sim.probe import SimProbe
-from gdbserver.target.target import Connect, Target
+from gdbserver.target.connect import Connect
+from gdbserver.target.target import Target
 
 TOOL = [sys.executable, "-m", "gdbserver", "run"]
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from elftools.elf.elffile import ELFFile
 
+from gdbserver.flash.machine import Machine
 from gdbserver.flash.programmer import Programmer
 from gdbserver.loader.file import LoaderFile
 from gdbserver.loader.own import builtin
-from gdbserver.server.worker import Machine
 from gdbserver.sim.board import DEFAULT_PINS, Board
 from gdbserver.target.target import Target
 from gdbserver.testing.gdb import Gdb

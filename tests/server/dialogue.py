@@ -33,6 +33,7 @@ import trio
 import trio.testing
 from elftools.elf.elffile import ELFFile
 
+from gdbserver.flash.machine import Machine
 from gdbserver.flash.programmer import Programmer
 from gdbserver.loader.file import LoaderFile
 from gdbserver.loader.own import builtin
@@ -40,7 +41,7 @@ from gdbserver.program.known import KnownProgram
 from gdbserver.rsp.packets import Connection, Packet, frame
 from gdbserver.server.control import Control
 from gdbserver.server.session import Session
-from gdbserver.server.worker import Bench, Machine, owning
+from gdbserver.server.worker import Bench, owning
 from gdbserver.sim.board import DEFAULT_PINS
 from gdbserver.target.target import Target
 

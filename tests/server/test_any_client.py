@@ -10,7 +10,8 @@ from dialogue import connected, open_machine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gdbserver.server.worker import Bench, Hand, Machine, TargetWorker, Worker
+from gdbserver.flash.machine import Machine
+from gdbserver.server.worker import Bench, Hand, TargetWorker, Worker
 
 pytestmark = pytest.mark.timeout(120)
 

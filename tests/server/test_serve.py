@@ -12,8 +12,8 @@ import trio
 from dialogue import Client, open_machine
 
 from gdbserver.errors import CannotListen, ProbeError
+from gdbserver.flash.machine import Machine
 from gdbserver.server.serve import Options, serve, serve_clients
-from gdbserver.server.worker import Machine
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -15,8 +15,9 @@ from dialogue import board_of, connected, lent, open_machine, symbols
 
 from gdbserver.chip.memory import Span
 from gdbserver.chip.stm32h743 import BANK1, BANK2, SECTOR
+from gdbserver.flash.machine import Machine
 from gdbserver.server.control import Control
-from gdbserver.server.worker import Bench, Machine
+from gdbserver.server.worker import Bench
 
 pytestmark = pytest.mark.timeout(60)
 

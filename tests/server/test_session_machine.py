@@ -23,8 +23,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from support import examples
 
 from gdbserver.chip.memory import Span
+from gdbserver.flash.machine import Machine
 from gdbserver.rsp.packets import Connection, Packet, frame
-from gdbserver.server.worker import Machine
 from gdbserver.sim.bus import Master
 from gdbserver.target.breakpoints import BKPT, BreakKind, blocks
 from gdbserver.testing.server import Server

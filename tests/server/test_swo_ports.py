@@ -10,10 +10,10 @@ import trio
 import trio.testing
 from dialogue import lent, open_machine
 
+from gdbserver.flash.machine import Machine
 from gdbserver.server.control import Control
 from gdbserver.server.serve import SwoOptions
 from gdbserver.server.swo import SwoPorts
-from gdbserver.server.worker import Machine
 from gdbserver.target.swo import PortText
 from gdbserver.target.target import Target
 

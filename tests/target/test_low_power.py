@@ -13,7 +13,8 @@ from gdbserver.chip.stm32h743 import DBGMCU, DBGMCU_CR_OFFSET
 from gdbserver.errors import AccessStalled
 from gdbserver.sim.bus import Master
 from gdbserver.sim.probe import SimProbe
-from gdbserver.target.target import Connect, Target
+from gdbserver.target.connect import Connect
+from gdbserver.target.target import Target
 
 WAIT = 8  # of enum drill
 SYST_CSR, SCR, SLEEPDEEP = 0xE000E010, 0xE000ED10, 1 << 2

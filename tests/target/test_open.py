@@ -15,9 +15,10 @@ from gdbserver.errors import ChipLocked, ProbeError, StreamStalled
 from gdbserver.sim.bus import Master
 from gdbserver.sim.probe import SimProbe
 from gdbserver.target.breakpoints import BreakKind
+from gdbserver.target.connect import Connect
 from gdbserver.target.link import Deadline
 from gdbserver.target.probes import find_probe
-from gdbserver.target.target import Connect, Target
+from gdbserver.target.target import Target
 
 
 @pytest.mark.parametrize("link", LINKS)

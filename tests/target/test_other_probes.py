@@ -23,9 +23,10 @@ from gdbserver.errors import MemoryFault
 from gdbserver.sim.bus import Master
 from gdbserver.sim.probe import SimProbe
 from gdbserver.target.breakpoints import BreakKind
+from gdbserver.target.connect import Connect
 from gdbserver.target.link import SWITCH_TO_SWD
 from gdbserver.target.registers import REGISTERS
-from gdbserver.target.target import Connect, Target
+from gdbserver.target.target import Target
 
 
 class EagerProbe(SimProbe):
