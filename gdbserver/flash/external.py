@@ -54,8 +54,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _BUFFER = 12 * 1024  # 48 pages of 256 bytes, 34 ms of programming; two commands to an ST-LINK
-_FIRST_BUFFERS = (1024, 1024, 1024, 1024, 2048, 2048, 4096, 4096)  # something to do at once
-_FEW = 3  # of full size, and the first ones are not needed any more
+_SMALL = 1024  # the device gets something to do at once
+_FEW = 3  # buffers can keep the device busy, and fewer cannot
 _BUFFERS = 12  # a quarter of a second, for as long as other lanes keep the link
 _BLOCK = 64 * 1024  # what one CRC-32 covers; no more than a buffer holds, where it is read first
 _BLOCKS = 64  # digests per call: four megabytes, a tenth of a second
@@ -111,14 +111,14 @@ class ExternalFlash:
         """When the first of those under way had its turn, at the latest."""
         self._changed: int | None = None  # where something has been programmed
         free = self._queue.free
-        self._buffer_size = min(_BUFFER, len(free) // self.region.page_size * self.region.page_size)
+        page = self.region.page_size
+        self._unit = -(-_SMALL // page) * page
+        self._buffer_size = min(max(_BUFFER // page, 1), len(free) // page) * page
         if not self._buffer_size:
             raise LoaderRejected(loader.path, "leaves no RAM for a buffer")
         self._next_buffer = free.start
-        self._growing: deque[int] = deque()
-        """Sizes of the next new buffers, where they are not the usual."""
+        self._grows = False  # begins with small buffers
         self._sizes: dict[int, int] = {}  # of buffers, by address
-        self._full_sized = 0  # how many of them are not smaller than usual
         self._spare = 0  # bytes behind each, where its contents come packed
         self._buffers_end = min(free.end, free.start + _BUFFERS * (self._buffer_size + MARGIN))
         self._pause_ends = 0.0  # of the last pause that was asked for
@@ -224,7 +224,7 @@ class ExternalFlash:
             yield from self._say(self._dialect.start())
         seconds = self._queue.seconds_per_byte
         waits = seconds > _TYPICAL_PROGRAM  # the device for the link, anyway
-        self._growing = deque(() if waits else _FIRST_BUFFERS)
+        self._grows = not waits
         slow = seconds > _SLOW
         roomy = len(self._queue.free) >= _BUFFER + MARGIN
         self._spare = MARGIN if slow and roomy and self._queue.helpers else 0
@@ -343,8 +343,8 @@ class ExternalFlash:
             yield Busy(pause)
         while self._used and self._used[0][1] < finished:
             address, _ = self._used.popleft()
-            if self._sizes[address] < self._buffer_size and self._full_sized >= _FEW:
-                self._queue.give_back(address)
+            if self._is_too_small(address):
+                self._give_back(address)
             else:
                 self._free.append(address)
         while self._under_way and self._under_way[0][0] < finished:
@@ -358,27 +358,39 @@ class ExternalFlash:
         if not self._free and self._used:
             yield from self._collect(0)
         while not self._free:
-            size = min(self._growing[0] if self._growing else _BUFFER, self._buffer_size)
-            if self._can_grow(size):
+            if size := self._new_size():
                 self._queue.borrow(Span.of(self._next_buffer, size + self._spare))
                 self._free.append(self._next_buffer)
                 self._sizes[self._next_buffer] = size
                 self._next_buffer += size + self._spare
-                self._full_sized += size == self._buffer_size
-                if self._growing:
-                    self._growing.popleft()
             else:
                 yield from self._collect()
-        return self._free.popleft()
+        buffer = max(self._free, key=self._sizes.__getitem__)
+        self._free.remove(buffer)
+        return buffer
 
-    def _can_grow(self, size: int) -> bool:
-        """Whether there is room for one more buffer, and time: what is there before has to cross
-        the link as well, and the device shall not wait for that."""
-        if self._next_buffer + size + self._spare > self._buffers_end:
-            return False
-        if len(self._used) < 3 or self._spare:  # fewer cannot keep the device busy
-            return True
-        return 2 * size * self._queue.seconds_per_byte < self._work_left()
+    def _new_size(self) -> int:
+        """How large one more buffer may be; 0 for none.
+
+        What is there before has to cross the link as well, and the device shall not wait for that:
+        so they begin small, and grow with what the link is ahead.
+        """
+        size = self._buffer_size
+        if self._grows:
+            time = self._work_left() / (2 * self._queue.seconds_per_byte)
+            size = min(size, int(time) // self._unit * self._unit)
+            if len(self._used) < _FEW:
+                size = max(size, min(self._unit, self._buffer_size))
+        return size if self._next_buffer + size + self._spare <= self._buffers_end else 0
+
+    def _is_too_small(self, address: int) -> bool:
+        """Whether a buffer was for the beginning: there are enough of full size."""
+        enough = list(self._sizes.values()).count(self._buffer_size) >= _FEW
+        return enough and self._sizes[address] < self._buffer_size
+
+    def _give_back(self, address: int) -> None:
+        self._queue.give_back(address)
+        del self._sizes[address]
 
     def _work_left(self) -> float:
         """Seconds for which the device will be busy, typically."""
@@ -399,13 +411,11 @@ class ExternalFlash:
             yield from self._collect()
 
     def _give_back_free(self) -> None:
-        for address in self._free:
-            self._queue.give_back(address)
-        self._free.clear()
+        while self._free:
+            self._give_back(self._free.popleft())
         if not self._used:
             self._next_buffer = self._queue.free.start
-            self._full_sized = 0
-            self._growing.clear()
+            self._grows = False
 
     # --- Looking --------------------------------------------------------------------------
 
