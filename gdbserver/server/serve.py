@@ -2,6 +2,10 @@
 
 The port is taken before the probe is touched: if another server has it, that one may be in the
 middle of debugging the same board.
+
+What a conversation takes (the grammar of packets, `monitor`, semihosting, threads) is imported
+when all has been said that a start has to say.  A client that waits to be told that it can come
+has to start itself then, and takes longer.
 """
 
 from __future__ import annotations
@@ -12,7 +16,9 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -20,13 +26,14 @@ from gdbserver.errors import GdbServerError
 from gdbserver.flash.machine import Machine
 from gdbserver.program.known import KnownProgram
 from gdbserver.server.control import Control
-from gdbserver.server.hosting import Hosting
 from gdbserver.server.listening import listening, standard_streams
 from gdbserver.server.observer import Observer
 from gdbserver.server.rtt import Channels
-from gdbserver.server.session import Session
 from gdbserver.server.swo import SwoOptions, SwoPorts
 from gdbserver.server.worker import Bench, owning
+
+if TYPE_CHECKING:
+    from gdbserver.server.session import Session
 
 __all__ = ["Options", "SwoOptions", "serve", "serve_clients", "serving"]
 
@@ -209,12 +216,30 @@ class _House:
         self._bench = bench
         self._options = options
         self._control = Control()
-        self._hosting = Hosting(options.semihosting_dir)
         self._empty = trio.Event()
         self._numbers = itertools.count(1)
 
+    @cached_property
+    def _session(self) -> Callable[..., Session]:
+        """Makes one out of a stream and the client's name."""
+        from gdbserver.server.hosting import Hosting  # noqa: PLC0415  # see the module's docstring
+        from gdbserver.server.session import Session  # noqa: PLC0415
+
+        return partial(
+            Session,
+            bench=self._bench,
+            control=self._control,
+            leave_halted=self._options.leave_halted,
+            erase_all=self._options.erase_all,
+            init_external=self._options.init_external,
+            observer=self._options.observer,
+            hosting=Hosting(self._options.semihosting_dir),
+            program=self._options.program,
+        )
+
     async def keep(self, listeners: list[trio.SocketListener]) -> None:
         """Return when there is nobody left to serve; if persistent, never."""
+        _ = self._session  # imported before the first client is let in
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.serve_listeners, self._welcome, listeners)
             await self._empty.wait()
@@ -249,20 +274,8 @@ class _House:
 
     async def serve(self, stream: trio.abc.Stream, name: str) -> None:
         """Serve one client."""
-        session = Session(
-            stream,
-            self._bench,
-            self._control,
-            name=name,
-            leave_halted=self._options.leave_halted,
-            erase_all=self._options.erase_all,
-            init_external=self._options.init_external,
-            observer=self._options.observer,
-            hosting=self._hosting,
-            program=self._options.program,
-        )
         try:
-            was_client = await session.run()
+            was_client = await self._session(stream, name=name).run()
         except Exception:
             # A bug.  It ends this session, whose clean-up has run, and not the other clients'.
             log.critical("%s: session ended by a bug in this program", name, exc_info=True)

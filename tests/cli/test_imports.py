@@ -77,3 +77,14 @@ def test_the_list_of_commands_says_what_each_of_them_says() -> None:
         found = command.get_command(context, name)
         assert found is not None
         assert f"{name} {found.get_short_help_str(200)}" in listed
+
+
+def test_what_a_conversation_takes_is_not_waited_for_by_a_start() -> None:
+    words = [sys.executable, "-X", "importtime", "-c", "import gdbserver.cli.serving"]
+    assert not imported(*words) & {
+        "gdbserver.rsp.commands",
+        "gdbserver.server.session",
+        "gdbserver.server.monitor",
+        "gdbserver.target.rtos",
+        "gdbserver.target.semihosting",
+    }
