@@ -57,6 +57,7 @@ _BUFFER = 12 * 1024  # 48 pages of 256 bytes, 34 ms of programming; two commands
 _SMALL = 1024  # the device gets something to do at once
 _FEW = 3  # buffers can keep the device busy, and fewer cannot
 _BUFFERS = 12  # a quarter of a second, for as long as other lanes keep the link
+_SLOW_BUFFERS = 5  # the same over a link that is slower than the device, for as long as that erases
 _BLOCK = 64 * 1024  # what one CRC-32 covers; no more than a buffer holds, where it is read first
 _BLOCKS = 64  # digests per call: four megabytes, a tenth of a second
 _PAUSE = 0.005  # seconds between two looks, while others may have the link
@@ -225,6 +226,9 @@ class ExternalFlash:
         seconds = self._queue.seconds_per_byte
         waits = seconds > _TYPICAL_PROGRAM  # the device for the link, anyway
         self._grows = not waits
+        if waits:
+            most = self._queue.free.start + _SLOW_BUFFERS * (self._buffer_size + MARGIN)
+            self._buffers_end = min(self._buffers_end, most)
         slow = seconds > _SLOW
         roomy = len(self._queue.free) >= _BUFFER + MARGIN
         self._spare = MARGIN if slow and roomy and self._queue.helpers else 0

@@ -67,7 +67,7 @@ _ROOM = PIECE + MARGIN  # of a job that may be packed
 _FOR_EVER = 24 * 3600.0
 _ACKNOWLEDGED = 0.1  # seconds; it takes a microsecond
 _LEAST = 2  # buffers of a bank that programs: one from which, one to fill
-_EARLY = 0.9  # of the usual time, and a look may be worth while: silicon differs
+_EARLY = 0.97  # of the usual time, and a look may be worth while: silicon differs
 _SILENCE = 0.2  # seconds without progress until it is asked how the core is
 
 

@@ -22,7 +22,8 @@ leave one half written:
 3. Where TAR and WBNE contradict each other, the buffer is dropped (a write to another flash
    word does that, and sets INCERR).  Flash itself is read to see what has arrived.
 4. From then on this probe gets no more than what executing and queueing takes: two flash
-   words at a time, with QW polled between.
+   words at a time.  They are done when the longest time that the data sheet allows has passed,
+   which on most links the next trip takes anyway; else QW is polled.
 
 RM0433, "Embedded flash memory (FLASH)"; times from DS12110, "Flash memory characteristics".
 """
@@ -96,7 +97,8 @@ _SLOW = 2.0  # times slower than a bank: it is done with one word long before th
 _PACKS = 0.9  # of its length: what is left of data that is worth packing
 _FED = 2.0  # seconds for a buffer: seven times the worst case of x8
 _TURN = 1e-6  # seconds: the other bank, if it can use the link, has its turn
-_LOOK = 0.004  # seconds between two looks at what the feeder does
+_SOON = 0.001  # seconds between two looks at what is due
+_LOOK = 0.004  # the same at whether another lane has done with the link
 _NOTHING: Iterator[Event] = iter(())
 _BLOCKING = FlashSr.PGSERR | FlashSr.INCERR
 
@@ -281,7 +283,7 @@ class InternalBank:
                 deadline = self._target.deadline(_FED)
                 yield Busy(_LOOK)
                 continue
-            yield Busy(max(_LOOK, lane.until_due()))
+            yield Busy(max(_SOON, lane.until_due()))
             finished, trouble = lane.collect()
             if finished:
                 deadline = self._target.deadline(_FED)
@@ -365,29 +367,34 @@ class InternalBank:
             if self._target.monotonic() > soon:
                 break
         yield Busy(max(0.0, soon - self._target.monotonic()))
-        status = yield from self._when_idle(maximum, typical / 500, meanwhile)
+        status = yield from self._when_idle(maximum, _SOON, meanwhile)
         self._check("erase", span, status)
         yield Did("erased", span)
 
     def _program(self, run: Run) -> Generator[Event, None, None]:
         self._control(FlashCr.PG)
         done = 0
+        free = 0.0  # when the bank has certainly nothing to do
         while done < len(run.data):
-            size = _CHUNK if self._pace.patient else _TWO_WORDS
-            part = run.part(done, done + size)
+            patient = self._pace.patient
+            part = run.part(done, done + (_CHUNK if patient else _TWO_WORDS))
+            if not patient and (left := free - self._target.monotonic()) > 0:
+                yield Busy(left)
+                if self._target.monotonic() < free:
+                    yield from self._when_idle(self._program_seconds[1], 0)
             try:
-                self._target.stream(part.span.start, part.data)
+                self._target.stream(part.span.start, part.data, idle=not patient)
             except StreamStalled as stalled:
                 log.info("%s; going on at the pace of the flash", stalled)
                 self._pace.patient = False
                 done += self._recover(part, stalled.written)
                 continue
             done += len(part.data)
-            yield Busy(0 if self._pace.patient else 2 * self._program_seconds[0])
-            if not self._pace.patient:
-                yield from self._when_idle(self._program_seconds[1], 0)
-        yield from self._when_idle(self._program_seconds[1], 0)
-        self._check("program", run.span)
+            free = self._target.monotonic() + 2 * self._program_seconds[1]
+            if patient:
+                yield Busy(0)
+        status = yield from self._when_idle(self._program_seconds[1], 0)
+        self._check("program", run.span, status)
         self._control(0)
         yield Did("programmed", run.span)
 

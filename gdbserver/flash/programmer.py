@@ -3,7 +3,7 @@
 A lane takes one device through its part of the plan: compare what is there with what shall be
 there, erase, program, and compare again.  Lanes are generators.  The scheduler gives the link to
 whichever lane can use it, while the devices of the others work on their own; when all of
-them are busy it looks at each in turn, because looking is what lets time pass.
+them are busy it looks at the one that will be ready first: looking is what lets time pass.
 
 A `Step` is progress, and the moment at which a job can be abandoned: closing the generator closes
 the lanes, which wait until their devices are idle.  What was done so far stays done.
@@ -277,8 +277,10 @@ class Programmer:
             while running:
                 ready = next((lane for lane in running if pauses.get(lane, 0) <= now()), None)
                 ready = fresh[-1] if fresh else ready
-                # With all of them busy, time passes by looking at each in turn.
-                for lane in [ready] if ready else list(running):
+                # With all of them busy, time passes by looking at one: the first to have something
+                # to do, for whoever waits longer may take a longer look.
+                for lane in [ready] if ready else sorted(running, key=pauses.__getitem__):
+                    begun = now()
                     pauses.pop(lane, None)
                     event = next(running[lane], None)
                     if fresh and not isinstance(event, Step):
@@ -293,6 +295,8 @@ class Programmer:
                     if now() >= heartbeat:
                         yield lane.waiting()
                         heartbeat = now() + _HEARTBEAT
+                    if now() > begun:
+                        break
         self._target.forget_caches()
 
     # --- External flash as memory ---------------------------------------------------------

@@ -525,15 +525,24 @@ class Port(ABC):
         if not self._banked:
             self.forget()
 
-    def stream(self, address: int, words: Sequence[int], patience: Callable[[], bool]) -> int:
+    def stream(
+        self,
+        address: int,
+        words: Sequence[int],
+        patience: Callable[[], bool],
+        *,
+        idle: bool = False,
+    ) -> int:
         """Write `words` into a slave that throttles by WAIT; how many of them it took.
 
         Fewer than all means that the probe gave up waiting.  What the slave took it has
         finished, unless `patience` (asked before each new look) ran out first.
+        `idle`: it is known that the port has nothing to do.
         """
         self._link.changes += 1
         # A port that still works on something would not take TAR; then TAR would tell nothing.
-        self._idle_tar(address, patience)
+        if not idle:
+            self._idle_tar(address, patience)
         done = 0
         while done < len(words):
             here = address + 4 * done

@@ -370,8 +370,10 @@ class Target:
         if address in PPB:
             self._core.let_go()
 
-    def stream(self, address: int, data: bytes) -> None:
+    def stream(self, address: int, data: bytes, *, idle: bool = False) -> None:
         """Write words into a slave that throttles by WAIT, such as flash being programmed.
+
+        `idle`: it is known to have finished what was written before.
 
         Raises:
             StreamStalled: the probe gave up waiting.  The first `written` bytes were taken, and
@@ -379,7 +381,7 @@ class Target:
         """
         words = struct.unpack(f"<{len(data) // 4}I", data)
         deadline = self.link.deadline(STALL_TIMEOUT)
-        taken = self._port.stream(address, words, lambda: not deadline.expired())
+        taken = self._port.stream(address, words, lambda: not deadline.expired(), idle=idle)
         if taken < len(words):
             raise StreamStalled(Span.of(address, len(data)), 4 * taken)
 
