@@ -142,7 +142,7 @@ class Core:
         """
         finish = [Write(DEMCR, [self._demcr])]
         if in_reset:
-            self._demcr_before = self._prepare_reset() & Demcr.TRCENA
+            self._demcr_before = self._prepare_reset(clear=False) & Demcr.TRCENA
             self._come_out_of_reset()
         else:
             (status,), (demcr,) = self._port.run([Read(DHCSR), Read(DEMCR)])
@@ -159,9 +159,8 @@ class Core:
     def _come_out_of_reset(self) -> None:
         """Let NRST go, and see the core stopped before its first instruction."""
         self._link.hold_reset(False)
-        if self._came_back():
-            self._halt = self._at_reset()
-        else:
+        self._halt = self._wait_for_reset(cleared=False)
+        if self._halt is None:
             log.info("NRST did not reset the core (is the pin connected?): resetting by software")
             self.reset(halt=True)
 
@@ -410,7 +409,7 @@ class Core:
         for pull in (self._request_reset, self._pulse_reset):
             self._prepare_reset()
             pull()
-            if self._came_back():
+            if (at_reset := self._wait_for_reset()) is not None:
                 break
             log.info("no reset by %s", pull.__name__)
         else:
@@ -419,17 +418,18 @@ class Core:
         if not halt:
             self._port.run([Write(DFSR, [_ALL_DFSR]), Write(DHCSR, [_DEBUG])])
         else:
-            self._halt = self._at_reset()
+            self._halt = at_reset
         self._reset_seen = False
 
     def _at_reset(self) -> _Halt:
-        """Before the first instruction: CONTROL, FAULTMASK, BASEPRI and PRIMASK are 0.
+        """Caught before the first instruction: CONTROL and masks are 0, and nobody has called.
 
         Armv7-M ARM, "Reset behavior".
         """
-        return _Halt(self._now(), {Selector.SPECIAL: 0})
+        known: dict[int, int] = {Selector.SPECIAL: 0, Selector.LR: 0xFFFFFFFF}
+        return _Halt(self._now(), known, _Found(Dfsr.VCATCH, []))
 
-    def _prepare_reset(self) -> int:
+    def _prepare_reset(self, *, clear: bool = True) -> int:
         """Have the core caught at its reset vector; what DEMCR was."""
         (demcr,), _ = self._port.run(
             [
@@ -437,7 +437,8 @@ class Core:
                 Write(DHCSR, [_HALTED]),  # C_DEBUGEN may be gone, with the chip's power
                 Write(DEMCR, [self._demcr | Demcr.VC_CORERESET]),
                 Read(DHCSR),
-                Write(DFSR, [_ALL_DFSR]),  # last: a core that is halted adds nothing to it
+                # Last: a core that is halted adds nothing to it.
+                *([Write(DFSR, [_ALL_DFSR])] if clear else []),
             ]
         )
         self._reset_seen = False
@@ -451,12 +452,12 @@ class Core:
         self._link.hold_reset(True)
         self._link.hold_reset(False)
 
-    def _came_back(self) -> bool:
-        """Wait until the core has been reset, and stands before its first instruction.
+    def _wait_for_reset(self, *, cleared: bool = True) -> _Halt | None:
+        """What is known of the core once it has been reset, and stands; None if it was not reset.
 
         S_RESET_ST stays set for as long as reset lasts; the first look without it is the first
         that says something about what comes after.  Where the answer that had it was lost,
-        DFSR.VCATCH says the same.
+        DFSR.VCATCH says the same, if DFSR was `cleared` before.
         """
         deadline = self._link.deadline(RESET_TIMEOUT)
         over = False
@@ -466,14 +467,15 @@ class Core:
                 self._note_status(first | status)
                 over = self._reset_seen and not status & Dhcsr.S_RESET_ST
                 halted = status & Dhcsr.S_HALT
-                if halted and (over or self._port.read(DFSR)[0] & Dfsr.VCATCH):
-                    return True
+                if halted and (over or (cleared and self._port.read(DFSR)[0] & Dfsr.VCATCH)):
+                    return self._at_reset()
             except (AccessRefused, AccessStalled):
                 continue  # still in reset
-        if over:
-            log.info("the core was not caught at its reset vector")
-            self.halt()
-        return over
+        if not over:
+            return None
+        log.info("the core was not caught at its reset vector")
+        self.halt()
+        return self._halt
 
     def _put_back(self) -> None:
         """What a reset may have destroyed: FPB, DWT, vector catch, and what others set up."""
@@ -566,6 +568,8 @@ class Core:
                 self._fetch(halt, selectors, [*stop, Write(DFSR, [_ALL_DFSR])])
             )
             halt.is_clear = True
+        else:
+            self._fetch(halt, selectors)
         return halt.found
 
     def _explain(self, halt: _Halt, *, briefly: bool = False) -> StopReason:

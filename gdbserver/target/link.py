@@ -497,19 +497,22 @@ class Port(ABC):
     def write(self, address: int, *values: int) -> None:
         self.run([Write(address, values)])
 
-    def read_spread(self, address: int, offsets: Sequence[int]) -> list[int]:
-        """Words at ascending `offsets`, of which the first is 0.
+    def read_spread(
+        self, address: int, offsets: Sequence[int], before: Sequence[Write] = ()
+    ) -> list[int]:
+        """Words at ascending `offsets`, of which the first is 0; `before` rides along.
 
         What lies between must bear being read: it is, where that saves commands.
         """
         if self.patient:
             try:
-                block = self.read(address, offsets[-1] // 4 + 1)
+                (block,) = self.run([*before, Read(address, offsets[-1] // 4 + 1)])
             except AccessRefused as error:
                 log.debug("there are gaps: %s", error)
             else:
                 return [block[offset // 4] for offset in offsets]
-        return [value for (value,) in self.run([Read(address + offset) for offset in offsets])]
+        reads = [Read(address + offset) for offset in offsets]
+        return [value for (value,) in self.run([*before, *reads])]
 
     def try_banked(self) -> None:
         """Find out whether BD0-3 work here: CPUID can be seen through them."""

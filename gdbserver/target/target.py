@@ -245,13 +245,12 @@ class Target:
                 f"the chip is not an STM32H743: its device id is {idcode & 0xFFF:#05x}",
                 hint=f"STM32H742, H743, H750 and H753 have {DEVICE_ID:#05x}",
             )
-        # From one to the other there are option bytes only.
-        (optsr, *_, protection1), (protection2,) = self._port.run(
-            [
-                *before,
-                Read(FLASH + FLASH_OPTSR_CUR, (FLASH_WPSN_CUR - FLASH_OPTSR_CUR) // 4 + 1),
-                Read(FLASH + FLASH_BANK2_OFFSET + FLASH_WPSN_CUR),
-            ]
+        # Between them are registers of the controller that a read does nothing to.
+        first, second = FLASH_WPSN_CUR, FLASH_BANK2_OFFSET + FLASH_WPSN_CUR
+        optsr, protection1, protection2 = self._port.read_spread(
+            FLASH + FLASH_OPTSR_CUR,
+            [0, first - FLASH_OPTSR_CUR, second - FLASH_OPTSR_CUR],
+            before,
         )
         rdp_level = {0xAA: 0, 0xCC: 2}.get(optsr >> OPTSR_RDP_SHIFT & 0xFF, 1)
         if rdp_level:

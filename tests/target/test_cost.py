@@ -98,6 +98,6 @@ def test_polling_a_running_core_is_one_transaction(bench: Bench) -> None:
 def test_connecting_takes_a_moment(bench: Bench) -> None:
     target = Target.open(bench.target.probe_uid)
     assert target.link.probe.counters.transactions <= (
-        50 if "stlink" in bench.target.probe_uid else 26
+        45 if "stlink" in bench.target.probe_uid else 26
     )
     target.close()

@@ -17,7 +17,15 @@ from pyocd.probe.debug_probe import DebugProbe
 from pyocd.probe.swj import SWJSequenceSender
 from target_bench import Bench, load
 
-from gdbserver.chip.cortex_m import DEMCR, DWT_FUNCTION, DWT_FUNCTION_WRITE, FP_COMP, Demcr
+from gdbserver.chip.cortex_m import (
+    DEMCR,
+    DFSR,
+    DWT_FUNCTION,
+    DWT_FUNCTION_WRITE,
+    FP_COMP,
+    Demcr,
+    Dfsr,
+)
 from gdbserver.chip.stm32h743 import DBGMCU, DBGMCU_APB_D, DBGMCU_CR_OFFSET
 from gdbserver.errors import MemoryFault
 from gdbserver.sim.bus import Master
@@ -231,3 +239,15 @@ def test_a_watchpoint(other: Bench) -> None:
     other.target.write_word(other.names["drill"], 2)
     other.target.set_breakpoint(BreakKind.WRITE_WATCH, other.names["watched"], 4)
     assert other.run().address == other.names["watched"]
+
+
+def test_a_reset_of_long_ago_is_not_taken_for_the_one_that_did_not_come() -> None:
+    probe = EagerProbe()
+    before = Target.behind(probe, connect=Connect.UNDER_RESET)
+    before.reset(halt=True)  # DFSR.VCATCH stays set; nothing but power takes it away
+    assert before.read_word(DFSR) & Dfsr.VCATCH
+    before.write_registers({"pc": 0x24000000})
+    before.close(resume=False)
+    target = Target.behind(probe, connect=Connect.UNDER_RESET)
+    assert target.read_registers(["pc"])["pc"] != 0x24000000
+    target.close()
