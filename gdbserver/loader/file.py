@@ -271,18 +271,19 @@ class LoaderFile:
             LoaderRejected: it cannot work; the message says which part of it.
         """
         with _opened(path) as elf:
-            names = {symbol.name for symbol in _symbol_table(elf)}
+            symbols = _symbol_table(elf)
+            names = {symbol.name for symbol in symbols}
             is_flm = "FlashDevice" in names and "StorageInfo" not in names
-            loader = _flm(path, elf) if is_flm else _stldr(path, elf)
+            loader = (_flm if is_flm else _stldr)(path, elf, symbols)
         _check_memory(loader.image)
         for warning in loader.warnings:
             log.warning("%s: %s", path.name, warning)
         return loader
 
 
-def _stldr(path: Path, elf: ELFFile) -> LoaderFile:
-    info, odd = _descriptor(path, elf, "StorageInfo", STORAGE_INFO)
-    image = _image(path, elf, host_only=info.span)
+def _stldr(path: Path, elf: ELFFile, symbols: Sequence[Any]) -> LoaderFile:
+    info, odd = _descriptor(path, elf, symbols, "StorageInfo", STORAGE_INFO)
+    image = _image(path, elf, symbols, host_only=info.span)
     name = _text(info.fields.name)
     groups, more = _st_groups(info.fields)
     region = _region(path, name, info.fields, groups)
@@ -300,9 +301,9 @@ def _stldr(path: Path, elf: ELFFile) -> LoaderFile:
     return replace(loader, warnings=tuple(odd))
 
 
-def _flm(path: Path, elf: ELFFile) -> LoaderFile:
-    info, odd = _descriptor(path, elf, "FlashDevice", FLASH_DEVICE)
-    image = _image(path, elf, host_only=info.span)
+def _flm(path: Path, elf: ELFFile, symbols: Sequence[Any]) -> LoaderFile:
+    info, odd = _descriptor(path, elf, symbols, "FlashDevice", FLASH_DEVICE)
+    image = _image(path, elf, symbols, host_only=info.span)
     region = _region(path, _text(info.fields.name), info.fields, _cmsis_groups(path, info.fields))
     _check_entries(image, ("Init", "UnInit", "EraseSector", "ProgramPage"))
     if image.memory[0].start != 0:
@@ -328,7 +329,7 @@ def _text(name: bytes) -> str:
 def load_image(path: Path) -> Image:
     """The code of ours that is no loader: the call queue."""
     with _opened(path) as elf:
-        return _image(path, elf, host_only=Span(0, 0))
+        return _image(path, elf, _symbol_table(elf), host_only=Span(0, 0))
 
 
 @contextmanager
@@ -364,9 +365,11 @@ def _symbol_table(elf: ELFFile) -> list[Any]:
     return [symbol for table in tables for symbol in table.iter_symbols()]
 
 
-def _descriptor(path: Path, elf: ELFFile, name: str, layout: Any) -> tuple[_Info, list[str]]:
+def _descriptor(
+    path: Path, elf: ELFFile, symbols: Sequence[Any], name: str, layout: Any
+) -> tuple[_Info, list[str]]:
     """What the file says of its device, under the symbol `name`."""
-    symbol = next((s for s in _symbol_table(elf) if s.name == name), None)
+    symbol = next((s for s in symbols if s.name == name), None)
     if symbol is None:
         raise LoaderRejected(
             path,
@@ -391,7 +394,7 @@ def _descriptor(path: Path, elf: ELFFile, name: str, layout: Any) -> tuple[_Info
     return _Info(Span.of(address, max(length, symbol["st_size"])), fields), odd
 
 
-def _image(path: Path, elf: ELFFile, *, host_only: Span) -> Image:
+def _image(path: Path, elf: ELFFile, symbols: Sequence[Any], *, host_only: Span) -> Image:
     chunks: list[tuple[int, bytes]] = []
     zeros: list[Span] = []
     executable, rwpi = [], False
@@ -415,7 +418,7 @@ def _image(path: Path, elf: ELFFile, *, host_only: Span) -> Image:
     _check_overlaps(path, chunks)
     filled_spans = [Span.of(address, len(data)) for address, data in chunks]
     chunks += [(span.start, bytes(len(span))) for span in _without(merge(zeros), filled_spans)]
-    named = [s for s in _symbol_table(elf) if s.name and s["st_shndx"] != "SHN_UNDEF"]
+    named = [s for s in symbols if s.name and s["st_shndx"] != "SHN_UNDEF"]
     functions = [s for s in named if s["st_info"]["type"] == "STT_FUNC"]
     return Image(
         path,
