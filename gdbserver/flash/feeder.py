@@ -125,7 +125,7 @@ class Feeder:
 
     def _open(self) -> CallQueue:
         nothing = Image(built("queue.elf"), chunks=(), executable=(), symbols={}, entries={})
-        queue = CallQueue(self._target, nothing, good=0, stack=OWN_STACK)
+        queue = CallQueue(self._target, nothing, good=0, quick=True, stack=OWN_STACK)
         self._stack.enter_context(queue)
         self._block = queue.free.start
         block = Span.of(self._block, _HEADER + 2 * _LANE)

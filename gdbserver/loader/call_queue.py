@@ -304,7 +304,9 @@ class CallQueue:
             self._upload()
             demcr = target.read_word(cm.DEMCR)
             if self._careful:
-                stack.enter_context((quick_clocks if self._quick else same_clocks)(target))
+                # What has nothing to call but moves words has no use for a quick core.
+                hurries = self._quick and self._image.chunks
+                stack.enter_context((quick_clocks if hurries else same_clocks)(target))
                 self._watchdogs = stack.enter_context(patient_watchdogs(target))
                 stack.enter_context(known_state(target, layout.stage, own=self._quick))
                 target.write_word(cm.DEMCR, demcr | cm.VC_ALL_FAULTS)
