@@ -14,6 +14,7 @@ block that must be read through the loader's `Read` is read into a buffer first.
 from __future__ import annotations
 
 import logging
+import math
 import zlib
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -408,14 +409,17 @@ class ExternalFlash:
     def _give_back_buffers(self) -> Generator[Event, None, None]:
         """Let the RAM of each buffer be as it was, while the device works on what was in others.
 
-        The last one's comes while digests are computed.
+        The last one's comes while digests are computed, and what would keep the device waiting.
         """
         while self._used:
-            self._give_back_free()
+            self._give_back_free(self._work_left())
             yield from self._collect()
 
-    def _give_back_free(self) -> None:
+    def _give_back_free(self, time: float = math.inf) -> None:
         while self._free:
+            time -= self._sizes[self._free[0]] * self._queue.seconds_per_byte
+            if time < 0:
+                return
             self._give_back(self._free.popleft())
         if not self._used:
             self._next_buffer = self._queue.free.start
