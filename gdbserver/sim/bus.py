@@ -146,6 +146,8 @@ class Bus:
         self._starts: list[int] = []
         self._found: dict[int, tuple[Span, Device]] = {}
         """By the number of a block that lies in one device: most accesses come again."""
+        self.touched = False
+        """Somebody else than the core wrote something, or read what may have an effect."""
         self.on_changed: list[Callable[[Span], None]] = []
         """Called when bytes of plain memory changed other than by the core's own stores."""
         self.on_revoked: list[Callable[[Span], None]] = []
@@ -177,8 +179,11 @@ class Bus:
         found = self._found.get(address >> BLOCK_BITS) or self.find(address)
         if found is None:
             raise BusError("read", address)
+        span, device = found
+        if master is not Master.CORE and not isinstance(device, Ram):
+            self.touched = True
         try:
-            return found[1].read(address - found[0].start, size, master)
+            return device.read(address - span.start, size, master)
         except BusError as error:
             error.address = address
             raise
@@ -188,6 +193,8 @@ class Bus:
         if found is None:
             raise BusError("write", address)
         span, device = found
+        if master is not Master.CORE:
+            self.touched = True
         try:
             device.write(address - span.start, size, value, master)
         except BusError as error:
@@ -203,6 +210,7 @@ class Bus:
             offset = address - found[0].start
             return bytes(found[1].data[offset : offset + length])
         if found is not None and takes_blocks(found[1]) and end <= found[0].end:
+            self.touched = True
             try:
                 return found[1].read_block(address - found[0].start, length, master)
             except BusError as error:
@@ -220,6 +228,7 @@ class Bus:
     def write_block(self, address: int, data: bytes, master: Master) -> None:
         """What so many word writes do; quick where the memory is plain."""
         found, end = self.find(address), address + len(data)
+        self.touched = True
         if found is not None and isinstance(found[1], Ram) and end <= found[0].end:
             offset = address - found[0].start
             found[1].data[offset : offset + len(data)] = data

@@ -7,7 +7,9 @@ Unicorn cannot stop *behind* an access: a stop inside a callback leaves the inst
 undone, and it runs again later.  So an access that must have its effect at once (it pends an
 exception, it resets the chip) is carried out, remembered, and answered from memory when its
 instruction comes by again: see `Core.finish_instruction`.  An instruction with several
-accesses to a device may repeat those before it, as LDM and STM may on silicon.
+accesses to a device may repeat those before it, as LDM and STM may on silicon.  A look at a
+status register has no effect: where nothing but time is the reason to stop, it is made anew
+later, which costs the host less.
 """
 
 from __future__ import annotations
@@ -45,6 +47,9 @@ class AccessListener(Protocol):
 
     def after_access(self, address: int, value: int, kind: AccessKind) -> bool:
         """Whether the core must stop behind this access."""
+
+    def looks_again(self, address: int) -> bool:
+        """Whether it stops before the instruction after all; for an access without effect."""
 
     def refused(self, error: BusError) -> bool:
         """The access failed; False if the instruction will not be finished."""
@@ -258,7 +263,9 @@ class CoreMemory:
         if slave.direct is not None and slave.direct(at) is not None:
             # The slave that answered has become plain memory.
             self._now_or_later(lambda: self.forget_page(address))
-        if listener.after_access(address, value, _ACT if at in slave.data_ports else _LOOK):
+        kind = _ACT if at in slave.data_ports else _LOOK
+        stops = listener.after_access(address, value, kind)
+        if stops and (kind is _ACT or not listener.looks_again(address)):
             self._replay = _Access(False, address, value)
             listener.finish_instruction()
         return value

@@ -44,7 +44,7 @@ from gdbserver.chip.cortex_m import (
 )
 from gdbserver.chip.memory import Span
 from gdbserver.sim.bus import Bus, BusError, BusStall, Master
-from gdbserver.sim.clock import SECOND, Clock
+from gdbserver.sim.clock import MILLISECOND, NEVER, SECOND, Clock
 from gdbserver.sim.core_memory import PAGE, CoreMemory
 from gdbserver.sim.core_registers import CONTROL_NPRIV, IPSR, XPSR_T, CoreRegisters
 from gdbserver.sim.exceptions import ExceptionUnit, Fault
@@ -77,6 +77,9 @@ ACCESS_CYCLES = 8
 LONGEST_SKIP = SECOND // 10
 """Of a core that waits: it looks at CYCCNT now and then, which wraps after nine seconds."""
 
+LONGEST_REST = MILLISECOND
+"""Of a core that waits while time passes in bits: it counts its looks, perhaps."""
+
 FIRST_SLICE = 64
 LONGEST_SLICE = 8192
 ACCESSES_A_SLICE = 16
@@ -95,6 +98,10 @@ _SVC, _PREFETCH_ABORT, _BKPT, _EXCEPTION_EXIT, _NO_COPROCESSOR = 2, 3, 7, 8, 17
 
 _EXECUTE_NEVER = (Span(0x40000000, 0x60000000), Span(0xA0000000, 0x100000000))
 """DDI 0403E, "The system address map": peripherals, external devices, system."""
+
+
+def _nothing_more() -> None:
+    """What to do behind a stop that is an end in itself."""
 
 
 class Watchpoint:
@@ -147,6 +154,8 @@ class Core:
         """Instructions of the slice at hand that took no time yet."""
         self._accesses = 0
         """That it has made so far."""
+        self._paid: int | None = None
+        """Of an access that took its time already, and is to be made again."""
         self._until = 0
         self._limit = 0
         """The same, or the next event if that comes first."""
@@ -154,6 +163,8 @@ class Core:
         self._then: Callable[[], None] | None = None
         self._soon: list[Callable[[], None]] = []
         self._polls = PollDetector(self._place)
+        self._waits_until = 0
+        """Until then it finds nothing new, unless somebody interferes; 0 if it does not wait."""
         self._breakpoints: frozenset[int] = frozenset()
         self._instruction_watches: dict[int, Callable[[], None]] = {}
         self._halting_places: frozenset[int] = frozenset()
@@ -202,6 +213,8 @@ class Core:
                 self._wait_in_lock_up(when)
             elif self.asleep:
                 self._sleep(when)
+            elif self._waits_until:
+                self._wait_on(when)
             else:
                 self._execute(when)
 
@@ -496,7 +509,7 @@ class Core:
     def _on_translated(self, _uc: Any, block: Any, _previous: Any, _data: Any) -> None:
         code = self._memory.fetch(block.pc, block.size)
         if self._find_traps(code, block.pc):
-            self._stop(lambda: None)
+            self._stop(_nothing_more)
 
     def _on_changed(self, span: Span) -> None:
         if len(span) > PAGE:
@@ -691,6 +704,9 @@ class Core:
 
     def before_access(self, address: int) -> bool:
         self._accesses += 1
+        if address == self._paid:
+            self._paid = None
+            return True
         left, pace = self._left, self._pace
         instructions = pace if pace < left else left
         self._left = left - instructions
@@ -714,11 +730,17 @@ class Core:
             return False  # one stop for an instruction is enough
         if self._polls.sees(address, value, kind):
             self._skip_poll()
-        nvic = self._nvic
         return bool(
             self._clock.now >= self._until
             or self._pace > FIRST_SLICE
-            or self.halted
+            or self._other_reason_to_stop(address)
+        )
+
+    def _other_reason_to_stop(self, address: int) -> bool:
+        """Than time: the access had an effect that is seen behind its instruction."""
+        nvic = self._nvic
+        return bool(
+            self.halted
             or self.in_reset
             or self._watch_hit
             or self._soon
@@ -726,6 +748,13 @@ class Core:
             or (nvic.changed and nvic.waiting)
             or (address >= _PPB and self._stopping_conditions() != self._exits_key)
         )
+
+    def looks_again(self, address: int) -> bool:
+        if self._clock.now < self._until or self._stepping or self._other_reason_to_stop(address):
+            return False
+        self._paid = address
+        self._stop(_nothing_more)
+        return True
 
     def _place(self) -> int:
         """Which instruction makes the access at hand, and where its function will return to.
@@ -740,12 +769,38 @@ class Core:
         """The core asks the same over and over: answer when something can have changed."""
         now, due = self._clock.now, self._clock.next_change()
         target = min(self._until, now + LONGEST_SKIP)
-        if due is None or due > target:
+        if due is not None and due <= target:
+            target = due
+        elif target < self._until:
             self._polls.interrupted()
         else:
-            target = due
+            self._waits_until = min(now + LONGEST_REST, due or NEVER)
+            self._bus.touched = False
         if target > now:
-            self.spend(max(1, (target - now) * self._hz // SECOND))
+            self._pass_to(target)
+
+    def _wait_on(self, when: int) -> None:
+        """Let time pass to `when` for a core that waited when it was last let run.
+
+        It need not even look, as long as nothing has happened at all: a probe that writes to the
+        flash comes by for each of its words, while the core waits for the NOR.
+        """
+        now, due = self._clock.now, self._clock.next_event
+        target = min(when, self._waits_until, due or NEVER)
+        if target <= now or self._stepping or self._nvic.waiting or self._bus.touched:
+            self._stop_waiting()
+            return
+        self._pass_to(target)
+        if target == due:
+            self._stop_waiting()
+
+    def _stop_waiting(self) -> None:
+        self._waits_until = 0
+        self._polls.doubt()
+
+    def _pass_to(self, when: int) -> None:
+        """The core does nothing that matters until then; a few cycles less, but not none."""
+        self.spend(max(1, (when - self._clock.now) * self._hz // SECOND))
 
     def refused(self, error: BusError) -> bool:
         """Whether the access goes on as if nothing was wrong: CCR.BFHFNMIGN."""
@@ -809,6 +864,8 @@ class Core:
         self.locked_up = self.pc == LOCKUP_PC and self._exceptions.execution_priority() < 0
         self._systick.freeze(False)
         self._begin_with_short_slices()
+        self._waits_until = 0
+        self._paid = None
         self._polls.forget()
 
     def step(self) -> None:
@@ -933,6 +990,8 @@ class Core:
         self._systick.freeze(False)
         self.event_register = False
         self._begin_with_short_slices()
+        self._waits_until = 0
+        self._paid = None
         self._polls.forget_places()
         registers.xpsr = XPSR_T
         registers.control = 0

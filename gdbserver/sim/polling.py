@@ -82,6 +82,11 @@ class PollDetector:
         """Time was skipped, and not far enough for anything to happen: it waits still."""
         self._in_vain = REPEATS * len(self._seen)
 
+    def doubt(self) -> None:
+        """Something may have happened that no register shows: let it turn, and look again."""
+        self._in_vain = 0
+        self._last = None
+
     def sees(self, address: int, value: int, kind: AccessKind) -> bool:
         """Note an access; True when the core is waiting and time may be skipped."""
         if kind is not _LOOK:

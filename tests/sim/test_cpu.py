@@ -586,6 +586,81 @@ def test_polling_a_status_register_is_skipped_to_the_next_event() -> None:
     assert len(machine.slave.accesses) < 100
 
 
+WAIT_FOR_FLAGS = """
+    ldr r0, =0x40000000
+    ldr r2, =0x20000000
+    1: ldr r1, [r0]
+    ldr r3, [r2]
+    orrs r1, r3
+    beq 1b
+    bkpt #0
+"""
+
+
+def test_a_core_that_waits_is_hardly_executed_while_nothing_happens() -> None:
+    machine = Machine(WAIT_FOR_FLAGS)
+    machine[0x20000000] = 0
+    machine.run()
+    looks, begun = len(machine.slave.accesses), machine.clock.now
+    for _ in range(100):
+        machine.run(10 * MICROSECOND)
+    assert len(machine.slave.accesses) - looks < 10
+    assert machine.clock.now - begun == pytest.approx(MILLISECOND, abs=MICROSECOND)
+
+
+@pytest.mark.parametrize("where", [0x20000000, 0x40000000])
+def test_a_core_that_waits_sees_at_once_what_a_debugger_writes(where: int) -> None:
+    machine = Machine(WAIT_FOR_FLAGS)
+    written: list[int] = []
+    machine.slave.on_write = lambda offset, value: written.append(value)
+    machine.slave.on_read = lambda offset: len(written)
+    machine[0x20000000] = 0
+    machine.run().run()
+    assert not machine.core.halted
+    machine[where] = 1
+    machine.run(2 * MICROSECOND)
+    assert machine.core.halted
+
+
+def test_a_core_that_waits_takes_an_interrupt_and_a_reset() -> None:
+    code = "ldr r0, =0x40000000\n1: ldr r1, [r0]\nb 1b\nnmi:\nmovs r7, #7\nbkpt #0"
+    machine = Machine(code).run()
+    machine.scs.nvic.pend(2)
+    machine.run(2 * MICROSECOND)
+    assert machine.core.halted
+    assert machine.register(7) == 7
+    machine.core.reset()
+    machine[DHCSR] = KEY | Dhcsr.C_DEBUGEN
+    machine.run()
+    machine.core.reset()
+    machine.run(2 * MICROSECOND)
+    assert machine.slave.accesses[-1] == ("read", 0, 0)
+
+
+@pytest.mark.parametrize("window", [50, 130, 1000, 12_345])
+def test_who_lets_time_pass_in_bits_sees_the_core_do_the_same(window: int) -> None:
+    """Each access reads a counter of them: none is lost, and what is read is in order."""
+    code = """
+        ldr r0, =0x40000000
+        ldr r2, =0x20000000
+        movs r4, #200
+        1: ldr r1, [r0]
+        stmia r2!, {r1}
+        subs r4, #1
+        bne 1b
+        bkpt #0
+    """
+    machine = Machine(code)
+    reads = machine.slave.accesses
+    machine.slave.on_read = lambda offset: len(reads)
+    end = machine.clock.now + SECOND
+    while not machine.core.halted and machine.clock.now < end:
+        machine.run(window)
+    stored = [machine[0x20000000 + 4 * i] for i in range(200)]
+    assert stored == sorted(set(stored))
+    assert stored[-1] == len(reads) - 1
+
+
 COUNT_DOWN = """
     ldr r0, =0xE000E010
     ldr r1, =63999

@@ -61,6 +61,18 @@ def test_a_new_value_or_an_effect_ends_the_wait() -> None:
         assert not program.looks(5)
 
 
+def test_who_is_in_doubt_looks_as_often_as_at_first(program: Program) -> None:
+    program.waits(5)
+    program.polls.doubt()
+    assert program.waits(5) == REPEATS
+    program.polls.doubt()
+    program.looks(6)  # news, after all: it did wait
+    program.acts()
+    assert program.waits(5) == 3
+    program.polls.doubt()
+    assert program.waits(5) == 2
+
+
 def test_a_loop_that_did_wait_is_believed_after_one_turn_the_next_time(program: Program) -> None:
     program.waits(5)
     program.looks(6)
