@@ -29,27 +29,29 @@ known state.  It looks at this, which the host has put into SRAM::
 What is in the buffers' place before is put back (`BorrowedRam`), as each comes free for good.  It
 crosses the link twice, so no more of them are used than bring something: what the link lacks
 while both banks program waits in buffers, which fill while both are erased.  A link that is much
-slower than a bank gets its data packed (`packing`), and two buffers for both banks: one to fill
-and one to be programmed.
+slower than a bank gets its data packed (`packing`), and few buffers for both banks: one to fill,
+one to be programmed, and one for a bank that is being erased.  Over such a link, RAM that holds
+nothing but zeros is not read: the core finds it by its CRC, and unpacks the zeros again in the end.
 """
 
 from __future__ import annotations
 
 import math
 import struct
+import zlib
 from collections import deque
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
-from gdbserver.chip.memory import Span
+from gdbserver.chip.memory import Span, merge
 from gdbserver.chip.stm32h743 import SECTOR
 from gdbserver.errors import FlashError
 from gdbserver.flash.packing import MARGIN, PIECE, pack
 from gdbserver.loader.call_queue import OWN_STACK, CallQueue
 from gdbserver.loader.file import Image, built
-from gdbserver.target.link import Write
+from gdbserver.target.link import Read, Write
 from gdbserver.target.target import Target
 
 _LANES: Final = (32, 352)
@@ -66,6 +68,8 @@ _ROOM = PIECE + MARGIN  # of a job that may be packed
 
 _FOR_EVER = 24 * 3600.0
 _ACKNOWLEDGED = 0.1  # seconds; it takes a microsecond
+_SHARED = 3  # buffers of both banks: one more, which fills while both are erased
+_MANY = 6  # buffers of a bank: so many are worth a search for RAM that need not be read
 _LEAST = 2  # buffers of a bank that programs: one from which, one to fill
 _EARLY = 0.97  # of the usual time, and a look may be worth while: silicon differs
 _SILENCE = 0.2  # seconds without progress until it is asked how the core is
@@ -79,6 +83,8 @@ class Feeder:
         self._stack = ExitStack()
         self._queue: CallQueue | None = None
         self._lanes: list[Lane] = []
+        self._zeros: set[int] = set()
+        """Buffers that held nothing but zeros."""
 
     def __enter__(self) -> Self:
         return self
@@ -98,16 +104,18 @@ class Feeder:
 
         What the bank and the link need for a byte, and whether that is packed.
         """
+        room = _ROOM if packing else BUFFER
+        count = _SHARED if packing else _count(program_seconds, link_seconds)
         if self._queue is None:
-            self._queue = self._open()
+            self._queue = self._open(room, search=packing or count >= _MANY)
         number = len(self._lanes)
         if packing and self._lanes:
             buffers = self._lanes[0].buffers
         else:
-            room = _ROOM if packing else BUFFER
-            count = 2 if packing else _count(program_seconds, link_seconds)
-            start = self._queue.free.start + _BLOCK + number * _JOBS * room
-            buffers = Buffers(deque(range(start, start + count * room, room)), room, packing)
+            places = self._places(room)[number * _JOBS :][:_JOBS]
+            places.sort(key=lambda place: place not in self._zeros)
+            count = max(count, sum(place in self._zeros for place in places))
+            buffers = Buffers(deque(places[:count]), room, packing, self._zeros)
         address = self._block + _LANES[number]
         self._target.write_words(address, [status, 0])
         lane = Lane(self._target, self._queue, address, buffers, program_seconds)
@@ -123,23 +131,68 @@ class Feeder:
         others = [other for other in self._lanes if other is not lane and other.is_hungry()]
         return not any(not lane.on or other.began <= lane.began for other in others)
 
-    def _open(self) -> CallQueue:
+    def _open(self, room: int, *, search: bool) -> CallQueue:
         nothing = Image(built("queue.elf"), chunks=(), executable=(), symbols={}, entries={})
         queue = CallQueue(self._target, nothing, good=0, quick=True, stack=OWN_STACK)
         self._stack.enter_context(queue)
         self._block = queue.free.start
+        if search:
+            self._zeros.update(self._find_zeros(queue, room))
         block = Span.of(self._block, _HEADER + 2 * _LANE)
         queue.borrow(block)
         self._target.write_memory(block.start, bytes(len(block)))
         number = queue.post("feed", self._block, timeout=_FOR_EVER, checked=False)
-        self._stack.push(lambda kind, error, traceback: self._stop(queue, number))
+        self._stack.push(lambda kind, error, traceback: self._stop(queue, number, failed=kind))
         return queue
 
-    def _stop(self, queue: CallQueue, number: int) -> None:
+    def _places(self, room: int) -> list[int]:
+        """Where buffers may be, of both lanes."""
+        start = self._block + _BLOCK
+        return list(range(start, start + len(_LANES) * _JOBS * room, room))
+
+    def _find_zeros(self, queue: CallQueue, room: int) -> list[int]:
+        """Which of the places hold nothing but zeros: a look first, then CRCs by the core."""
+        places = self._places(room)
+        words = self._target.run([Read(place + room // 2) for place in places])
+        likely = [place for place, (word,) in zip(places, words, strict=True) if not word]
+        if not likely:
+            return []
+        first, last = likely[0], likely[-1]
+        count = (last - first) // room + 1
+        for _ in queue.call(
+            "crc32_each", first, room, count, queue.results, timeout=1.0, checked=False
+        ):
+            pass
+        blank = zlib.crc32(bytes(room))
+        crcs = self._target.read_words(queue.results, count)
+        return [first + n * room for n, crc in enumerate(crcs) if crc == blank]
+
+    def _stop(self, queue: CallQueue, number: int, *, failed: object) -> None:
         self._target.write_word(self._block + _STOP, 1)
         deadline = self._target.deadline(_ACKNOWLEDGED)
         while queue.poll() <= number and not deadline.expired():
             pass
+        if not failed and queue.poll() > number:
+            self._restore_zeros(queue)
+
+    def _restore_zeros(self, queue: CallQueue) -> None:
+        """Have the core write them: what is packed fits where the lanes were."""
+        used = [place for lane in self._lanes for place in lane.buffers.zeros_used]
+        room = self._lanes[0].buffers.room if self._lanes else 0
+        for span in merge([Span.of(place, room) for place in set(used)]):
+            packed = pack(bytes(len(span)))
+            assert packed is not None
+            call = queue.post(
+                "unpack",
+                *(self._block, len(packed), span.start, len(span)),
+                timeout=1.0,
+                expected=len(span),
+                carrying=(self._block, packed),
+            )
+            while queue.poll() <= call:
+                pass
+        for place in set(used):
+            queue.given_back(place)
 
 
 def _count(program_seconds: float, link_seconds: float) -> int:
@@ -156,9 +209,22 @@ class Buffers:
     """Not borrowed yet, by address."""
     room: int
     packing: bool
+    zeros: set[int]
+    """Those where nothing but zeros was."""
 
     def __post_init__(self) -> None:
         self.free: deque[int] = deque()
+        self.zeros_used: set[int] = set()
+
+    def borrow(self, queue: CallQueue) -> None:
+        """One buffer more."""
+        buffer = self.new.popleft()
+        if buffer in self.zeros:
+            self.zeros_used.add(buffer)
+            queue.borrow_known(buffer, bytes(self.room))
+        else:
+            queue.borrow(Span.of(buffer, self.room))
+        self.free.append(buffer)
 
 
 class Lane:
@@ -198,15 +264,17 @@ class Lane:
         """
         if len(self._waiting) >= _JOBS:
             return False
+        buffers = self.buffers
+        if buffers.packing and not self.on:  # leave the other bank what it needs to go on
+            return len(buffers.free) + len(buffers.new) > _LEAST
         growing = not self.on or len(self._waiting) < _LEAST
-        return bool(self.buffers.free or (growing and self.buffers.new))
+        return bool(buffers.free or (growing and buffers.new))
 
     def stage(self, span: Span, data: bytes) -> None:
         """Have `data` ready for whole flash words of flash, and programmed once the lane is on."""
         free, packing = self.buffers.free, self.buffers.packing
         if not free:
-            free.append(self.buffers.new.popleft())
-            self._queue.borrow(Span.of(free[0], self.buffers.room))
+            self.buffers.borrow(self._queue)
         buffer = free.popleft()
         packed = pack(data) if packing else None
         source = buffer + self.buffers.room - len(packed) if packed else buffer
@@ -272,11 +340,14 @@ class Lane:
     def give_back(self) -> bool:
         """Let the RAM of a buffer that nobody needs any more be as it was, if there is one.
 
-        Of those for both banks nobody knows, so they wait until all is over.
+        Of those for both banks nobody knows, so they wait until all is over, as do those that held
+        zeros.
         """
-        if self.buffers.packing or not self.buffers.free:
+        read = [buffer for buffer in self.buffers.free if buffer not in self.buffers.zeros]
+        if self.buffers.packing or not read:
             return False
-        buffer = self.buffers.free.popleft()
+        buffer = read[0]
+        self.buffers.free.remove(buffer)
         self._queue.give_back(buffer)
         self.buffers.new.append(buffer)
         return True

@@ -225,6 +225,14 @@ class BorrowedRam:
         self._seconds += self._target.monotonic() - begun
         self._bytes += len(span)
 
+    def borrow_known(self, start: int, contents: bytes) -> None:
+        """Borrow RAM of which it is known what it holds."""
+        self._before[start] = contents
+
+    def forget(self, start: int) -> None:
+        """What was borrowed from `start` on is there again already."""
+        del self._before[start]
+
     @property
     def seconds_per_byte(self) -> float:
         """What the link took so far to read what was borrowed."""
@@ -467,8 +475,16 @@ class CallQueue:
         """Use part of `free`; it is restored at the end, or when given back."""
         self._ram.borrow(span)
 
+    def borrow_known(self, start: int, contents: bytes) -> None:
+        """The same with RAM of which it is known what it holds."""
+        self._ram.borrow_known(start, contents)
+
     def give_back(self, start: int) -> None:
         self._ram.give_back(start)
+
+    def given_back(self, start: int) -> None:
+        """What was borrowed from `start` on is there again already."""
+        self._ram.forget(start)
 
     @property
     def seconds_per_byte(self) -> float:

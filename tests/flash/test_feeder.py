@@ -76,6 +76,22 @@ def test_ram_and_core_are_as_they_were(quick: Bench) -> None:
     assert target.read_registers(list(before)) == before
 
 
+def test_ram_that_holds_zeros_need_not_cross_a_slow_link(bench_at: Callable[..., Bench]) -> None:
+    read = {}
+    for name, ram in (("noise", noise(0x40000)), ("zeros", bytes(0x3001) + b"!" + bytes(0x3CFFE))):
+        bench = bench_at("sim:stlink-v2")
+        dirty(bench)
+        bench.target.halt()
+        bench.target.write_memory(AXI_SRAM.start, ram)
+        counters = bench.target.link.probe.counters
+        before = counters.bytes_in
+        bench.carry_out(download(*BOTH))
+        read[name] = counters.bytes_in - before
+        assert all_there(bench)
+        assert bench.target.read_memory(AXI_SRAM.start, len(ram)) == ram
+    assert read["zeros"] < read["noise"] / 2
+
+
 def test_a_window_watchdog_that_the_program_started_does_not_bite(quick: Bench) -> None:
     dirty(quick)
     quick.target.halt()
