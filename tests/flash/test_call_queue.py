@@ -148,6 +148,20 @@ def test_closing_waits_for_the_call_under_way_and_forgets_the_others(quick: Benc
     assert 1 <= int.from_bytes(quick.target.read_memory(0x24070000, 4), "little") <= 20
 
 
+def test_a_loader_that_was_put_away_is_there_again_when_it_is_called(quick: Bench) -> None:
+    image = with_write(RETURN_R1)
+    (span,) = image.memory
+    before = noise(len(span))
+    quick.target.write_memory(span.start, before)
+    with CallQueue(quick.target, image, good=1) as queue:
+        wait(queue, queue.post("Write", 0, 1, timeout=1.0))
+        queue.put_image_away()
+        assert quick.target.read_memory(span.start, len(span)) == before
+        wait(queue, queue.post("Write", 0, 1, timeout=1.0))
+        assert quick.target.read_memory(span.start, len(span)) != before
+    assert quick.target.read_memory(span.start, len(span)) == before
+
+
 @modes
 def test_ram_and_registers_are_restored_after_a_crash(quick: Bench, queued: bool) -> None:
     ram = {0x24000000: noise(0x4000), 0x20000000: noise(0x4000, seed=1)}
