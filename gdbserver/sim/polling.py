@@ -91,7 +91,8 @@ class PollDetector:
         """Note an access; True when the core is waiting and time may be skipped."""
         if kind is not _LOOK:
             if kind is _ACT:
-                self.forget()
+                if self._seen or self._written:  # else all is forgotten: a FIFO is being filled
+                    self.forget()
             elif kind is _WRITE and (address, value) not in self._written:
                 self._note_write(address, value)
             return False
