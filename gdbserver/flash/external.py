@@ -56,6 +56,7 @@ T = TypeVar("T")
 
 _BUFFER = 12 * 1024  # 48 pages of 256 bytes, 34 ms of programming; two commands to an ST-LINK
 _SMALL = 1024  # the device gets something to do at once
+_LAST = 4096  # the last ones: only one of them cannot be given back before the device is done
 _FEW = 3  # buffers can keep the device busy, and fewer cannot
 _BUFFERS = 12  # a quarter of a second, for as long as other lanes keep the link
 _SLOW_BUFFERS = 5  # the same over a link that is slower than the device, for as long as that erases
@@ -115,6 +116,8 @@ class ExternalFlash:
         free = self._queue.free
         page = self.region.page_size
         self._unit = -(-_SMALL // page) * page
+        self._last_unit = -(-_LAST // page) * page
+        self._left = 0  # bytes that have no buffer yet
         self._buffer_size = min(max(_BUFFER // page, 1), len(free) // page) * page
         if not self._buffer_size:
             raise LoaderRejected(loader.path, "leaves no RAM for a buffer")
@@ -233,6 +236,7 @@ class ExternalFlash:
         slow = seconds > _SLOW
         roomy = len(self._queue.free) >= _BUFFER + MARGIN
         self._spare = MARGIN if slow and roomy and self._queue.helpers else 0
+        self._left = sum(len(run.span) for sector in sectors for run in sector.runs)
         for sectors_together in _erased_together(sectors):
             spans = [s.sector for s in sectors_together]
             if sectors_together[0].erase:
@@ -245,6 +249,7 @@ class ExternalFlash:
                         buffer = yield from self._buffer()
                         part = run.part(start, start + self._sizes[buffer])
                         start += len(part.data)
+                        self._left -= len(part.data)
                         carrying = yield from self._contents(buffer, part.data)
                         self._changed = part.span.start
                         did = Did("programmed", part.span)
@@ -372,7 +377,35 @@ class ExternalFlash:
                 yield from self._collect()
         buffer = max(self._free, key=self._sizes.__getitem__)
         self._free.remove(buffer)
+        if self._ends():
+            self._cut(buffer)
         return buffer
+
+    def _ends(self) -> bool:
+        """Whether so little is left that RAM is to be given back, and no more to be borrowed."""
+        return self._left < 2 * self._buffer_size and not self._spare
+
+    def _cut(self, buffer: int) -> None:
+        """Make small ones of a buffer, to be used next."""
+        size, unit = self._sizes[buffer], self._last_unit
+        if size > unit:
+            self._queue.cut(buffer, unit)
+            for start in range(buffer, buffer + size, unit):
+                self._sizes[start] = min(unit, buffer + size - start)
+                if start != buffer:
+                    self._free.append(start)
+
+    def _whole_buffer(self) -> int:
+        """One of full size, to read into, while nothing is programmed."""
+        for buffer in self._free:
+            if self._sizes[buffer] == self._buffer_size:
+                self._free.remove(buffer)
+                return buffer
+        self._give_back_free()
+        self._queue.borrow(Span.of(self._next_buffer, self._buffer_size))
+        self._sizes[self._next_buffer] = self._buffer_size
+        self._next_buffer += self._buffer_size
+        return self._next_buffer - self._buffer_size
 
     def _new_size(self) -> int:
         """How large one more buffer may be; 0 for none.
@@ -386,6 +419,8 @@ class ExternalFlash:
             size = min(size, int(time) // self._unit * self._unit)
             if len(self._used) < _FEW:
                 size = max(size, min(self._unit, self._buffer_size))
+            elif self._ends():
+                return 0
         return size if self._next_buffer + size + self._spare <= self._buffers_end else 0
 
     def _is_too_small(self, address: int) -> bool:
@@ -575,7 +610,7 @@ class ExternalFlash:
     def _crc_through_read(
         self, blocks: Sequence[Span], results: int
     ) -> Generator[Event, None, None]:
-        buffer = yield from self._buffer()
+        buffer = self._whole_buffer()
         for number, block in enumerate(blocks):
             seconds = read_seconds(len(block))
             where = results + 4 * number
@@ -588,7 +623,7 @@ class ExternalFlash:
     def read(self, span: Span) -> bytes:
         if self._mapped:
             return self._target.read_memory(span.start, len(span))
-        buffer = _finish(self._buffer())
+        buffer = self._whole_buffer()
         data = bytearray()
         for start in range(span.start, span.end, self._buffer_size):
             length = min(self._buffer_size, span.end - start)

@@ -238,6 +238,12 @@ class BorrowedRam:
         """What the link took so far to read what was borrowed."""
         return self._seconds / self._bytes
 
+    def cut(self, start: int, size: int) -> None:
+        """Let what was borrowed from `start` on be given back in pieces of `size` bytes."""
+        data = self._before.pop(start)
+        for offset in range(0, len(data), size):
+            self._before[start + offset] = data[offset : offset + size]
+
     def give_back(self, start: int) -> None:
         """Restore what was borrowed from `start` on."""
         self._target.write_memory(start, self._before.pop(start))
@@ -478,6 +484,10 @@ class CallQueue:
     def borrow_known(self, start: int, contents: bytes) -> None:
         """The same with RAM of which it is known what it holds."""
         self._ram.borrow_known(start, contents)
+
+    def cut(self, start: int, size: int) -> None:
+        """Let what was borrowed from `start` on be given back in pieces of `size` bytes."""
+        self._ram.cut(start, size)
 
     def give_back(self, start: int) -> None:
         self._ram.give_back(start)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from flash_bench import Bench, download, noise
@@ -17,6 +18,7 @@ from gdbserver.errors import (
 )
 from gdbserver.flash.external import ExternalFlash
 from gdbserver.flash.plan import plan
+from gdbserver.flash.programmer import Programmer
 from gdbserver.loader.own import builtin
 from gdbserver.target.breakpoints import BreakKind
 
@@ -154,6 +156,21 @@ def test_the_core_and_its_ram_are_as_they_were(bench: Bench) -> None:
     assert target.read_registers(registers) == registers
     assert [target.read_word(register) for register in system] == before
     assert target.read_words(cm.FP_CTRL, 10) == fpb
+
+
+def test_what_is_read_by_a_loaders_own_read_goes_where_there_is_room(quick: Bench) -> None:
+    """A small download leaves small buffers behind, and is verified in larger blocks."""
+    ours = builtin(PINS)
+    symbols = {name: symbol for name, symbol in ours.image.symbols.items() if name != "found"}
+    stranger = replace(ours, image=replace(ours.image, symbols=symbols))
+    ram = noise(0x20000)
+    quick.target.write_memory(0x24000000, ram)
+    programmer = Programmer(quick.target, [stranger])
+    for seed in range(2):
+        image = noise(700, seed)
+        list(programmer.carry_out(download((NOR + 0x10000, image))))
+        assert quick.contents(Span.of(NOR + 0x10000, len(image))) == image
+        assert quick.target.read_memory(0x24000000, len(ram)) == ram
 
 
 def test_a_program_with_interrupts_under_way_does_not_disturb_the_loader(quick: Bench) -> None:
