@@ -46,7 +46,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--part", action="append", choices=PARTS, help="only this; repeatable")
     parser.add_argument("--case", default="", help="only loads whose name contains this")
-    parser.add_argument("--link", action="append", help="only over this kind of probe; repeatable")
+    parser.add_argument("--link", action="append", help="only over this probe; repeatable")
     parser.add_argument("--alone", action="store_true", help="without pyOCD")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="the tables")
