@@ -78,8 +78,8 @@ def cases(*, quick: bool) -> Iterator[Case]:
 
     yield Case("first load, all three devices", old, mixed, 1.05, 1.08)
     yield Case("internal flash only", old_internal, internal, 1.05, 1.09)
-    yield Case("QSPI only", old_external, external, 1.03, 1.06)
-    yield Case("QSPI only, blank before", {}, external, 1.03, 1.09)
+    yield Case("QSPI only", old_external, external, 1.03, 1.04)
+    yield Case("QSPI only, blank before", {}, external, 1.03, 1.06)
     if not quick:
         yield Case("slow link: internal flash", old_internal, internal, 1.10, 1.10, links=SLOW)
         yield Case("slow link: QSPI, blank before", {}, external, 1.10, 1.10, links=SLOW)
