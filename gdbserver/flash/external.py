@@ -415,7 +415,7 @@ class ExternalFlash:
         """
         size = self._buffer_size
         if self._grows:
-            time = self._work_left() / (2 * self._queue.seconds_per_byte)
+            time = max(0.0, self._work_left()) / (2 * self._queue.seconds_per_byte)
             size = min(size, int(time) // self._unit * self._unit)
             if len(self._used) < _FEW:
                 size = max(size, min(self._unit, self._buffer_size))

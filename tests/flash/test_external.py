@@ -122,6 +122,14 @@ def test_waiting_for_the_nor_takes_few_exchanges(bench_at: Callable[..., Bench])
     assert bench.cost() - exchanges < 800 * (bench.target.monotonic() - begun)
 
 
+def test_a_nor_that_takes_its_time_is_waited_for(bench_at: Callable[..., Bench]) -> None:
+    """Longer than is usual: nothing is reckoned with that it should have done by now."""
+    bench = bench_at("sim:stlink-v3,timing=maximum", PINS)
+    image = noise(128 << 10)
+    bench.carry_out(download((NOR, image)))
+    assert bench.contents(Span.of(NOR, len(image))) == image
+
+
 def test_an_unchanged_image_is_only_compared(bench: Bench) -> None:
     image = download((NOR, noise(100_000)))
     bench.carry_out(image)
