@@ -24,7 +24,9 @@ known state.  It looks at this, which the host has put into SRAM::
             64 jobs[8]    in turn, 32 bytes each: source, destination, its length while packed or
                           0, where to unpack it, length; the core clears the length
 
-    A job exists as soon as its length is there, which is therefore written last.
+    A job exists as soon as its length is there, which is therefore written last.  One without a
+    source is to read flash: the core reads every flash word, and goes on whatever that gives.  What
+    the controller thinks of their ECC it flags, as it does when a debugger reads them.
 
 What is in the buffers' place before is put back (`BorrowedRam`), as each comes free for good.  It
 crosses the link twice, so no more of them are used than bring something: what the link lacks
@@ -243,7 +245,7 @@ class Lane:
         self._address = address
         self._program_seconds = program_seconds
         self.buffers = buffers
-        self._waiting: deque[tuple[int, Span]] = deque()  # (buffer, where its contents go)
+        self._waiting: deque[tuple[int, Span]] = deque()  # (buffer or 0, which part of flash)
         self._staged = self._done = 0
         self._next = 0.0
         """When the first of those that wait began, or was seen to."""
@@ -289,6 +291,13 @@ class Lane:
             self._next = self._target.monotonic()
         self._waiting.append((buffer, span))
 
+    def have_read(self, span: Span) -> None:
+        """Have the core read whole flash words, once the lane is on and all before is done."""
+        job = self._address + _JOBS_AT + self._staged % _JOBS * _JOB
+        self._target.write_words(job, [0, span.start, 0, 0, len(span)])
+        self._staged += 1
+        self._waiting.append((0, span))
+
     def switch_on(self, *before: Write) -> None:
         """From now on the bank may be written to: it is erased, and `before` sets PG."""
         self.began = self._next = self._target.monotonic()
@@ -318,7 +327,8 @@ class Lane:
         while self._done != done and self._waiting:
             self._done += 1
             buffer, span = self._waiting.popleft()
-            self.buffers.free.append(buffer)
+            if buffer:
+                self.buffers.free.append(buffer)
             finished.append(span)
         now = self._target.monotonic()
         if finished:

@@ -100,6 +100,7 @@ _TURN = 1e-6  # seconds: the other bank, if it can use the link, has its turn
 _SOON = 0.001  # seconds between two looks at what is due
 _LOOK = 0.004  # the same at whether another lane has done with the link
 _NOTHING: Iterator[Event] = iter(())
+_ECC = FlashSr.SNECCERR | FlashSr.DBECCERR
 _BLOCKING = FlashSr.PGSERR | FlashSr.INCERR
 
 _MEANING = {
@@ -217,7 +218,7 @@ class InternalBank:
         for sector in sectors:
             last = sector is sectors[-1]
             yield from self._feed(sector, last=last) if fed else self._change(sector)
-            if not sector.erase and not self._reads_back(sector):
+            if not sector.erase and not (yield from self._reads_back(sector)):
                 log.info("%s was not quite blank: erasing it", sector.sector)
                 yield from self._change(replace(sector, erase=True))
         self._let_others_rush()
@@ -326,17 +327,38 @@ class InternalBank:
             )
         return self._lane
 
-    def _reads_back(self, sector: SectorPlan) -> bool:
-        """Whether a sector that was not erased first holds what was programmed into it.
+    def _reads_back(self, sector: SectorPlan) -> Generator[Event, None, bool]:
+        """Whether a sector that was not erased first can be read.
 
         A flash word that somebody programmed with ones looks blank, and cannot be programmed
         again: its ECC would be wrong, which reading finds and the CRC unit does not.
         """
+        size = sum(len(run.span) for run in sector.runs)
+        if self._feeder is not None and size >= _WORTH_FEEDING:
+            return (yield from self._core_reads(sector.sector))
         try:
             return all(self.read(run.span) == run.data for run in sector.runs)
         except FlashError as error:
             log.debug("%s", error)
             return False
+
+    def _core_reads(self, sector: Span) -> Generator[Event, None, bool]:
+        """The same by way of the feeder: through the link it takes as long as writing it."""
+        lane = self._opened_lane()
+        lane.have_read(sector)
+        lane.switch_on()
+        deadline = self._target.deadline(_FED)
+        while not lane.is_empty():
+            lane.collect()
+            if deadline.expired():
+                raise self._stuck(self._program_seconds[1])
+            yield Busy(_TURN)
+        lane.switch_off()
+        status = self._read(FLASH_SR) & _ECC
+        if status:
+            log.debug("%s: %s", sector, _decode(status))
+            self._clear(status)
+        return not status
 
     def _erase(
         self, sector: Span, meanwhile: Iterator[Event] = _NOTHING
