@@ -72,7 +72,7 @@ _LOOKS = 4096  # bytes from one look to the next: no NOR erases less, and files 
 _TYPICAL_ERASE = 0.15 / 65536  # seconds per byte
 _TYPICAL_PROGRAM = 0.7e-3 / 256
 
-_SLOW = 2 * _TYPICAL_PROGRAM  # seconds per byte of a link that had better get data packed
+_SLOW = 1.2 * _TYPICAL_PROGRAM  # seconds per byte of a link that had better get data packed
 
 
 def _fold(crcs: Sequence[int]) -> int:
