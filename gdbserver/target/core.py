@@ -586,7 +586,8 @@ class Core:
 
     def _reason(self, halt: _Halt, found: _Found) -> StopReason:
         dfsr, pc, xpsr = found.dfsr, halt.registers[Selector.PC], halt.registers[Selector.XPSR]
-        watch = self._breakpoints.matched(found.matched)
+        # Of a core caught at its reset nothing was read; watchpoints may have come since.
+        watch = self._breakpoints.matched(found.matched) if found.matched else None
         where = f"at {pc:#010x}"
         if dfsr & Dfsr.VCATCH and xpsr & 0x1FF == 0:
             return StopReason(SIGTRAP, "reset", "caught at the reset vector")
