@@ -50,6 +50,7 @@ class RunControl(RuleBasedStateMachine):
         self.watches: set[tuple[BreakKind, int, int]] = set()
         self.memory = bytearray(LENGTH)
         self.running = False
+        self.fresh = False  # after a reset main is still to come
         self.bench.target.write_memory(RAM, bytes(LENGTH))
         self.bench.run_to("step_1")
 
@@ -145,10 +146,15 @@ class RunControl(RuleBasedStateMachine):
         self.meet_in_the_loop()
 
     def meet_in_the_loop(self) -> None:
-        """A core that runs comes through every function with a breakpoint, but for main."""
-        if self.running and self.code.keys() - {self.bench.names["main"] & ~1}:
+        """A core that runs comes through every function with a breakpoint; main it meets once."""
+        main = self.bench.names["main"] & ~1
+        if self.running and self.code.keys() - {main}:
             self.look()
             assert not self.running
+            self.fresh = False
+        elif self.running and self.fresh and main in self.code:
+            self.look()  # it may have been there already
+            self.fresh = False
 
     @precondition(lambda self: self.running)
     @rule()
@@ -191,6 +197,7 @@ class RunControl(RuleBasedStateMachine):
     def reset(self, halt: bool) -> None:
         self.bench.target.reset(halt=halt)
         self.running = not halt
+        self.fresh = True
         self.memory[:] = self.bench.target.read_memory(RAM, LENGTH)
         if self.running and self.code:
             self.look()
