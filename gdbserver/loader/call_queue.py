@@ -606,8 +606,8 @@ class CallQueue:
     def poll(self, idle: float = 0.0) -> int:
         """Look once; return how many calls have finished since the queue was opened.
 
-        `idle`: seconds for which nobody else wants the link.  A look may then take as long: one
-        that reads more costs the host, and the probe, less than many that read little.
+        `idle`: seconds for which nobody else wants the link.  A look may then take as long: with
+        a probe that reads any length in one command, that costs the host less than many looks.
 
         Raises:
             LoaderRefused: a routine returned something else than success.
@@ -640,7 +640,8 @@ class CallQueue:
         self._idle_since, self._look_after = self._now(), _FIRST_LOOK
 
     def _poll_ring(self, idle: float) -> None:
-        done, state, last = self._look_slowly(idle) if idle else self._look(0)
+        slowly = idle and self._target.has_memory_commands
+        done, state, last = self._look_slowly(idle) if slowly else self._look(0)
         if state == STATE_STOPPED:
             done = self._target.read_word(self._layout.ring + _DONE)  # it counts before it stops
         if not self._finished <= done <= self._posted:

@@ -328,6 +328,11 @@ class Target:
         self._memory.write(address, self._breakpoints.absorb(address, data))
         self._written(address)
 
+    @property
+    def has_memory_commands(self) -> bool:
+        """Whether the probe reads and writes memory by itself, much of it in one exchange."""
+        return self._memory.patient
+
     def read_word(self, address: int) -> int:
         return self._memory.read_words(address, 1)[0]
 
