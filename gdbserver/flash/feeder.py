@@ -39,7 +39,6 @@ nothing but zeros is not read: the core finds it by its CRC, and unpacks the zer
 from __future__ import annotations
 
 import math
-import struct
 import zlib
 from collections import deque
 from contextlib import ExitStack
@@ -53,7 +52,7 @@ from gdbserver.errors import FlashError
 from gdbserver.flash.packing import MARGIN, PIECE, pack
 from gdbserver.loader.call_queue import OWN_STACK, CallQueue
 from gdbserver.loader.file import Image, built
-from gdbserver.target.link import Read, Write
+from gdbserver.target.link import Read, Write, words_of
 from gdbserver.target.target import Target
 
 _LANES: Final = (32, 352)
@@ -281,11 +280,10 @@ class Lane:
         packed = pack(data) if packing else None
         source = buffer + self.buffers.room - len(packed) if packed else buffer
         contents = packed or data
-        words = struct.unpack(f"<{len(contents) // 4}I", contents)
         job = self._address + _JOBS_AT + self._staged % _JOBS * _JOB
         room = len(packed) if packed else 0, buffer
         record = [source, span.start, *room, len(data)]
-        self._target.run([Write(source, words), Write(job, record)])
+        self._target.run([Write(source, words_of(contents)), Write(job, record)])
         self._staged += 1
         if not self._waiting:
             self._next = self._target.monotonic()
