@@ -691,7 +691,7 @@ class RegisterPort(Port):
         if len(lanes) == 1:
             self._dp.write_ap(self._base + DRW, lanes[0])
         else:
-            self._dp.write_ap_multiple(self._base + DRW, lanes)
+            self._dp.write_ap_multiple(self._base + DRW, list(lanes))
 
     def _finish(self, results: _Results, *, wrote: bool) -> list[Sequence[int]]:
         if not wrote:
@@ -709,7 +709,7 @@ class RegisterPort(Port):
         self._line = None
         self._dp.write_ap(self._base + TAR, address)
         # Past `DebugPort`: see `Link.recover`.
-        self._dp.probe.write_ap_multiple(self._base + DRW, words)
+        self._dp.probe.write_ap_multiple(self._base + DRW, list(words))
 
 
 class InterfacePort(Port):
@@ -775,7 +775,7 @@ class InterfacePort(Port):
         if isinstance(self._interface, STLinkMemoryInterface):
             self._interface.write_memory_block8(address, bytes_of(words), csw=csw)
         else:
-            self._interface.write_memory_block32(address, words, csw=csw)
+            self._interface.write_memory_block32(address, list(words), csw=csw)
 
     def _read_words(self, address: int, count: int, csw: int) -> Sequence[int]:
         if isinstance(self._interface, STLinkMemoryInterface):

@@ -1,20 +1,26 @@
 """Probes of other makes: what pyOCD's interface allows, and neither simulated probe does.
 
-Both stand in front of the same simulated board, and do with pyOCD's probe interface what a
-third-party plugin may do with it.
+All stand in front of the same simulated board, and do with pyOCD's probe interface what a
+third-party plugin may do with it; one of them is pyOCD's own: a probe at another machine
+(`pyocd server`), which must have what it is told in a form that can travel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 from pyocd.core import exceptions
 from pyocd.core.memory_interface import MemoryInterface
+from pyocd.core.session import Session
 from pyocd.probe.debug_probe import DebugProbe
+from pyocd.probe.shared_probe_proxy import SharedDebugProbeProxy
 from pyocd.probe.swj import SWJSequenceSender
+from pyocd.probe.tcp_probe_server import TCPProbeServer
 from target_bench import Bench, load
 
 from gdbserver.chip.cortex_m import (
@@ -196,13 +202,35 @@ def test_comparators_that_somebody_left_on_are_switched_off(link: str) -> None:
     target.close()
 
 
-@pytest.fixture(params=[EagerProbe, MeddlingProbe])
+@contextmanager
+def at_another_machine(uid: str) -> Iterator[tuple[str, SimProbe]]:
+    """What to open instead of a simulated probe, and the probe itself."""
+    probe = SimProbe(uid)
+    with TCPProbeServer(("localhost", 0), Session(None), SharedDebugProbeProxy(probe)) as server:
+        server.server_bind()
+        server.server_activate()
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"remote:localhost:{server.socket.getsockname()[1]}", probe
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture(params=[EagerProbe, MeddlingProbe, "sim:cmsis-dap-v2", "sim:stlink-v3"])
 def other(request: pytest.FixtureRequest, drills_elf: Path) -> Iterator[Bench]:
-    target = Target.behind(request.param(), connect=Connect.UNDER_RESET)
-    names = load(target.link.probe.board, drills_elf)
-    target.reset(halt=True)
-    yield Bench(target, target.link.probe.board, names)
-    target.close()
+    with ExitStack() as stack:
+        if isinstance(request.param, str):
+            uid, probe = stack.enter_context(at_another_machine(request.param))
+            target = Target.open(uid, connect=Connect.UNDER_RESET)
+        else:
+            probe = request.param()
+            target = Target.behind(probe, connect=Connect.UNDER_RESET)
+        names = load(probe.board, drills_elf)
+        target.reset(halt=True)
+        yield Bench(target, probe.board, names)
+        target.close()
 
 
 def test_a_session_from_reset_to_a_fault(other: Bench) -> None:
