@@ -94,8 +94,7 @@ class SerialWireOutput(_Traced):
     @property
     def full(self) -> bool:
         """Whether what is sent now would be lost."""
-        now = self._clock.now
-        return sum(done > now for done, _, _ in self._wire) >= _FIFO
+        return len(self._wire) >= _FIFO and self._wire[-_FIFO][0] > self._clock.now
 
     def send(self, packet: bytes) -> None:
         """Put a packet on the wire, if all that it passes is set up for it."""
