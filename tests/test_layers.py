@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "gdbserver"
 LAYERS = {
     "chip": set(),
     "errors": set(),
+    "imports": set(),
     "rsp": set(),
     "target": set(),
     "loader": {"target"},
@@ -26,7 +27,7 @@ LAYERS = {
     "__main__": {"cli"},
     "__init__": set(),
 }
-GROUND = {"errors", "chip"}
+GROUND = {"errors", "chip", "imports"}
 
 # Third-party package -> the only places that may import it.
 HOMES = {

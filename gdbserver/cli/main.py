@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from gdbserver.cli.imports import imports_kept
 from gdbserver.cli.options import Frequency, probe_options, verify_option, wiring_options
 from gdbserver.errors import GdbServerError, UsageError, explain
+from gdbserver.imports import imports_kept
 from gdbserver.target.connect import Connect
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from gdbserver.flash.machine import Machine, describe_chip
 from gdbserver.flash.programmer import Programmer, Verify
 from gdbserver.loader.own import load_loader
 from gdbserver.program.known import KnownProgram
-from gdbserver.server.serve import SwoOptions, serve
+from gdbserver.server.start import SwoOptions, serve
 from gdbserver.target.connect import Connect
 from gdbserver.target.target import Target
 

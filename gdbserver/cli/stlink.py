@@ -18,9 +18,9 @@ from importlib.metadata import version
 import click
 
 from gdbserver.chip import stm32h743
-from gdbserver.cli.imports import imports_kept
 from gdbserver.cli.stlink_options import OPTIONS, Arguments, ParseError, parse
 from gdbserver.errors import CannotListen, GdbServerError, ProbeError, UsageError, explain
+from gdbserver.imports import imports_kept
 from gdbserver.loader.board_file import shipped
 
 DEFAULT_PORT = 61234

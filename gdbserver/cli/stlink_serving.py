@@ -20,7 +20,7 @@ from gdbserver.flash.programmer import Programmer, Step
 from gdbserver.loader.file import LoaderFile
 from gdbserver.loader.own import load_loader
 from gdbserver.server.observer import Observer
-from gdbserver.server.serve import SwoOptions, serve
+from gdbserver.server.start import SwoOptions, serve
 from gdbserver.target.connect import Connect
 from gdbserver.target.target import Target
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Final
 
 import trio
@@ -18,6 +17,7 @@ from gdbserver.errors import GdbServerError
 from gdbserver.server.channel import Channel
 from gdbserver.server.control import Control
 from gdbserver.server.listening import listening
+from gdbserver.server.start import SwoOptions
 from gdbserver.server.worker import Worker
 from gdbserver.target.swo import PortText, Swo
 from gdbserver.target.target import Target
@@ -28,19 +28,6 @@ _QUICK: Final = 0.01
 _SLOW: Final = 0.1
 """Seconds between two looks, while there is something to hear and while there is not."""
 _LOOKS_BETWEEN_CHECKS: Final = 50
-
-
-@dataclass(frozen=True, slots=True)
-class SwoOptions:
-    """Where SWO is served, and how fast it is."""
-
-    port: int
-    """Of the packets.  0 picks one."""
-    trace_hz: int
-    """What output R of PLL1 gives."""
-    baud: int
-    text_port: int | None = None
-    """Of the text, if it is wanted.  0 picks one."""
 
 
 class SwoPorts:

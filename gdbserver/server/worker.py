@@ -171,8 +171,14 @@ class Bench:
 
 @asynccontextmanager
 async def owning(open_machine: Callable[[], Machine]) -> AsyncIterator[Bench]:
-    """Open the machine, lend it out, and leave its core as it should be, whatever happens."""
-    machine = await trio.to_thread.run_sync(open_machine)
+    """Open the machine, in a thread, and lend it out."""
+    async with lending(await trio.to_thread.run_sync(open_machine)) as bench:
+        yield bench
+
+
+@asynccontextmanager
+async def lending(machine: Machine) -> AsyncIterator[Bench]:
+    """Lend the machine out, and leave its core as it should be, whatever happens."""
     hand = Hand()
     bench = Bench(TargetWorker(machine.target, hand), Worker(machine.programmer, hand))
     try:

@@ -28,7 +28,8 @@ from gdbserver.flash.machine import Machine
 from gdbserver.flash.plan import Download
 from gdbserver.flash.programmer import Programmer, Step
 from gdbserver.loader.own import load_loader
-from gdbserver.server.serve import Options, serving
+from gdbserver.server.serve import serving
+from gdbserver.server.start import Options
 from gdbserver.server.worker import Bench, owning
 from gdbserver.target.connect import Connect
 from gdbserver.target.target import Target

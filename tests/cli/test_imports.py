@@ -81,8 +81,11 @@ def test_the_list_of_commands_says_what_each_of_them_says() -> None:
 
 def test_what_a_conversation_takes_is_not_waited_for_by_a_start() -> None:
     words = [sys.executable, "-X", "importtime", "-c", "import gdbserver.cli.serving"]
-    assert not imported(*words) & {
+    modules = imported(*words)
+    assert "trio" not in modules
+    assert not modules & {
         "gdbserver.rsp.commands",
+        "gdbserver.server.serve",
         "gdbserver.server.session",
         "gdbserver.server.monitor",
         "gdbserver.target.rtos",

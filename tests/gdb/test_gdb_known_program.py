@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gdbserver.program.known import KnownProgram
-from gdbserver.server.serve import Options
+from gdbserver.server.start import Options
 from gdbserver.testing.gdb import Gdb
 from gdbserver.testing.server import Server, open_machine
 

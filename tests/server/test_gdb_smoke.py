@@ -11,7 +11,8 @@ import pytest
 import trio
 from dialogue import Client, open_machine
 
-from gdbserver.server.serve import Options, serve_clients
+from gdbserver.server.serve import serve_clients
+from gdbserver.server.start import Options, open_door
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -38,11 +39,10 @@ def serve_while(elf: Path, story: Callable[[int], Awaitable[str]]) -> str:
             async def tell(port: int) -> None:
                 said.append(await story(port))
 
-            await serve_clients(
-                lambda: open_machine(elf=elf),
-                Options(port=0),
-                lambda port: nursery.start_soon(tell, port),
-            )
+            options = Options(port=0)
+            with open_door(options) as door:
+                nursery.start_soon(tell, door.port)
+                await serve_clients(open_machine(elf=elf), door, options)
 
     trio.run(main)
     return said[0]

@@ -16,7 +16,7 @@ from gdbserver.errors import CannotListen
 from gdbserver.flash.image import download, load_image
 from gdbserver.flash.machine import Machine
 from gdbserver.flash.programmer import Programmer
-from gdbserver.server.serve import Options
+from gdbserver.server.start import Options
 from gdbserver.target.target import Target
 from gdbserver.testing.gdb import Gdb
 from gdbserver.testing.server import Server

@@ -11,9 +11,10 @@ import pytest
 import trio
 from dialogue import Client, open_machine
 
-from gdbserver.errors import CannotListen, ProbeError
+from gdbserver.errors import CannotListen, ProbeError, UsageError
 from gdbserver.flash.machine import Machine
-from gdbserver.server.serve import Options, serve, serve_clients
+from gdbserver.server.serve import serve_clients
+from gdbserver.server.start import Options, open_door, serve
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -26,20 +27,14 @@ class Server:
         self._elf = elf
         self._port = 0
         self._listening = trio.Event()
-        self.machine: Machine | None = None
         self.closed = trio.Event()
 
     async def run(self) -> None:
-        await serve_clients(self._open, self._options, self._on_listening)
+        with open_door(self._options) as door:
+            self._port = door.port
+            self._listening.set()
+            await serve_clients(open_machine(elf=self._elf), door, self._options)
         self.closed.set()
-
-    def _open(self) -> Machine:
-        self.machine = open_machine(elf=self._elf)
-        return self.machine
-
-    def _on_listening(self, port: int) -> None:
-        self._port = port
-        self._listening.set()
 
     async def connect(self) -> Client:
         await self._listening.wait()
@@ -150,8 +145,9 @@ def test_a_persistent_server_serves_one_client_after_the_other(drills_elf: Path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("rtt_port", [None, 0], ids=["before the loop", "in the loop"])
 def test_a_signal_closes_the_server_and_releases_the_core(
-    drills_elf: Path, number: signal.Signals
+    drills_elf: Path, number: signal.Signals, rtt_port: int | None
 ) -> None:
     machines: list[Machine] = []
 
@@ -163,8 +159,42 @@ def test_a_signal_closes_the_server_and_releases_the_core(
         assert machines[0].target.is_halted()
         signal.raise_signal(number)
 
-    serve(open_one, port=0, persistent=True, on_listening=on_listening)
+    options = {"port": 0, "persistent": True, "rtt_port": rtt_port}
+    serve(open_one, **options, on_listening=on_listening)  # type: ignore[arg-type]
     assert not board(machines[0]).core.halted
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_machine_that_is_being_opened_is_opened_and_closed_again_at_a_signal(
+    drills_elf: Path, number: signal.Signals
+) -> None:
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    machines: list[Machine] = []
+
+    def open_one() -> Machine:
+        signal.raise_signal(number)
+        machines.append(open_machine(elf=drills_elf))
+        return machines[0]
+
+    serve(open_one, port=0, persistent=True)
+    assert machines[0].target.link.closed
+    assert not board(machines[0]).core.halted
+    assert {each: signal.getsignal(each) for each in handlers} == handlers
+
+
+def test_words_that_cannot_be_said_leave_no_machine_open(drills_elf: Path) -> None:
+    machines: list[Machine] = []
+
+    def open_one() -> Machine:
+        machines.append(open_machine(elf=drills_elf))
+        return machines[0]
+
+    def on_listening(_port: int) -> None:
+        raise UsageError("cannot write the port's number to nowhere")
+
+    with pytest.raises(UsageError):
+        serve(open_one, port=0, on_listening=on_listening)
+    assert machines[0].target.link.closed
 
 
 def board(machine: Machine):  # type: ignore[no-untyped-def]

@@ -12,7 +12,7 @@ from dialogue import lent, open_machine
 
 from gdbserver.flash.machine import Machine
 from gdbserver.server.control import Control
-from gdbserver.server.serve import SwoOptions
+from gdbserver.server.start import SwoOptions
 from gdbserver.server.swo import SwoPorts
 from gdbserver.target.swo import PortText
 from gdbserver.target.target import Target

@@ -1,4 +1,4 @@
-"""Importing what a command needs, once it is known which one it is."""
+"""Importing what is needed, once it is known what that is."""
 
 from __future__ import annotations
 
