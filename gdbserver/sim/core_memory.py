@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import ctypes
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import unicorn as uc
@@ -36,7 +36,7 @@ _READ_EXECUTE = uc.UC_PROT_READ | uc.UC_PROT_EXEC
 # What every access needs, without a look into the enumerations.
 _LOOK, _FEED, _WRITE, _ACT = AccessKind.LOOK, AccessKind.FEED, AccessKind.WRITE, AccessKind.ACT
 _CORE = Master.CORE
-_MASKS = {size: (1 << 8 * size) - 1 for size in (1, 2, 4)}
+_MASKS = {size: (1 << 8 * size) - 1 for size in (1, 2, 4, 8)}
 
 
 class AccessListener(Protocol):
@@ -77,8 +77,8 @@ class _Slave:
     write: Callable[[int, int, int, Master], None]
     data_ports: frozenset[int] = frozenset()
     """Offsets whose reads must not be taken for waiting."""
-    idle_writes: frozenset[int] = frozenset()
-    """Offsets whose writes may."""
+    kinds: Mapping[int, AccessKind] = field(default_factory=dict)
+    """What a write means there, by offset: of most it is `AccessKind.WRITE`."""
     direct: Callable[[int], Direct | None] | None = None
     """Of one that may become plain memory."""
 
@@ -95,7 +95,7 @@ class CoreMemory:
         self._programmed: set[int] = set()
         """Starts of devices that are plain for reading only, and that the core has written to."""
         self._slaves: dict[int, _Slave] = {}
-        self._callbacks = AccessCallbacks(unicorn, self._on_read, self._on_write)
+        self._callbacks = AccessCallbacks(unicorn, self._load, self._store)
         self._failure: BaseException | None = None
         self.running = False
         self._replay: _Access | None = None
@@ -211,39 +211,23 @@ class CoreMemory:
         else:
             action()
 
-    def _on_read(self, _engine: int, offset: int, size: int, page: int) -> int:
-        try:
-            return self._read(page + offset, size)
-        except BaseException as failure:
-            self._fail(failure)
-            return 0
-
-    def _on_write(self, _engine: int, offset: int, size: int, value: int, page: int) -> None:
-        address = page + offset
-        try:
-            replay = self._replay
-            if replay is not None:
-                self._replay = None
-                if replay == _Access(True, address, value):
-                    return
-            self._write(address, size, value)
-        except BaseException as failure:
-            self._fail(failure)
-
     def _fail(self, failure: BaseException) -> None:
         """Whatever else goes wrong in here is raised by `run`: Unicorn would swallow it."""
         self._failure = self._failure or failure
         self._uc.emu_stop()
 
-    def _read(self, address: int, size: int) -> int:
+    # What follows is called for each access, a hundred times for a page of the NOR: in place is
+    # what elsewhere would be a function of its own.
+
+    def _load(self, _engine: int, offset: int, size: int, page: int) -> int:
         """Carry out a load, no wider than the bus."""
-        replay = self._replay
-        if replay is not None:
-            self._replay = None
-            if not replay.write and replay.address == address:
-                return replay.value
+        address = page + offset
         listener = self._listener
         try:
+            if self._replay is not None:
+                replay, self._replay = self._replay, None
+                if not replay.write and replay.address == address:
+                    return replay.value
             if not listener.before_access(address):
                 raise BusError("read", address)
             slave = self._slaves.get(address >> BLOCK_BITS) or self._find_slave(address)
@@ -253,22 +237,56 @@ class CoreMemory:
             else:
                 value = slave.read(at, 4, _CORE)
                 value |= self._bus.read(address + 4, 4, _CORE) << 32
+            if slave.direct is not None and slave.direct(at) is not None:
+                # The slave that answered has become plain memory.
+                self._now_or_later(lambda: self.forget_page(address))
+            kind = _ACT if at in slave.data_ports else _LOOK
+            stops = listener.after_access(address, value, kind)
+            if stops and (kind is _ACT or not listener.looks_again(address)):
+                self._replay = _Access(False, address, value)
+                listener.finish_instruction()
+            return value
         except BusError as error:
             error.complete(address)
             listener.refused(error)
-            return 0
         except BusStall as stall:
             listener.stalled(stall)
-            return 0
-        if slave.direct is not None and slave.direct(at) is not None:
-            # The slave that answered has become plain memory.
-            self._now_or_later(lambda: self.forget_page(address))
-        kind = _ACT if at in slave.data_ports else _LOOK
-        stops = listener.after_access(address, value, kind)
-        if stops and (kind is _ACT or not listener.looks_again(address)):
-            self._replay = _Access(False, address, value)
-            listener.finish_instruction()
-        return value
+        except BaseException as failure:
+            self._fail(failure)
+        return 0
+
+    def _store(self, _engine: int, offset: int, size: int, value: int, page: int) -> bool:
+        """Carry out a store, no wider than the bus; whether its instruction goes on."""
+        address = page + offset
+        listener = self._listener
+        try:
+            value &= _MASKS[size]
+            if self._replay is not None:
+                replay, self._replay = self._replay, None
+                if replay == _Access(True, address, value):
+                    return True
+            if not listener.before_access(address):
+                raise BusError("write", address)
+            slave = self._slaves.get(address >> BLOCK_BITS) or self._find_slave(address)
+            at = address - slave.start
+            if size <= 4:
+                slave.write(at, size, value, _CORE)
+            else:
+                slave.write(at, 4, value & 0xFFFFFFFF, _CORE)
+                self._bus.write(address + 4, 4, value >> 32, _CORE)
+            if listener.after_access(address, value, slave.kinds.get(at, _WRITE)):
+                self._replay = _Access(True, address, value)
+                listener.finish_instruction()
+        except BusError as error:
+            error.complete(address)
+            return listener.refused(error)
+        except BusStall as stall:
+            listener.stalled(stall)
+            return False
+        except BaseException as failure:
+            self._fail(failure)
+            return False
+        return True
 
     def _on_protected_write(
         self, _uc: Any, _access: int, address: int, size: int, value: int, _data: Any
@@ -282,38 +300,7 @@ class CoreMemory:
         if address % size and not (size == 8 and address % 4 == 0):
             return True  # Unicorn comes again, byte by byte
         self._expected_bytes = Span.of(address, 8) if address % size else Span(0, 0)
-        value &= (1 << 8 * size) - 1
-        replay = self._replay
-        if replay is not None:
-            self._replay = None
-            if replay == _Access(True, address, value):
-                return True
-        return self._write(address, size, value)
-
-    def _write(self, address: int, size: int, value: int) -> bool:
-        """Carry out a store, no wider than the bus; whether its instruction goes on."""
-        listener = self._listener
-        try:
-            if not listener.before_access(address):
-                raise BusError("write", address)
-            slave = self._slaves.get(address >> BLOCK_BITS) or self._find_slave(address)
-            at = address - slave.start
-            if size <= 4:
-                slave.write(at, size, value & _MASKS[size], _CORE)
-            else:
-                slave.write(at, 4, value & _MASKS[4], _CORE)
-                self._bus.write(address + 4, 4, value >> 32, _CORE)
-        except BusError as error:
-            error.complete(address)
-            return listener.refused(error)
-        except BusStall as stall:
-            listener.stalled(stall)
-            return False
-        kind = _FEED if at in slave.idle_writes else _ACT if at in slave.data_ports else _WRITE
-        if listener.after_access(address, value, kind):
-            self._replay = _Access(True, address, value)
-            listener.finish_instruction()
-        return True
+        return self._store(0, 0, size, value, address)
 
     def _find_slave(self, address: int) -> _Slave:
         """Who answers at `address`; the bus itself, where nobody does."""
@@ -321,11 +308,12 @@ class CoreMemory:
         if found is None:
             return _Slave(0, self._bus.read, self._bus.write)
         span, device = found
-        ports, idle = getattr(device, "data_ports", ()), getattr(device, "idle_writes", ())
-        direct = device.direct if isinstance(device, Mappable) else None
-        slave = _Slave(
-            span.start, device.read, device.write, frozenset(ports), frozenset(idle), direct
+        ports = frozenset(getattr(device, "data_ports", ()))
+        kinds = dict.fromkeys(ports, _ACT) | dict.fromkeys(
+            getattr(device, "idle_writes", ()), _FEED
         )
+        direct = device.direct if isinstance(device, Mappable) else None
+        slave = _Slave(span.start, device.read, device.write, ports, kinds, direct)
         block = Span.of(address >> BLOCK_BITS << BLOCK_BITS, 1 << BLOCK_BITS)
         if block in span:  # the device has it for itself
             self._slaves[address >> BLOCK_BITS] = slave

@@ -148,8 +148,7 @@ class Core:
         self._halt_after_reset = False
         self._waits_for_event = False
         self._slice = FIRST_SLICE
-        self._pace = FIRST_SLICE // 2
-        """Instructions from one access to the next, as the last slice had them."""
+        self._set_pace(FIRST_SLICE // 2)
         self._left = 0
         """Instructions of the slice at hand that took no time yet."""
         self._accesses = 0
@@ -229,12 +228,20 @@ class Core:
         else:
             clock.advance_to(now)
 
+    def _set_pace(self, instructions: int) -> None:
+        """From one access to the next, as the last slice had them."""
+        self._pace = instructions
+        self._step_cycles = ACCESS_CYCLES + instructions * CYCLES_PER_INSTRUCTION
+        self._step, self._step_fraction = divmod(self._step_cycles * SECOND, self._hz)
+
     def _follow_frequency(self) -> None:
         """See whether the core's clock is another one by now; SysTick has to know."""
         hz = self._frequency()
         if hz != self._hz:
             self._systick.rebase(hz)
+            self._cycle_fraction = self._cycle_fraction * hz // self._hz
             self._hz = hz
+            self._set_pace(self._pace)
 
     def _idle(self, when: int) -> None:
         """Let time pass to `when`, or to the next event: it may change everything."""
@@ -365,12 +372,12 @@ class Core:
         if then is None and self.pc not in self._exits:
             self._charge(self._left)
             if not self._accesses:
-                self._pace = count
+                self._set_pace(count)
                 self._slice = min(2 * self._slice, LONGEST_SLICE)
                 if count > 1:
                     self._skip_waiting_loop(start)
             elif count >= FIRST_SLICE:
-                self._pace = count // (self._accesses + 1)
+                self._set_pace(count // (self._accesses + 1))
                 self._slice = max(FIRST_SLICE, ACCESSES_A_SLICE * self._pace)
         elif not self._accesses:
             self._charge(max(1, count // 2))
@@ -388,7 +395,7 @@ class Core:
     def _begin_with_short_slices(self) -> None:
         """Nothing is known of what comes next."""
         self._slice = FIRST_SLICE
-        self._pace = FIRST_SLICE // 2
+        self._set_pace(FIRST_SLICE // 2)
 
     def _charge(self, instructions: int) -> None:
         self.spend(instructions * CYCLES_PER_INSTRUCTION)
@@ -707,19 +714,23 @@ class Core:
         if address == self._paid:
             self._paid = None
             return True
-        left, pace = self._left, self._pace
-        instructions = pace if pace < left else left
-        self._left = left - instructions
-        cycles = ACCESS_CYCLES + instructions * CYCLES_PER_INSTRUCTION
-        # `spend`, in place: a driver makes hundreds of accesses for each page that it programs.
-        self.cycles += cycles
-        spent, self._cycle_fraction = divmod(cycles * SECOND + self._cycle_fraction, self._hz)
-        clock = self._clock
-        now = clock.now + spent
-        if now < clock.quiet_until:
-            clock.now = now
-        else:
-            clock.advance_to(now)
+        left = self._left - self._pace
+        if left < 0:
+            instructions, self._left = self._left, 0
+            self.spend(ACCESS_CYCLES + instructions * CYCLES_PER_INSTRUCTION)
+        else:  # `spend`, in place
+            self._left = left
+            self.cycles += self._step_cycles
+            clock = self._clock
+            now = clock.now + self._step
+            self._cycle_fraction += self._step_fraction
+            if self._cycle_fraction >= self._hz:
+                self._cycle_fraction -= self._hz
+                now += 1
+            if now < clock.quiet_until:
+                clock.now = now
+            else:
+                clock.advance_to(now)
         if address < _PPB:
             return True
         registers = self.registers
@@ -730,7 +741,7 @@ class Core:
             return False  # one stop for an instruction is enough
         if self._polls.sees(address, value, kind):
             self._skip_poll()
-        return bool(
+        return (
             self._clock.now >= self._until
             or self._pace > FIRST_SLICE
             or self._other_reason_to_stop(address)
@@ -740,12 +751,12 @@ class Core:
         """Than time: the access had an effect that is seen behind its instruction."""
         nvic = self._nvic
         return bool(
-            self.halted
-            or self.in_reset
-            or self._watch_hit
+            (nvic.changed and nvic.waiting)
             or self._soon
+            or self._watch_hit
             or self._memory.deferred
-            or (nvic.changed and nvic.waiting)
+            or self.halted
+            or self.in_reset
             or (address >= _PPB and self._stopping_conditions() != self._exits_key)
         )
 

@@ -119,34 +119,61 @@ class _Phases:
 
 
 @dataclass(slots=True)
-class _Transfer:
-    """Data on its way through the FIFO.  `next_ps` is when the next byte has passed."""
+class _Outgoing:
+    """Data that software writes and the wires take; how far they got follows from the time."""
 
     address: int
     total: int
     byte_ps: int
-    next_ps: int
-    data: bytearray = field(default_factory=bytearray)
-    passed: int = 0
-    """Bytes that crossed the wires."""
-    taken: int = 0
-    """Of a read: bytes that software fetched."""
-    paused: bool = False
-    """Of a read: the clock stands still because the FIFO is full, or all has arrived."""
+    empty_ps: int
+    """When all that is here has passed; before there is anything, when the first byte begins."""
     together: int = 1
     """Bytes that cross the wires at the same time: a pair in dual-flash mode."""
+    data: bytearray = field(default_factory=bytearray)
 
     @property
     def complete(self) -> bool:
         """All data is here; what is left is for the wires."""
         return len(self.data) == self.total
 
+    def waiting(self, now_ps: int) -> int:
+        """Bytes in the FIFO."""
+        here, together = len(self.data), self.together
+        if self.empty_ps <= now_ps:
+            return here % together
+        units = -((now_ps - self.empty_ps) // (self.byte_ps * together))
+        return min(here, here % together + units * together)
+
+    def passes_ps(self, count: int, now_ps: int) -> int:
+        """When `count` more bytes will have passed; a pair passes as one."""
+        units = -(-count // self.together)
+        left = self.waiting(now_ps) // self.together
+        return self.empty_ps - (left - units) * self.together * self.byte_ps
+
+
+@dataclass(slots=True)
+class _Incoming:
+    """Data that the wires bring.  `next_ps` is when the next byte has passed."""
+
+    total: int
+    byte_ps: int
+    next_ps: int
+    data: bytes
+    passed: int = 0
+    """Bytes that crossed the wires."""
+    taken: int = 0
+    """Bytes that software fetched."""
+    paused: bool = False
+    """The clock stands still because the FIFO is full, or all has arrived."""
+    together: int = 1
+    """Bytes that cross the wires at the same time: a pair in dual-flash mode."""
+
     def whole(self, count: int) -> int:
         """How many bytes will have passed when `count` more have: a pair passes as one."""
         return count + count % self.together
 
     def passed_by(self, now_ps: int, most: int) -> int:
-        """How many bytes more have passed by now; there are, or is room for, `most`."""
+        """How many bytes more have passed by now; there is room for `most`."""
         count = min(most, (now_ps - self.next_ps) // self.byte_ps + 1)
         return count - count % self.together
 
@@ -325,8 +352,8 @@ class QuadSpi(Peripheral):
         self._event: Event | None = None
         self._mark: Event | None = None
         self._granted = False
-        self._out: _Transfer | None = None
-        self._in: _Transfer | None = None
+        self._out: _Outgoing | None = None
+        self._in: _Incoming | None = None
         super().__init__("QUADSPI")
         for nor in nors.values():
             nor.on_change.append(self._nor_changed)
@@ -347,8 +374,7 @@ class QuadSpi(Peripheral):
         if not self._has_clock:
             return 0
         if offset == _SR and size == 4:  # what a driver reads more often than all the rest
-            self._refresh_status()
-            return self._values[_SR]
+            return self._status()
         if offset & ~3 == _DR:
             return self._pop(size)
         return super().read(offset, size, master)
@@ -399,23 +425,17 @@ class QuadSpi(Peripheral):
 
     @SR.reads
     def _refresh_status(self) -> None:
-        if self._out is None and self._in is None:
-            # By hand, because drivers poll this register more than any other: nothing moves, and
-            # of the flags only FTF is not a matter of events.  The FIFO is empty.
-            values = self._values
-            room = values[_CR] & _EN and values[_CCR] >> 26 & 0b11 == _INDIRECT_WRITE
-            status = values[_SR] & _LATCHED | (_BUSY if self._busy else 0)
-            values[_SR] = status | (_FTF if room else 0)
-            return
-        self._settle()
-        values = self._values
-        level = 0
-        if self._out is not None:
-            level = len(self._out.data) - self._out.passed
-        elif self._in is not None:
-            level = self._in.passed - self._in.taken
-        status = values[_SR] & _LATCHED | level << 8 | (_BUSY if self._busy else 0)
-        values[_SR] = status | (_FTF if self._threshold_reached() else 0)
+        self._values[_SR] = self._status()
+
+    def _status(self) -> int:
+        """SR: flags that stay until they are cleared, BUSY, and what the FIFO is like now."""
+        if self._in is not None:
+            self._settle()
+        values, level = self._values, self._level()
+        status = values[_SR] & _LATCHED | level << 8
+        if self._busy:
+            status |= _BUSY
+        return status | _FTF if self._threshold_reached(level) else status
 
     @FCR.writes
     def _clear_flags(self, fcr: Fields) -> None:
@@ -603,13 +623,13 @@ class QuadSpi(Peripheral):
             end_ps = data_ps + self._tail_clocks() * clock_ps
             self._at(end_ps, partial(self._end_without_data, self._frame(address)))
             return
-        transfer = _Transfer(address, length, byte_ps, data_ps + byte_ps, together=1 + self._dual)
+        together = 1 + self._dual
         if phases.mode == _INDIRECT_READ:
-            transfer.data = bytearray(self._ask(self._frame(address, read=length)))
-            self._in = transfer
+            data = self._ask(self._frame(address, read=length))
+            self._in = _Incoming(length, byte_ps, data_ps + byte_ps, data, together=together)
             self._schedule_again()
         else:
-            self._out = transfer
+            self._out = _Outgoing(address, length, byte_ps, data_ps, together)
 
     def _end_without_data(self, frame: Frame) -> None:
         self._event = None
@@ -634,30 +654,24 @@ class QuadSpi(Peripheral):
             if self._out is None:
                 return
         out = self._out
-        now_ps = self.clock.now * _PS
-        pushed = len(out.data)
-        if pushed == out.total:
+        data, together, byte_ps = out.data, out.together, out.byte_ps
+        there = len(data)
+        room = out.total - there
+        if not room:
             log.info("QUADSPI: write to DR beyond DLR ignored")
             return
-        waiting = pushed - out.passed
-        if waiting:
-            # What `_settle` does, in place: a loader moves every byte of a page through here.
-            if now_ps >= out.next_ps:
-                passed = out.passed_by(now_ps, waiting)
-                out.passed += passed
-                out.next_ps += passed * out.byte_ps
-                waiting -= passed
-            if waiting + size > FIFO:
-                ready = out.next_ps + (out.whole(waiting + size - FIFO) - 1) * out.byte_ps
-                raise BusStall(-(-ready // _PS))
-        if waiting < out.together:  # the clock stood still
-            out.next_ps = max(out.next_ps, now_ps + out.byte_ps)
-        out.data += value.to_bytes(size, "little")
-        if pushed + size >= out.total:
-            del out.data[out.total :]
-            left = out.total - out.passed
-            end_ps = out.next_ps + (left - 1) * out.byte_ps
-            self._at(end_ps + self._tail_clocks() * self._clock_ps(), self._end_of_write)
+        now_ps = self.clock.now * _PS
+        left_ps = out.empty_ps - now_ps
+        if left_ps > (FIFO - size - together) * byte_ps:  # the FIFO may be full
+            excess = out.waiting(now_ps) + size - FIFO
+            if excess > 0:
+                raise BusStall(-(-out.passes_ps(excess, now_ps) // _PS))
+        data += value.to_bytes(size, "little")[:room]
+        units = len(data) // together - there // together
+        # With an empty FIFO the clock stood still.
+        out.empty_ps = (out.empty_ps if left_ps > 0 else now_ps) + units * together * byte_ps
+        if size >= room:
+            self._at(out.empty_ps + self._tail_clocks() * self._clock_ps(), self._end_of_write)
         elif self._event is not None:
             self._schedule_again()
         if self._irq or self._values[_CR] & _INTERRUPTS:
@@ -670,7 +684,7 @@ class QuadSpi(Peripheral):
         self._send(out, len(out.data))
         self._complete()
 
-    def _send(self, out: _Transfer, length: int) -> None:
+    def _send(self, out: _Outgoing, length: int) -> None:
         self._ask(self._frame(out.address, write=bytes(out.data[:length])))
 
     def _pop(self, size: int) -> int:
@@ -698,36 +712,34 @@ class QuadSpi(Peripheral):
         return int.from_bytes(data, "little")
 
     def _settle(self) -> None:
-        """Let the bytes pass that had time to since somebody looked."""
-        now_ps = self.clock.now * _PS
-        for transfer in (self._out, self._in):
-            if transfer is None or transfer.paused or now_ps < transfer.next_ps:
-                continue
-            if transfer is self._in:
-                free = FIFO - (transfer.passed - transfer.taken)
-                most = min(free, transfer.total - transfer.passed)
-            else:
-                most = len(transfer.data) - transfer.passed
-            passed = transfer.passed_by(now_ps, most)
-            transfer.passed += passed
-            transfer.next_ps += passed * transfer.byte_ps
-            if transfer is self._in:
-                if transfer.passed == transfer.total:
-                    transfer.paused = True
-                    self.update(self.SR, TCF=1)
-                elif FIFO - (transfer.passed - transfer.taken) < transfer.together:
-                    transfer.paused = True
+        """Let the bytes arrive that had time to since somebody looked."""
+        incoming, now_ps = self._in, self.clock.now * _PS
+        if incoming is None or incoming.paused or now_ps < incoming.next_ps:
+            return
+        free = FIFO - (incoming.passed - incoming.taken)
+        passed = incoming.passed_by(now_ps, min(free, incoming.total - incoming.passed))
+        incoming.passed += passed
+        incoming.next_ps += passed * incoming.byte_ps
+        if incoming.passed == incoming.total:
+            incoming.paused = True
+            self.update(self.SR, TCF=1)
+        elif FIFO - (incoming.passed - incoming.taken) < incoming.together:
+            incoming.paused = True
 
-    def _threshold_reached(self) -> bool:
+    def _level(self) -> int:
+        """Bytes in the FIFO; of a read, those that had arrived when `_settle` looked."""
+        if self._in is not None:
+            return self._in.passed - self._in.taken
+        return self._out.waiting(self.clock.now * _PS) if self._out is not None else 0
+
+    def _threshold_reached(self, level: int) -> bool:
+        """FTF: the FIFO holds, or has room for, more than FTHRES says."""
         control = self._values[_CR]
         needed = (control >> 8 & 0x1F) + 1
         if self._in is not None:
-            level = self._in.passed - self._in.taken
             return level >= needed or (level > 0 and self._in.passed == self._in.total)
-        if control & _EN and self._values[_CCR] >> 26 & 0b11 == _INDIRECT_WRITE:
-            waiting = len(self._out.data) - self._out.passed if self._out is not None else 0
-            return FIFO - waiting >= needed
-        return False
+        writes = control & _EN and self._values[_CCR] >> 26 & 0b11 == _INDIRECT_WRITE
+        return bool(writes) and FIFO - level >= needed
 
     def _drop_fifo(self) -> None:
         self._out = self._in = None
@@ -765,33 +777,35 @@ class QuadSpi(Peripheral):
     def _schedule(self) -> None:
         """An event for the next flag that will change in SR while data passes."""
         needed = self[self.CR].FTHRES + 1
-        transfer = self._in
-        if transfer is not None:
-            if transfer.paused or transfer.passed == transfer.total:
+        incoming, out, now_ps = self._in, self._out, self.clock.now * _PS
+        if incoming is not None:
+            if incoming.paused or incoming.passed == incoming.total:
                 return
-            level = transfer.passed - transfer.taken
-            room = min(FIFO - level, transfer.total - transfer.passed)
-            room -= room % transfer.together
-            wanted = min(transfer.whole(needed - level), room) if level < needed else room
-            self._at(transfer.next_ps + (wanted - 1) * transfer.byte_ps, self._progress)
-            return
-        transfer = self._out
-        if transfer is not None:
-            waiting = len(transfer.data) - transfer.passed
-            wanted = transfer.whole(needed - (FIFO - waiting))
-            if 0 < wanted <= waiting:
-                self._at(transfer.next_ps + (wanted - 1) * transfer.byte_ps, self._progress)
+            level = incoming.passed - incoming.taken
+            room = min(FIFO - level, incoming.total - incoming.passed)
+            room -= room % incoming.together
+            wanted = min(incoming.whole(needed - level), room) if level < needed else room
+            self._at(incoming.next_ps + (wanted - 1) * incoming.byte_ps, self._progress)
+        elif out is not None:
+            waiting = out.waiting(now_ps)
+            wanted = needed - (FIFO - waiting)
+            if 0 < wanted <= waiting - waiting % out.together:
+                self._at(out.passes_ps(wanted, now_ps), self._progress)
 
     def _mark_next_byte(self) -> None:
         """FLEVEL changes by itself: give the clock an event to go to."""
-        transfer = self._out or self._in
-        if self._mark is not None or transfer is None or transfer.paused:
+        incoming, out, now_ps = self._in, self._out, self.clock.now * _PS
+        if self._mark is not None:
             return
-        if transfer is self._out and len(transfer.data) - transfer.passed < transfer.together:
+        if out is not None:
+            if out.waiting(now_ps) < out.together:
+                return
+            when_ps = out.passes_ps(1, now_ps)
+        elif incoming is not None and not incoming.paused:
+            when_ps = incoming.next_ps + (incoming.together - 1) * incoming.byte_ps
+        else:
             return
-        when_ps = transfer.next_ps + (transfer.whole(1) - 1) * transfer.byte_ps
-        delay = -(-when_ps // _PS) - self.clock.now
-        self._mark = self.clock.after(delay, self._forget_mark)
+        self._mark = self.clock.after(-(-when_ps // _PS) - self.clock.now, self._forget_mark)
 
     def _forget_mark(self) -> None:
         self._mark = None
@@ -806,7 +820,9 @@ class QuadSpi(Peripheral):
         enabled = (self._values[_CR] & _INTERRUPTS) >> 16
         if not enabled and not self._irq:
             return
-        flags = self.raw(self.SR) & _LATCHED | (_FTF if self._threshold_reached() else 0)
+        flags = self.raw(self.SR) & _LATCHED | (
+            _FTF if self._threshold_reached(self._level()) else 0
+        )
         level = bool(flags & enabled)
         if level != self._irq:
             self._irq = level
@@ -820,8 +836,8 @@ class QuadSpi(Peripheral):
         self._polling = False
         self._busy = False
         self._revoke()
-        if out is not None and out.passed:
-            self._send(out, out.passed)
+        if out is not None and (passed := len(out.data) - out.waiting(self.clock.now * _PS)):
+            self._send(out, passed)
 
     # --- Automatic polling --------------------------------------------------------------------
 
@@ -854,7 +870,7 @@ class QuadSpi(Peripheral):
         self._event = None
         length = min(self._length(), 4)
         data = self._ask(self._frame(self.raw(self.AR), read=length))
-        self._in = _Transfer(0, length, 1, 0, bytearray(data), passed=length, paused=True)
+        self._in = _Incoming(length, 1, 0, data, passed=length, paused=True)
         mask, match = self.raw(self.PSMKR), self.raw(self.PSMAR)
         same = ~(int.from_bytes(data, "little") ^ match) & mask
         cr = self[self.CR]

@@ -55,7 +55,7 @@ class AccessCallbacks:
         self,
         unicorn: Any,
         on_read: Callable[[int, int, int, int], int],
-        on_write: Callable[[int, int, int, int, int], None],
+        on_write: Callable[[int, int, int, int, int], object],
     ) -> None:
         self._handle = unicorn._uch
         self._read = _Read(on_read)
