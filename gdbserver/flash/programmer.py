@@ -386,6 +386,7 @@ class _Lane:
                 # It looked blank, and was not: in internal flash a word of ones that was
                 # programmed once cannot be programmed again.
                 log.info("%s: erasing %d sectors after all", self._region, len(again.sectors))
+                self._expect(erased=again.erase_bytes, programmed=again.program_bytes)
                 yield from self._tell(driver.change(again.sectors))
                 wrong = [s for s in wrong if s.erase]
                 wrong += yield from self._verify(driver, again)

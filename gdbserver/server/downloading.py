@@ -74,7 +74,8 @@ class Downloading:
             self._client.look()
             log.debug("%s %s", step.action, step.span)
             self._observer.download_step(step)
-            done[step.region.name, step.action] += len(step.span)
+            if step.action != "waiting":
+                done[step.region.name, step.action] += len(step.span)
 
         size = sum(len(span) for span, _ in download.writes)
         log.info("download: %d bytes", size)

@@ -78,9 +78,11 @@ def test_what_hides_in_a_sector_that_begins_blank_is_found_before_or_after(
     caplog.set_level("INFO")
     quick.board.nor.memory[at : at + 16] = bytes(16)
     wanted = noise(2 << 16)
-    quick.carry_out(download((NOR, wanted)))
+    steps = quick.carry_out(download((NOR, wanted)))
     assert quick.contents(Span.of(NOR, 2 << 16)) == wanted
     assert sum(quick.board.nor.erases.values()) == 1
+    complete = [step.action for step in steps if step.done == step.total]
+    assert (complete.count("erased"), complete.count("programmed")) == (1, 1 + times)
     assert caplog.text.count("erasing 1 sectors after all") == times
 
 

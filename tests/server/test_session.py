@@ -400,6 +400,25 @@ def test_a_probe_unplugged_while_the_core_runs_ends_the_wait_and_not_the_server(
     assert "the core could not be released: " in caplog.text
 
 
+def test_a_download_is_told_with_what_was_done_to_each_device(
+    machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "gdbserver.server.downloading")
+
+    async def story(bench: Bench) -> None:
+        async with connected(bench) as client:
+            for value in (b"\x55", b"\xaa"):  # the second has to erase, and to wait for that
+                assert await client.ask(b"vFlashErase:8100000,20000") == b"OK"
+                assert await client.ask(b"vFlashWrite:8100000:" + value * 64) == b"OK"
+                assert await client.ask(b"vFlashDone") == b"OK"
+
+    on_bench(machine, story)
+    assert [message for message in caplog.messages if "compared" in message] == [
+        "bank 2: compared 131072, programmed 64, verified 131072 bytes",
+        "bank 2: compared 131072, erased 131072, programmed 64, verified 131072 bytes",
+    ]
+
+
 def test_connecting_and_leaving_is_told_in_a_line(
     machine: Machine, caplog: pytest.LogCaptureFixture
 ) -> None:
