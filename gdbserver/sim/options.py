@@ -88,16 +88,19 @@ class BoardOptions:
 def parse_options(text: str) -> BoardOptions:
     """Read what follows ``sim:`` in a probe's id, such as ``stlink-v2,nor=W25Q128JV,waits=8``.
 
-    Pins are given in the order CLK, NCS, IO0 to IO3: ``qspi_pins=PB2/PB6/PF8/PF9/PF7/PF6``; a
-    second NOR's IO0 to IO3 follow, and its NCS where it has one of its own.
+    The link comes first, or is left out.  Pins are given in the order CLK, NCS, IO0 to IO3:
+    ``qspi_pins=PB2/PB6/PF8/PF9/PF7/PF6``; a second NOR's IO0 to IO3 follow, and its NCS where it
+    has one of its own.
 
     Raises:
         ValueError: there is no such link, option or value.
     """
-    link, _, rest = text.partition(",")
-    values: dict[str, object] = {"link": link} if link else {}
+    items = [item for item in text.split(",") if item]
+    values: dict[str, object] = {}
+    if items and "=" not in items[0]:
+        values["link"] = items.pop(0)
     known = [option.name for option in fields(BoardOptions) if option.name != "link"]
-    for item in filter(None, rest.split(",")):
+    for item in items:
         name, _, value = item.partition("=")
         if name not in known:
             raise ValueError(f"no option is called {name!r}; there are {', '.join(known)}")

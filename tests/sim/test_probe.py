@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -419,6 +420,11 @@ def test_the_id_says_which_board_and_which_link():
     assert (probe.options.link, probe.options.timing) == ("stlink-v2", "maximum")
     assert (probe.options.rdp, probe.options.waits) == (0x55, 8)
     assert probe.unique_id == "sim:stlink-v2,nor=W25Q128JV,timing=maximum,rdp=0x55,waits=8"
+
+
+def test_the_link_may_be_left_out_of_the_id():
+    plain = SimProbe("sim").options
+    assert SimProbe("sim:nor=W25Q128JV").options == replace(plain, nor="W25Q128JV")
 
 
 @pytest.mark.parametrize(
