@@ -80,6 +80,13 @@ def _fold(crcs: Sequence[int]) -> int:
     return zlib.crc32(b"".join(crc.to_bytes(4, "little") for crc in crcs))
 
 
+def _typically(did: Did | None) -> float:
+    """Seconds that the device takes for it."""
+    if did is None:
+        return 0.0
+    return len(did.span) * (_TYPICAL_ERASE if did.action == "erased" else _TYPICAL_PROGRAM)
+
+
 class ExternalFlash:
     """The device of one loader; Init has been called inside the ``with`` block."""
 
@@ -104,10 +111,12 @@ class ExternalFlash:
             loader.image,
             good=loader.good,
             queued=queued,
-            quick=queued and loader.finds_out,
+            quick=loader.finds_out,
             stack=OWN_STACK if loader.finds_out else FOREIGN_STACK,
         )
         self._under_way: deque[tuple[int, Did | None]] = deque()
+        self._work = 0.0
+        """Seconds that these take the device, typically, from `_since` on."""
         self._used: deque[tuple[int, int]] = deque()  # buffers: (address, call that reads it)
         self._free: deque[int] = deque()
         self._since = 0.0
@@ -316,7 +325,9 @@ class ExternalFlash:
             carrying = None
             if not self._under_way:
                 self._since = self._target.monotonic()
-            self._under_way.append((number, did if request is requests[-1] else None))
+            last = did if request is requests[-1] else None
+            self._under_way.append((number, last))
+            self._work += _typically(last)
         return number
 
     def _say(self, requests: Sequence[Request]) -> Generator[Event, None, None]:
@@ -360,6 +371,7 @@ class ExternalFlash:
         while self._under_way and self._under_way[0][0] < finished:
             _, did = self._under_way.popleft()
             self._since = self._target.monotonic()
+            self._work = self._work - _typically(did) if self._under_way else 0.0
             if did is not None:
                 yield did
 
@@ -434,12 +446,7 @@ class ExternalFlash:
 
     def _work_left(self) -> float:
         """Seconds for which the device will be busy, typically."""
-        seconds = 0.0
-        for _, did in self._under_way:
-            if did is not None:
-                erased = did.action == "erased"
-                seconds += len(did.span) * (_TYPICAL_ERASE if erased else _TYPICAL_PROGRAM)
-        return seconds - (self._target.monotonic() - self._since)
+        return self._work - (self._target.monotonic() - self._since)
 
     def _give_back_buffers(self) -> Generator[Event, None, None]:
         """Let the RAM of each buffer be as it was, while the device works on what was in others.

@@ -318,8 +318,9 @@ class CallQueue:
             self._upload()
             demcr = target.read_word(cm.DEMCR)
             if self._careful:
-                # What has nothing to call but moves words has no use for a quick core.
-                hurries = self._quick and self._image.chunks
+                # What has nothing to call but moves words has no use for a quick core; nor have
+                # single calls: the way to other clocks and back takes longer than one of them.
+                hurries = self._quick and self._queued and self._image.chunks
                 stack.enter_context((quick_clocks if hurries else same_clocks)(target))
                 self._watchdogs = stack.enter_context(patient_watchdogs(target))
                 stack.enter_context(known_state(target, layout.stage, own=self._quick))
@@ -640,8 +641,12 @@ class CallQueue:
         self._idle_since, self._look_after = self._now(), _FIRST_LOOK
 
     def _poll_ring(self, idle: float) -> None:
-        slowly = idle and self._target.has_memory_commands
-        done, state, last = self._look_slowly(idle) if slowly else self._look(0)
+        if idle and self._target.link.wait(idle):
+            done, state, last = self._look(0)
+        elif idle and self._target.has_memory_commands:
+            done, state, last = self._look_slowly(idle)
+        else:
+            done, state, last = self._look(0)
         if state == STATE_STOPPED:
             done = self._target.read_word(self._layout.ring + _DONE)  # it counts before it stops
         if not self._finished <= done <= self._posted:

@@ -154,6 +154,11 @@ class SimProbe(DebugProbe):  # type: ignore[misc]  # pyOCD is untyped
         capabilities: set[DebugProbe.Capability] = self._driver.capabilities
         return capabilities - {DebugProbe.Capability.JTAG_SEQUENCE} | {DebugProbe.Capability.SWO}
 
+    @property
+    def driver(self) -> Any:
+        """pyOCD's own driver, which speaks to the probe's firmware, from the first opening on."""
+        return self._driver
+
     # --- From open to close ----------------------------------------------------------------------
 
     @property

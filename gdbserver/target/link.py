@@ -75,6 +75,7 @@ from gdbserver.errors import (
     GdbServerError,
     ProbeError,
 )
+from gdbserver.target.cmsis_dap import quicken
 from gdbserver.target.probes import JLINK_FAULTS, driver_errors, is_drivers
 
 log = logging.getLogger(__name__)
@@ -213,6 +214,9 @@ class Link:
         capabilities = probe.capabilities
         self.manages_select: Final = DebugProbe.Capability.MANAGED_AP_SELECTION in capabilities
         """Whether the probe takes care of DP SELECT; else pyOCD does, and remembers its value."""
+        self._quick: Final = quicken(probe)
+        self.takes_buffers: Final = self._quick is not None
+        """Words for `write_ap_multiple` may be a memoryview; other drivers get a list of them."""
         self._session = session
         self._dp: Any = session.board.target.dp
         self._ports: dict[int, Port] = {}
@@ -377,6 +381,14 @@ class Link:
             except NotImplementedError:
                 log.info("this probe cannot pull NRST")
             self._dp.flush()
+
+    def wait(self, seconds: float) -> bool:
+        """Have the probe wait before it does what it is told next; whether it knows how."""
+        if self._quick is None or not self._quick.can_wait:
+            return False
+        with self._translated("access", 0):
+            self._quick.wait(seconds)
+        return True
 
     def deadline(self, seconds: float) -> Deadline:
         """A time-out in the target's time; ask its `expired` once per look."""
@@ -691,7 +703,7 @@ class RegisterPort(Port):
         if len(lanes) == 1:
             self._dp.write_ap(self._base + DRW, lanes[0])
         else:
-            self._dp.write_ap_multiple(self._base + DRW, list(lanes))
+            self._dp.write_ap_multiple(self._base + DRW, self._block(lanes))
 
     def _finish(self, results: _Results, *, wrote: bool) -> list[Sequence[int]]:
         if not wrote:
@@ -709,7 +721,10 @@ class RegisterPort(Port):
         self._line = None
         self._dp.write_ap(self._base + TAR, address)
         # Past `DebugPort`: see `Link.recover`.
-        self._dp.probe.write_ap_multiple(self._base + DRW, list(words))
+        self._dp.probe.write_ap_multiple(self._base + DRW, self._block(words))
+
+    def _block(self, words: Sequence[int]) -> Sequence[int]:
+        return words if self._link.takes_buffers else list(words)
 
 
 class InterfacePort(Port):
