@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gdbserver.flash.machine import Machine
-from gdbserver.imports import imports_kept
+from gdbserver.imports import uncollected
 from gdbserver.server.observer import Observer
 from gdbserver.server.ports import standard_descriptors, taken
 
@@ -135,12 +135,12 @@ def serve(
         program,
     )
     with open_door(options) as door, endings_noted() as noted:
-        with imports_kept():  # the probe's driver is imported by opening it
+        with uncollected():  # the probe's driver is imported by opening it
             machine = open_machine()
         try:
             if not options.has_channels:
                 on_listening(door.port)
-            with imports_kept():
+            with uncollected():
                 from gdbserver.server.serve import run  # noqa: PLC0415  # see above
             run(machine, door, options, noted, on_listening if options.has_channels else None)
         finally:
