@@ -11,11 +11,12 @@ imported when it is asked for.
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 from click.core import ParameterSource
@@ -239,6 +240,13 @@ class _Plain(logging.Formatter):
         return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"
 
 
+def leave(status: int | None) -> NoReturn:
+    """End the process with `status`, also when a signal asks for that while it ends."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(status)
+
+
 def main() -> None:
     """The console script."""
     try:
@@ -255,4 +263,4 @@ def main() -> None:
         for line in more:
             click.echo(f"  {line}", err=True)
         sys.exit(error.exit_status)
-    sys.exit(status)
+    leave(status)

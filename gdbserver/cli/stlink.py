@@ -18,6 +18,7 @@ from importlib.metadata import version
 import click
 
 from gdbserver.chip import stm32h743
+from gdbserver.cli.main import leave
 from gdbserver.cli.stlink_options import OPTIONS, Arguments, ParseError, parse
 from gdbserver.errors import CannotListen, GdbServerError, ProbeError, UsageError, explain
 from gdbserver.imports import imports_kept
@@ -31,7 +32,7 @@ _ERRORS, _EVERYTHING = 1, 31  # log levels
 
 def main() -> None:
     """The console script."""
-    sys.exit(run(sys.argv[1:]))
+    leave(run(sys.argv[1:]))
 
 
 def run(words: Sequence[str]) -> int:

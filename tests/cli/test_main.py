@@ -78,6 +78,17 @@ def test_a_probe_of_the_port_is_not_a_client_and_the_last_client_ends_the_server
         assert process.wait(30) == 0
 
 
+@pytest.mark.parametrize("program", ["main", "stlink"])
+def test_a_signal_while_it_ends_does_not_change_the_exit_status(program: str) -> None:
+    """IDEs and scripts end a server when they have left it, which may be about to end itself."""
+    script = (
+        "import atexit, os, signal; atexit.register(os.kill, os.getpid(), signal.SIGTERM); "
+        f"from gdbserver.cli.{program} import main; main()"
+    )
+    command = [sys.executable, "-c", script, "--version"]
+    assert subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
+
+
 def test_a_persistent_server_stays(tmp_path: Path) -> None:
     port_file = tmp_path / "port"
     with serving("--probe", "sim", "--persistent", "--port-file", str(port_file)) as (_, _, port):
