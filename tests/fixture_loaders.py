@@ -152,6 +152,7 @@ RECIPES: Mapping[str, Recipe] = {
     "W25Q256_FULL": Recipe("plain.c", macros={"BSS": 0x7C000}, numbers=_PLAIN),
     # CMSIS: position independent, 0 is success.
     "W25Q256": Recipe("flm.c", "flm.ld", flags=_PIC, suffix=".FLM"),
+    "W25Q256_VERIFIES": Recipe("flm.c", "flm.ld", {"VERIFIES": 1}, flags=_PIC, suffix=".FLM"),
 }
 
 

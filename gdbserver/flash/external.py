@@ -48,6 +48,7 @@ from gdbserver.loader.file import LoaderFile, cut
 from gdbserver.loader.known_state import caches_off
 from gdbserver.loader.nor_survey import Die, find_die
 from gdbserver.loader.quadspi_state import QuadspiState, Sample
+from gdbserver.loader.window import SHOWN_BYTES, Window
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)
@@ -106,6 +107,7 @@ class ExternalFlash:
         self._target = target
         self._loader = loader
         self._dialect = dialect(loader)
+        self._window = Window(target, loader)
         self._queue = CallQueue(
             target,
             loader.image,
@@ -149,6 +151,7 @@ class ExternalFlash:
         self._queue.__enter__()
         try:
             _finish(self._say(self._dialect.start()))
+            _finish(self._open_window())
             if self._tells:
                 self._queue.check_stack()
                 self._note_hazards()
@@ -175,7 +178,9 @@ class ExternalFlash:
                 self._explain(error)
             if error is None:
                 sample = self._sample()
-                _finish(self._say(self._dialect.finish()))
+                if not self._for_good:  # else it would not stay mapped
+                    self._window.close()
+                    _finish(self._say(self._dialect.finish()))
                 self._queue.check_stack()
                 if self._tells:
                     log.info("%s used %d bytes of stack", self._loader.path.name, self.stack_used())
@@ -208,8 +213,10 @@ class ExternalFlash:
 
     def refresh(self) -> None:
         """Start anew, so that nothing read from now on was read before."""
+        self._window.close()
         self._dialect = dialect(self._loader)
         _finish(self._say(self._dialect.start()))
+        _finish(self._open_window())
 
     def _explain(self, error: LoaderRefused) -> None:
         explain_refusal(self._target, self._loader, error)
@@ -234,6 +241,7 @@ class ExternalFlash:
     def change(self, sectors: Sequence[SectorPlan]) -> Generator[Event, None, None]:
         if not sectors:
             return
+        self._window.close()
         if self._queue.bring_image_back():
             yield from self._say(self._dialect.start())
         seconds = self._queue.seconds_per_byte
@@ -272,6 +280,7 @@ class ExternalFlash:
         yield from self._give_back_buffers()
         while self._under_way:
             yield from self._collect()
+        yield from self._open_window()
         if self._tells:
             self._queue.check_stack()
 
@@ -284,9 +293,11 @@ class ExternalFlash:
             ]
             yield from self.change(all_of_it)
             return
+        self._window.close()
         yield from self._post([*requests, *self._dialect.look()], Did("erased", self.region.span))
         while self._under_way:
             yield from self._collect(self._queue.patience)
+        yield from self._open_window()
 
     def _contents(
         self, buffer: int, data: bytes
@@ -336,6 +347,20 @@ class ExternalFlash:
             yield from self._queue.call(
                 request.routine, *request.arguments, timeout=request.timeout
             )
+
+    def _open_window(self) -> Generator[Event, None, None]:
+        """Have the NOR mapped, where the loader does not do it."""
+        if self._window.routine is not None and self._window.needs_showing():
+            buffer = self._whole_buffer()
+            yield from self._queue.call(
+                self._window.routine,
+                *(self.region.span.start, min(SHOWN_BYTES, self._buffer_size), buffer),
+                timeout=read_seconds(SHOWN_BYTES),
+                checked=False,
+            )
+            self._free.append(buffer)
+            self._window.learn()
+        self._window.open()
 
     def _note_hazards(self) -> None:
         """What Init has left running would meet whatever came next; here it is taken away."""

@@ -12,8 +12,8 @@ CMSIS ``.FLM``
     `Init(address, clock, function)` before and `UnInit(function)` after each kind of work: 1
     erasing, 2 programming, 3 looking.  `EraseSector` erases one sector, `ProgramPage` programs
     no more than a page.  There is no routine that reads: the device is looked at where it is
-    mapped.  `Verify` and `BlankCheck` are optional, and digests make them unnecessary.  0 is
-    success.
+    mapped; by us, if Init does not map it (`window`).  `Verify` and `BlankCheck` are optional, and
+    digests make them unnecessary.  0 is success.
 
 A dialect only says what to call; it never calls.  Time-outs come from what is asked for: the
 longest that the NOR's data sheet allows it, a second for the loader's own code, and no more.  With

@@ -89,6 +89,9 @@ FLASH_DEVICE = Struct(
 Sectors of `size` begin at `offset` and go on up to the next offset; FFFFFFFFh ends the list.
 """
 
+_SECTOR_GROUP = 8  # bytes, in either
+_NO_SECTOR = {"StorageInfo": b"\0", "FlashDevice": b"\xff"}  # each byte of what ends the list
+
 _PIN = Struct(
     "port" / Int8ul,  # 0 = GPIOA ... 10 = GPIOK; FFh: no such pin
     "pin" / Int8ul,  # 0 to 15
@@ -377,17 +380,19 @@ def _descriptor(
             hint="is it stripped, or did the linker discard it (KEEP, --gc-sections)?",
         )
     address, length = symbol["st_value"], layout.sizeof()
+    # Only what a descriptor has sectors for need be there: armlink may end it behind the last.
+    least = length - layout.sectors.sizeof() + _SECTOR_GROUP
     holding = [
         segment
         for segment in elf.iter_segments("PT_LOAD")
-        if Span.of(address, length) in Span.of(segment["p_vaddr"], segment["p_filesz"])
+        if Span.of(address, least) in Span.of(segment["p_vaddr"], segment["p_filesz"])
     ]
     if not holding:
         raise LoaderRejected(path, f"has no file contents for {name} at {address:#010x}")
     # A segment of its own may lie in a hole of the code's, which holds nothing there.
     segment = min(holding, key=lambda segment: int(segment["p_filesz"]))
     offset = address - segment["p_vaddr"]
-    fields = layout.parse(segment.data()[offset : offset + length])
+    fields = layout.parse(segment.data()[offset : offset + length].ljust(length, _NO_SECTOR[name]))
     odd = []
     if symbol["st_size"] != length:
         odd.append(f"{name} has {symbol['st_size']} bytes instead of {length}")
@@ -408,13 +413,13 @@ def _image(path: Path, elf: ELFFile, symbols: Sequence[Any], *, host_only: Span)
         if segment["p_flags"] & _PF_EXECUTE:
             executable.append(span)
             rwpi = rwpi or bool(segment["p_flags"] & _PF_ARM_RWPI)
-    static_base = None
+    statics = []  # .data and .bss, both under the one name
     for section in elf.iter_sections():
         span = Span.of(section["sh_addr"], section["sh_size"])
         if section["sh_flags"] & 2 and section["sh_type"] == "SHT_NOBITS":
             zeros.append(span)  # it may lie beyond the memory of every segment
         if section.name == "PrgData" and len(span):
-            static_base = span.start
+            statics.append(span.start)
     _check_overlaps(path, chunks)
     filled_spans = [Span.of(address, len(data)) for address, data in chunks]
     chunks += [(span.start, bytes(len(span))) for span in _without(merge(zeros), filled_spans)]
@@ -432,7 +437,7 @@ def _image(path: Path, elf: ELFFile, symbols: Sequence[Any], *, host_only: Span)
         {s.name: s["st_value"] for s in functions},
         bool(elf["e_flags"] & _EF_ARM_HARD_FLOAT),
         rwpi,
-        static_base,
+        min(statics, default=None),
     )
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import struct
+from pathlib import Path
+
 import pytest
+from elftools.elf.elffile import ELFFile
 from fixture_loaders import build
 
 from gdbserver.chip.memory import Span
@@ -95,6 +99,36 @@ def test_a_flash_algorithm_is_moved_to_ram() -> None:
     assert loader.image.entries["Init"] & 1
     assert loader.image.static_base == loader.image.symbols["initial"].address
     assert (loader.program_seconds, loader.erase_seconds) == (0.1, 3.0)
+
+
+def test_r9_points_to_the_first_of_two_sections_of_data(tmp_path: Path) -> None:
+    # armlink calls them both PrgData, what has contents and what is zero.
+    file = bytearray(build("W25Q256").read_bytes())
+    with build("W25Q256").open("rb") as stream:
+        elf = ELFFile(stream)
+        zeros, data = elf.get_section_by_name(".bss"), elf.get_section_by_name("PrgData")
+        header = elf["e_shoff"] + elf.get_section_index(".bss") * elf["e_shentsize"]
+    assert zeros["sh_addr"] > data["sh_addr"]
+    struct.pack_into("<I", file, header, data["sh_name"])
+    (path := tmp_path / "two.FLM").write_bytes(file)
+    assert LoaderFile.load(path).image.static_base == load("W25Q256").image.static_base
+
+
+def test_a_device_description_may_end_behind_its_last_sectors(tmp_path: Path) -> None:
+    file = bytearray(build("W25Q256").read_bytes())
+    with build("W25Q256").open("rb") as stream:
+        elf = ELFFile(stream)
+        start = elf.get_section_by_name("DevDscr")["sh_addr"]
+        (number,) = [n for n, s in enumerate(elf.iter_segments()) if s["p_vaddr"] == start]
+        header = elf["e_phoff"] + number * elf["e_phentsize"]
+    for size, whole in ((160 + 16, True), (160 + 8, True), (160, False)):
+        struct.pack_into("<II", file, header + 16, size, size)  # p_filesz, p_memsz
+        (path := tmp_path / "short.FLM").write_bytes(file)
+        if whole:
+            assert LoaderFile.load(path).region == load("W25Q256").region
+            continue
+        with pytest.raises(LoaderRejected, match="has no file contents for FlashDevice"):
+            LoaderFile.load(path)
 
 
 REFUSED = {

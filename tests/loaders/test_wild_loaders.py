@@ -20,7 +20,9 @@ EVERY = (
 )
 
 
-@pytest.mark.parametrize("name", [*(f"W25Q256_{name}" for name in EVERY), "W25Q256"])
+@pytest.mark.parametrize(
+    "name", [*(f"W25Q256_{name}" for name in EVERY), "W25Q256", "W25Q256_VERIFIES"]
+)
 def test_a_mixed_image_arrives_whole(name: str) -> None:
     with run(name) as here:
         here.board.flash.load(BANK1, noise(0x20000, 7))
@@ -42,7 +44,7 @@ def test_a_mixed_image_arrives_whole(name: str) -> None:
         assert here.target.read_word(cm.VTOR) == vtor
 
 
-@pytest.mark.parametrize("name", ["W25Q256_F1", "W25Q256"])
+@pytest.mark.parametrize("name", ["W25Q256_F1", "W25Q256", "W25Q256_VERIFIES"])
 def test_the_whole_device_can_be_reached_and_erased(name: str) -> None:
     with run(name) as here:
         ends = ((NOR + 16 * MIB - 300, noise(600)), (NOR + 32 * MIB - 257, noise(257, 1)))

@@ -1,0 +1,89 @@
+"""The NOR as memory, behind a flash algorithm that never maps it.
+
+There is no routine in a CMSIS .FLM that reads.  Some leave the NOR memory-mapped after Init; many
+do not, and read it by commands inside `Verify` and `BlankCheck`.  To send every byte there only to
+have it compared would take the link as long as programming does.
+
+So such a routine is called once, for the sake of what it leaves behind: the QUADSPI's communication
+register (CCR) then says how this loader reads this NOR, with which instruction, on how many
+lines, after how many dummy cycles.  The same command in memory-mapped mode makes the NOR memory,
+for as long as no routine of the loader is called.
+
+Open-CMSIS-Pack, "Flash Programming Algorithms"; RM0433, "Quad-SPI interface (QUADSPI)":
+"Memory-mapped mode", "QUADSPI abort request".
+"""
+
+from __future__ import annotations
+
+from gdbserver.chip import stm32h743 as chip
+from gdbserver.errors import TargetError
+from gdbserver.loader.file import LoaderFile
+from gdbserver.target.link import Read
+from gdbserver.target.target import Target
+
+SHOWN_BYTES = 256
+"""How many a routine is to look at: it stops at the first that is wrong, after it has begun."""
+
+_AHB3ENR, _QSPIEN = chip.RCC + 0xD4, 1 << 14
+_CR, _SR, _FCR, _CCR = (chip.QUADSPI + at for at in (0x00, 0x08, 0x0C, 0x14))
+_EN, _ABORT = 1 << 0, 1 << 1
+_BUSY = 1 << 5
+_ALL_FLAGS = 0x1B
+_MODE, _INDIRECT_READ, _MAPPED = 3 << 26, 1 << 26, 3 << 26  # CCR.FMODE
+_ADDRESS, _DATA = 3 << 10, 3 << 24  # CCR.ADMODE, CCR.DMODE: on no line at all if 0
+_ABORT_SECONDS = 0.1
+
+
+class Window:
+    """Where the NOR of one loader is mapped, if it is not the loader that maps it."""
+
+    def __init__(self, target: Target, loader: LoaderFile) -> None:
+        self._target = target
+        concerned = loader.kind == "flm" and loader.region.span in chip.QSPI_WINDOW
+        shows = [name for name in ("Verify", "BlankCheck") if name in loader.image.entries]
+        self.routine = shows[0] if concerned and shows else None
+        """What to call when `needs_showing`; None where nothing is to be done, or can be."""
+        self._command: int | None = None  # CCR that reads
+        self._is_open = False
+
+    def needs_showing(self) -> bool:
+        """Whether the NOR is not mapped, and nobody has shown yet how it is read."""
+        return self.routine is not None and self._command is None and not self._is_mapped()
+
+    def learn(self) -> None:
+        """The routine has just returned."""
+        ccr = self._target.read_word(_CCR)
+        if ccr & _MODE == _INDIRECT_READ and ccr & _ADDRESS and ccr & _DATA:
+            self._command = ccr
+
+    def open(self) -> None:
+        """Map the NOR, when it is known how, and it is not mapped anyway."""
+        if self._command is None or self._is_mapped():
+            return
+        self._be_idle()
+        self._target.write_word(_CCR, self._command | _MAPPED)
+        self._is_open = True
+
+    def close(self) -> None:
+        """Let the loader find the QUADSPI as it left it: idle."""
+        if self._is_open:
+            self._is_open = False
+            self._be_idle()
+
+    def _is_mapped(self) -> bool:
+        if not self._target.read_word(_AHB3ENR) & _QSPIEN:
+            return False
+        (control,), (ccr,) = self._target.run([Read(_CR), Read(_CCR)])
+        return bool(control & _EN) and ccr & _MODE == _MAPPED
+
+    def _be_idle(self) -> None:
+        control = self._target.read_word(_CR)
+        if not control & _EN:
+            return  # somebody has reset it
+        self._target.write_word(_CR, control | _ABORT)
+        deadline = self._target.deadline(_ABORT_SECONDS)
+        while self._target.read_word(_SR) & _BUSY:
+            if deadline.expired():
+                raise TargetError("the QUADSPI does not end what it is doing")
+        # An abort counts as a transfer that is complete, which the loader's next one is not yet.
+        self._target.write_word(_FCR, _ALL_FLAGS)
