@@ -669,8 +669,8 @@ class Core:
 
     def _fault_status(self, halt: _Halt) -> faults.FaultStatus:
         """The status of `halt` with what can be found out about where the program was."""
+        self._fetch(halt, (Selector.PC, Selector.LR, Selector.XPSR))
         status = replace(self._status(halt), locked_up=self._is_lockup(halt))
-        self._fetch(halt, (Selector.LR, Selector.XPSR))
         stack = faults.frame_stack(halt.registers[Selector.XPSR], halt.registers[Selector.LR])
         if stack is None or not (status.cfsr or status.hfsr):
             return status

@@ -47,6 +47,12 @@ def test_without_a_fault_there_is_nothing_to_describe(bench: Bench) -> None:
     assert bench.target.describe_fault() is None
 
 
+def test_a_fault_can_be_asked_for_at_a_stop_after_pc_was_written(quick: Bench) -> None:
+    quick.run_to("step_1")
+    quick.target.write_registers({"pc": quick.names["main"] & ~1})
+    assert quick.target.describe_fault() is None
+
+
 def test_a_fault_can_be_described_while_the_core_runs(quick: Bench) -> None:
     quick.target.catch_faults(Demcr(0))
     quick.run_to("step_1")
