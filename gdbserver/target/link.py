@@ -16,6 +16,7 @@ register access one.
 
 Rule 1: no exception of a probe's driver leaves this module; `_translated` is the boundary.
 Rule 2: after an error the sticky flags are clear, and the next access works.
+Rule 3: a driver is given plain numbers: a flag of ours, inverted, has only the bits it knows.
 
 ADIv5.2 (IHI 0031), "The Memory Access Port"; DDI 0489, "AHBD": only accesses with HPROT[3]
 look into the D-cache, so they must have it for memory and must not for registers.
@@ -651,7 +652,7 @@ class Port(ABC):
             self._line = line
         register = self._base + BD0 + (access.address & 0xC)
         if isinstance(access, Write):
-            self._dp.write_ap(register, access.values[0])
+            self._dp.write_ap(register, int(access.values[0]))
         else:
             results.expect([self._dp.read_ap(register, now=False)])
 
@@ -701,7 +702,7 @@ class RegisterPort(Port):
             else values
         )
         if len(lanes) == 1:
-            self._dp.write_ap(self._base + DRW, lanes[0])
+            self._dp.write_ap(self._base + DRW, int(lanes[0]))
         else:
             self._dp.write_ap_multiple(self._base + DRW, self._block(lanes))
 
@@ -768,7 +769,7 @@ class InterfacePort(Port):
             else:
                 for i, value in enumerate(access.values):
                     where = address + i * access.size
-                    self._interface.write_memory(where, value, 8 * access.size, csw=csw)
+                    self._interface.write_memory(where, int(value), 8 * access.size, csw=csw)
         elif access.size == 4 and access.count > 1:
             results.have(self._read_words(address, access.count, csw))
         else:

@@ -43,6 +43,12 @@ from gdbserver.target.registers import REGISTERS
 from gdbserver.target.target import Target
 
 
+def plain(data: int) -> int:
+    """It may be inverted: ``~`` of one of our flags has no bits but those that have a name."""
+    assert type(data) is int
+    return data
+
+
 class EagerProbe(SimProbe):
     """Carries everything out at once, deferred or not, and has no reset pin."""
 
@@ -67,11 +73,11 @@ class EagerProbe(SimProbe):
         return values if now else lambda: values  # type: ignore[return-value]
 
     def write_dp(self, addr: int, data: int) -> None:
-        super().write_dp(addr, data)
+        super().write_dp(addr, plain(data))
         self.flush()
 
     def write_ap(self, addr: int, data: int) -> None:
-        super().write_ap(addr, data)
+        super().write_ap(addr, plain(data))
         self.flush()
 
     def write_ap_multiple(self, addr: int, values: Sequence[int]) -> None:
@@ -103,7 +109,7 @@ class Meddler(MemoryInterface):  # type: ignore[misc]  # pyOCD is untyped
 
     def write_memory(self, addr: int, data: int, transfer_size: int = 32, **attrs: Any) -> None:
         self._aim(addr, transfer_size, attrs["csw"])
-        self._probe.write_ap(0xC, data << 8 * (addr & 3))
+        self._probe.write_ap(0xC, plain(data) << 8 * (addr & 3))
         self._finish()
 
     def read_memory(
