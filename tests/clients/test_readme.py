@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,7 +19,9 @@ import pytest
 import support
 import yaml
 from dap import Adapter
+from fixture_loaders import build
 
+from gdbserver.server.monitor import COMMANDS
 from gdbserver.testing.gdb import Gdb
 
 README = (support.TESTS.parent / "README.md").read_text()
@@ -81,6 +84,47 @@ def play(
         gdb.break_at("main", temporary=True)
         assert gdb.run().function == "main"
         gdb.ask("-target-detach")
+
+
+def transcripts(command: str) -> list[str]:
+    """What the README shows behind a command, up to the next prompt."""
+    return re.findall(
+        rf"^(?:\$|\(gdb\)) {re.escape(command)}\n(.*?)(?=^```|^\$ )",
+        README,
+        re.DOTALL | re.MULTILINE,
+    )
+
+
+def said(*words: str) -> str:
+    environment = os.environ | {"COLUMNS": "100"}
+    command = [sys.executable, "-m", "gdbserver", *words]
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_the_options_are_those_of_the_help() -> None:
+    (shown,) = re.findall(r"^```\n(Usage: .*?)^```", README, re.DOTALL | re.MULTILINE)
+    assert shown == said("--help")
+
+
+def test_the_monitor_commands_are_those_of_monitor_help() -> None:
+    (shown,) = transcripts("monitor help")
+    width = max(map(len, COMMANDS))
+    assert shown == "".join(f"{name:{width}}  {c.help}\n" for name, c in COMMANDS.items())
+
+
+def test_our_loader_is_described_as_it_is() -> None:
+    (shown,) = transcripts("stm32-gdbserver loader info loaders/built/qspi.stldr")
+    described = said("loader", "info", str(support.TESTS.parent / "loaders/built/qspi.stldr"))
+    assert described.startswith(shown.removesuffix("  …\n"))
+
+
+def test_a_loader_of_st_s_template_gets_the_remarks_that_are_shown(tmp_path: Path) -> None:
+    (shown,) = transcripts("stm32-gdbserver loader check W25Q256_template.stldr")
+    loader = tmp_path / "W25Q256_template.stldr"
+    shutil.copy(build("W25Q256_F8", NAME='"W25Q256"'), loader)
+    assert said("loader", "check", str(loader)) == shown
 
 
 def test_cortex_debug_starts_the_drop_in(demo_elf: Path) -> None:
