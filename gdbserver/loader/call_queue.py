@@ -148,6 +148,7 @@ _TRAPS = bytes.fromhex("00be00be 01be00be")  # BKPT 0: "returned"; BKPT 1: a str
 _EXCEPTIONS = 16  # vectors that code of ours can need: it enables no interrupt
 _SCRATCH = 4 * 1024  # for r9 of a loader that is movable but brings no data section
 _INTERVAL = 0.002  # seconds between two looks, while others may have the link
+_BETWEEN_LOOKS = 0.0002  # seconds, where nobody else wants it: about what a look takes
 _LEAST_PADDING = 64  # words: about what takes as long as the way to the probe and back
 _MOST_PADDING = 4096  # words: what is read is of no use, and 16 KiB take any link long enough
 _FIRST_LOOK = 0.2  # seconds without progress until the core itself is looked at; then twice that
@@ -697,6 +698,7 @@ class CallQueue:
         return found
 
     def _poll_core(self) -> None:
+        self._target.link.wait(_BETWEEN_LOOKS)
         stop = self._target.poll_stop()
         self._check_reset(None)
         if stop is None:

@@ -248,6 +248,13 @@ def test_what_is_on_the_board_is_described(quick: Bench) -> None:
     assert "JEDEC id EF4019, 32768 KiB" in line
 
 
+def test_asking_the_nor_what_it_is_is_no_long_story(bench: Bench) -> None:
+    cost, begun = bench.cost(), bench.seconds()
+    bench.programmer.describe_external()
+    assert bench.cost() - cost <= (225 if "stlink" in bench.target.probe_uid else 98)
+    assert bench.seconds() - begun < 0.085
+
+
 def test_after_a_reset_the_nor_can_be_made_readable(quick: Bench) -> None:
     quick.carry_out(download((NOR, b"still here")))
     quick.target.reset(halt=True)
