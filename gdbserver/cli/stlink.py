@@ -11,6 +11,7 @@ cannot be.
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -93,10 +94,15 @@ def _settings(arguments: Arguments) -> Iterator[str]:
         yield line("External Loader", name)
 
 
+_IN_THEIR_WORDS = {"--probe": "-i", "--port": "-p"}
+"""Options that a hint of ours may name, as they are called here."""
+
+
 def story(error: GdbServerError) -> Iterator[str]:
     """Our cause and hint, below what ST's tools say."""
     for number, line in enumerate(explain(error)):
-        yield f"  {'cause: ' if number == 0 else ''}{line}"
+        told = f"  {'cause: ' if number == 0 else ''}{line}"
+        yield re.sub("--probe|--port", lambda option: _IN_THEIR_WORDS[option[0]], told)
 
 
 def _complaint(error: GdbServerError, arguments: Arguments) -> Iterator[str]:
