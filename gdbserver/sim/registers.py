@@ -68,23 +68,22 @@ class Register:
     def __init__(
         self, offset: int, layout: Any, *, reset: int = 0, writable: int = 0xFFFFFFFF
     ) -> None:
-        width = sum(subcon.sizeof() for subcon in layout.subcon.subcons)
-        if width != 32:
-            raise TypeError(f"register at {offset:#x} is {width} bits wide, not 32")
+        widths = [(subcon.name, subcon.sizeof()) for subcon in layout.subcon.subcons]
+        shift = sum(width for _, width in widths)
+        if shift != 32:
+            raise TypeError(f"register at {offset:#x} is {shift} bits wide, not 32")
         self.offset = offset
         self.reset = int(reset)  # flags are handy to declare with, and slow to compute with
         self.name = f"register {offset:#x}"
         self.fields: dict[str, _Field] = {}
         self.unmodelled = 0
-        shift = 32
-        for subcon in layout.subcon.subcons:
-            width = subcon.sizeof()
+        for name, width in widths:
             shift -= width
-            if subcon.name is None:
+            if name is None:
                 continue
             field = _Field(shift, (1 << width) - 1 << shift)
-            self.fields[subcon.name.removesuffix(_UNMODELLED)] = field
-            if subcon.name.endswith(_UNMODELLED):
+            self.fields[name.removesuffix(_UNMODELLED)] = field
+            if name.endswith(_UNMODELLED):
                 self.unmodelled |= field.mask
         self.defined = sum(field.mask for field in self.fields.values())
         self.writable = int(writable) & self.defined
