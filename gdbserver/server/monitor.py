@@ -17,7 +17,7 @@ from typing import Literal
 from gdbserver.chip.cortex_m import VC_ALL_FAULTS, Demcr
 from gdbserver.chip.memory import Span
 from gdbserver.chip.stm32h743 import BANK2
-from gdbserver.errors import BadRequest, Interrupted
+from gdbserver.errors import BadRequest, GdbServerError, Interrupted, explain
 from gdbserver.flash import repair
 from gdbserver.flash.machine import describe_chip
 from gdbserver.flash.programmer import Programmer, Step
@@ -91,7 +91,11 @@ async def _why(desk: Desk, _arguments: str) -> None:
     for action, lines in failures:
         nothing = False
         await desk.say(f"{action}: {lines[0]}\n" + "".join(f"  {line}\n" for line in lines[1:]))
-    if (fault := await desk.bench.target.call(Target.describe_fault)) is not None:
+    try:
+        fault = await desk.bench.target.call(Target.describe_fault)
+    except GdbServerError as error:
+        fault = "\n  ".join(explain(error))
+    if fault is not None:
         nothing = False
         await desk.say(f"core: {fault}\n")
     if nothing:

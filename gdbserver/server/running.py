@@ -200,6 +200,8 @@ class Running:
         """
         if self._run is not None:
             return replies.OK  # it runs already
+        if await self._ran_on():
+            return await self._go(_Run())
         told_at = self._told_at
         await self._set_off(address)
         run = _Run()
@@ -214,6 +216,9 @@ class Running:
         """One instruction, or on until pc leaves [start, end): as `resume`."""
         if self._run is not None:
             raise BadRequest("the core runs, so it cannot be stepped")
+        if await self._ran_on():  # past what the client wanted to step
+            await self._target.call(Target.halt)
+            return await self._go(_Run())
         if address is None and start == end and self._has_been_made():
             over = StopReason(SIGTRAP, "step", "the watched access had been made already")
             return await self._go(_Run(True, over=over))
@@ -222,6 +227,13 @@ class Running:
         if not self.non_stop and await self.is_due():
             return await self._make_up(run)
         return await self._go(run)
+
+    async def _ran_on(self) -> bool:
+        """Whether the core runs although the client believes that it has stopped.
+
+        GDB takes an error for a stop, where all that has failed is a look at a core that runs.
+        """
+        return not self.non_stop and not await self._target.call(Target.seems_halted)
 
     async def _make_up(self, run: _Run) -> bytes | None:
         """Go on from where the core already stands, in the way that `_advance` would."""

@@ -181,3 +181,20 @@ def test_ctrl_c_ends_a_repair_before_it_erases_or_when_all_is_put_back(drills_el
         assert await bench.target.call(Target.read_memory, start, SECTOR) == expected
 
     in_session(drills_elf, story)
+
+
+def test_why_is_answered_also_when_the_core_cannot_be_asked(drills_elf: Path) -> None:
+    async def story(bench: Bench, client: Client) -> None:
+        await client.send(b"c")
+        board = await bench.target.call(lambda target: target.link.probe.board)
+        while board.core.halted:
+            await trio.lowlevel.checkpoint()
+        board.unplug()
+        assert (await client.hear() or b"")[:1] == b"E"
+        said, reply = await monitor(client, "why")
+        board.replug()
+        assert reply == b"OK"
+        assert said.startswith("Continue: the debug probe stopped working\n")
+        assert "core: the debug probe stopped working\n" in said
+
+    in_session(drills_elf, story)

@@ -400,6 +400,28 @@ def test_a_probe_unplugged_while_the_core_runs_ends_the_wait_and_not_the_server(
     assert "the core could not be released: " in caplog.text
 
 
+@pytest.mark.parametrize("again", [b"c", b"s"])
+def test_a_core_that_ran_on_when_it_could_not_be_seen_is_resumed_and_interrupted(
+    machine: Machine, again: bytes
+) -> None:
+    async def story(bench: Bench) -> None:
+        async with connected(bench) as client:
+            await client.ask(b"?")
+            await client.send(b"c")
+            while board_of(machine).core.halted:
+                await trio.lowlevel.checkpoint()
+            board_of(machine).unplug()
+            assert (await client.hear() or b"")[:1] == b"E"
+            board_of(machine).replug()
+            await client.send(again)  # GDB believes that the core has stopped
+            if again == b"c":
+                await client.interrupt()
+            assert (await client.hear() or b"")[:3] == b"T02"
+            assert board_of(machine).core.halted
+
+    on_bench(machine, story)
+
+
 def test_a_download_is_told_with_what_was_done_to_each_device(
     machine: Machine, caplog: pytest.LogCaptureFixture
 ) -> None:
