@@ -195,9 +195,9 @@ class MemoryFault(TargetError):
         self.span = span
         self.readable = readable
 
-    def again(self) -> MemoryFault:
-        """The same failure, for one more who asks."""
-        fault = MemoryFault(self.access, self.span, self.readable)
+    def again(self, span: Span | None = None) -> MemoryFault:
+        """The same failure, for one more who asks: of `span`, or of the same."""
+        fault = MemoryFault(self.access, span or self.span, self.readable)
         fault.hint = self.hint
         fault.__cause__ = self.__cause__
         return fault

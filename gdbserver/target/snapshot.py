@@ -75,14 +75,18 @@ class Snapshot:
         if is_volatile(address) or is_volatile(span.end - 1) or not 0 < length < _LONG:
             return self._memory.read(address, length)
         self._begin()
-        if (known := self._refused.get(span)) is not None:
-            raise known.again()
+        # Where GDB looks for the beginning of a function, it asks for each half of a word.
+        words = Span(address & -4, span.end + 3 & -4)
+        one = len(words) == 4
+        asked = words if one else span
+        if (known := self._refused.get(asked)) is not None:
+            raise known.again(span if one else None)
         region = next((plain for plain in _PLAIN if span in plain), None)
         try:
             if region is None or not self._fetch(span, region):
                 return self._memory.read(address, length)
         except MemoryFault as fault:
-            self._refused[span] = fault
+            self._refused[asked] = fault
             raise
         lines = range(address & -LINE, span.end, LINE)
         data = b"".join(self._lines[line] for line in lines)

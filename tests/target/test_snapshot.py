@@ -127,6 +127,16 @@ def test_a_refused_read_is_refused_as_often_as_asked_with_the_same_words(bench: 
     assert len(said) == 1
 
 
+def test_a_refused_word_is_asked_for_once(bench: Bench) -> None:
+    with pytest.raises(MemoryFault):
+        bench.target.view_memory(0x8FFFFFFC, 4)  # what comes before the first function in the NOR
+    before = bench.cost()
+    for address, length in (0x8FFFFFFE, 2), (0x8FFFFFFC, 2), (0x8FFFFFFC, 4):
+        with pytest.raises(MemoryFault, match=f"{address:#010x}-{address + length - 1:#010x}"):
+            bench.target.view_memory(address, length)
+    assert bench.cost() == before
+
+
 def test_a_software_breakpoint_that_comes_and_goes_is_never_seen(bench: Bench) -> None:
     bench.target.write_memory(WORD, b"\x01\x30\x02\x30")
     for _ in range(2):
