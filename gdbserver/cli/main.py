@@ -183,7 +183,7 @@ def command(
         _check_nothing_to_serve(context)
         return
     with imports_kept():
-        from gdbserver.cli.serving import serve_gdb  # noqa: PLC0415  # it imports pyOCD and trio
+        from gdbserver.cli.serving import serve_gdb  # noqa: PLC0415  # it imports pyOCD
     serve_gdb(
         probe=probe,
         port=port,

@@ -48,7 +48,7 @@ def run(words: Sequence[str]) -> int:
         for line in [*_banner(), "", *_settings(arguments), ""]:
             click.echo(line)
         with imports_kept():
-            from gdbserver.cli.stlink_serving import serve_gdb  # noqa: PLC0415  # pyOCD and trio
+            from gdbserver.cli.stlink_serving import serve_gdb  # noqa: PLC0415  # it imports pyOCD
         serve_gdb(arguments)
         click.echo("Shutting down...")
     except ParseError as error:
