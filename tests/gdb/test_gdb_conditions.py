@@ -12,7 +12,7 @@ from gdbserver.sim.bus import Master
 from gdbserver.target.breakpoints import BKPT
 
 
-@pytest.mark.parametrize(("link", "transactions"), [("cmsis-dap-v2", 2), ("stlink-v3", 28)])
+@pytest.mark.parametrize(("link", "transactions"), [("cmsis-dap-v2", 2), ("stlink-v3", 27)])
 def test_a_false_condition_costs_no_word_to_gdb(
     demo_elf: Path, link: str, transactions: int
 ) -> None:
