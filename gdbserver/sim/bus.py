@@ -15,6 +15,7 @@ from functools import cache
 from typing import Literal, Protocol, TypeGuard, runtime_checkable
 
 from gdbserver.chip.memory import Span
+from gdbserver.sim.polling import AccessKind
 
 BLOCK_BITS = 10
 """Peripherals are aligned to 1 KiB."""
@@ -79,6 +80,21 @@ class BlockDevice(Protocol):
 
     def read_block(self, offset: int, length: int, master: Master) -> bytes: ...
     def write_block(self, offset: int, data: bytes, master: Master) -> None: ...
+
+
+@runtime_checkable
+class QuickDevice(Protocol):
+    """A device with a short way for what a driver does again and again.
+
+    The core takes it, for sizes up to 4, where nobody but the device can tell that the access
+    was made: no event of the clock is made or moved, no interrupt line, nothing in the map.
+    """
+
+    def quick_read(self, offset: int, size: int) -> int | None:
+        """What a read without effect gives; None where the core has to ask `read`."""
+
+    def quick_write(self, offset: int, size: int, value: int) -> AccessKind | None:
+        """Do what `write` does, and say what it means; or do nothing, and `write` is asked."""
 
 
 @dataclass(frozen=True, slots=True)

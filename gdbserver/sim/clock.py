@@ -40,7 +40,8 @@ class Clock:
     def __init__(self) -> None:
         self.now = 0
         self.quiet_until = NEVER
-        """Nothing happens before then."""
+        """Nothing happens before then, and it is not later than what `look_ahead` was told."""
+        self._ahead = NEVER
         self._events: list[tuple[int, int, Event]] = []
         """With what to sort them by in front: tuples are compared without a call."""
         self._count = 0
@@ -59,11 +60,21 @@ class Clock:
     @property
     def next_event(self) -> int | None:
         """When the next event is due, or None if nothing is."""
+        self._note_quiet()
+        return self._events[0][0] if self._events else None
+
+    def look_ahead(self, when: int) -> int:
+        """How far, up to `when`, nothing happens; `quiet_until` is never later from now on."""
+        self._ahead = when
+        self._note_quiet()
+        return self.quiet_until
+
+    def _note_quiet(self) -> None:
         events = self._events
         while events and events[0][2].cancelled:
             heapq.heappop(events)
-        self.quiet_until = events[0][0] if events else NEVER
-        return events[0][0] if events else None
+        due = events[0][0] if events else NEVER
+        self.quiet_until = due if due < self._ahead else self._ahead
 
     def next_change(self) -> int | None:
         """When what can be seen may be another, for somebody who waits for that.
@@ -83,5 +94,5 @@ class Clock:
                 if not event.cancelled:
                     self.now = max(self.now, due)
                     event.action()
-            self.quiet_until = events[0][0] if events else NEVER
+            self._note_quiet()
         self.now = max(self.now, when)

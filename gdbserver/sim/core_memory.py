@@ -17,14 +17,25 @@ from __future__ import annotations
 import ctypes
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import unicorn as uc
 
 from gdbserver.chip.memory import Span
-from gdbserver.sim.bus import BLOCK_BITS, Bus, BusError, BusStall, Direct, Mappable, Master
-from gdbserver.sim.polling import AccessKind
+from gdbserver.sim.bus import (
+    BLOCK_BITS,
+    Bus,
+    BusError,
+    BusStall,
+    Direct,
+    Mappable,
+    Master,
+    QuickDevice,
+)
+from gdbserver.sim.clock import Clock
+from gdbserver.sim.core_time import CoreTime
+from gdbserver.sim.polling import AccessKind, PollDetector
 from gdbserver.sim.unicorn_calls import AccessCallbacks
 
 log = logging.getLogger(__name__)
@@ -45,8 +56,8 @@ class AccessListener(Protocol):
     def before_access(self, address: int) -> bool:
         """Time passes; False if the core may not make this access."""
 
-    def after_access(self, address: int, value: int, kind: AccessKind) -> bool:
-        """Whether the core must stop behind this access."""
+    def after_access(self, address: int, *, waits: bool) -> bool:
+        """Whether the core must stop behind this access; `waits`: time may be skipped."""
 
     def looks_again(self, address: int) -> bool:
         """Whether it stops before the instruction after all; for an access without effect."""
@@ -81,14 +92,29 @@ class _Slave:
     """What a write means there, by offset: of most it is `AccessKind.WRITE`."""
     direct: Callable[[int], Direct | None] | None = None
     """Of one that may become plain memory."""
+    quick_read: Callable[[int, int], int | None] | None = None
+    quick_write: Callable[[int, int, int], AccessKind | None] | None = None
+    """Of one that has a short way."""
 
 
 class CoreMemory:
     """Unicorn's memory map, kept in step with the bus."""
 
-    def __init__(self, unicorn: Any, bus: Bus, listener: AccessListener) -> None:
+    def __init__(
+        self,
+        unicorn: Any,
+        bus: Bus,
+        listener: AccessListener,
+        *,
+        clock: Clock,
+        time: CoreTime,
+        polls: PollDetector,
+    ) -> None:
         self._uc = unicorn
         self._bus = bus
+        self._clock = clock
+        self._time = time
+        self._polls = polls
         self._listener = listener
         self._plain: dict[int, tuple[Span, Any, bytearray | memoryview]] = {}
         self._called: set[int] = set()
@@ -216,76 +242,123 @@ class CoreMemory:
         self._failure = self._failure or failure
         self._uc.emu_stop()
 
-    # What follows is called for each access, a hundred times for a page of the NOR: in place is
-    # what elsewhere would be a function of its own.
+    def forget_access(self) -> None:
+        """The instruction whose access was remembered is over."""
+        self._replay = None
 
     def _load(self, _engine: int, offset: int, size: int, page: int) -> int:
         """Carry out a load, no wider than the bus."""
         address = page + offset
-        listener = self._listener
+        time, clock = self._time, self._clock
         try:
-            if self._replay is not None:
-                replay, self._replay = self._replay, None
-                if not replay.write and replay.address == address:
-                    return replay.value
-            if not listener.before_access(address):
-                raise BusError("read", address)
             slave = self._slaves.get(address >> BLOCK_BITS) or self._find_slave(address)
-            at = address - slave.start
-            if size <= 4:
-                value = slave.read(at, size, _CORE)
-            else:
-                value = slave.read(at, 4, _CORE)
-                value |= self._bus.read(address + 4, 4, _CORE) << 32
-            if slave.direct is not None and slave.direct(at) is not None:
-                # The slave that answered has become plain memory.
-                self._now_or_later(lambda: self.forget_page(address))
-            kind = _ACT if at in slave.data_ports else _LOOK
-            stops = listener.after_access(address, value, kind)
-            if stops and (kind is _ACT or not listener.looks_again(address)):
-                self._replay = _Access(False, address, value)
-                listener.finish_instruction()
-            return value
+            paid = False
+            if (
+                slave.quick_read is not None
+                and time.room
+                and (now := clock.now + time.step) < clock.quiet_until
+            ):
+                clock.now = now
+                time.room -= 1
+                value = slave.quick_read(address - slave.start, size)
+                if value is not None:
+                    if self._polls.sees(address, value, _LOOK):
+                        return self._answer(address, value, _LOOK, waits=True)
+                    return value
+                paid = True
+            return self._load_any(address, size, slave, paid=paid)
         except BusError as error:
             error.complete(address)
-            listener.refused(error)
+            self._listener.refused(error)
         except BusStall as stall:
-            listener.stalled(stall)
+            self._listener.stalled(stall)
         except BaseException as failure:
             self._fail(failure)
         return 0
 
+    def _load_any(self, address: int, size: int, slave: _Slave, *, paid: bool) -> int:
+        """The usual way; `paid`: time has passed for it."""
+        if not paid:
+            if self._replay is not None:
+                replay, self._replay = self._replay, None
+                if not replay.write and replay.address == address:
+                    return replay.value
+            if not self._listener.before_access(address):
+                raise BusError("read", address)
+        at = address - slave.start
+        if size <= 4:
+            value = slave.read(at, size, _CORE)
+        else:
+            value = slave.read(at, 4, _CORE)
+            value |= self._bus.read(address + 4, 4, _CORE) << 32
+        if slave.direct is not None and slave.direct(at) is not None:
+            # The slave that answered has become plain memory.
+            self._now_or_later(lambda: self.forget_page(address))
+        kind = _ACT if at in slave.data_ports else _LOOK
+        return self._answer(address, value, kind, waits=self._polls.sees(address, value, kind))
+
+    def _answer(self, address: int, value: int, kind: AccessKind, *, waits: bool) -> int:
+        listener = self._listener
+        stops = listener.after_access(address, waits=waits)
+        if stops and (kind is _ACT or not listener.looks_again(address)):
+            self._replay = _Access(False, address, value)
+            listener.finish_instruction()
+        return value
+
     def _store(self, _engine: int, offset: int, size: int, value: int, page: int) -> bool:
         """Carry out a store, no wider than the bus; whether its instruction goes on."""
         address = page + offset
-        listener = self._listener
+        time, clock = self._time, self._clock
         try:
             value &= _MASKS[size]
+            slave = self._slaves.get(address >> BLOCK_BITS) or self._find_slave(address)
+            paid = False
+            if (
+                slave.quick_write is not None
+                and time.room
+                and (now := clock.now + time.step) < clock.quiet_until
+            ):
+                clock.now = now
+                time.room -= 1
+                kind = slave.quick_write(address - slave.start, size, value)
+                if kind is _ACT:
+                    if self._polls.remembers:
+                        self._polls.forget()
+                    return True
+                if kind is not None:
+                    self._polls.sees(address, value, kind)
+                    return True
+                paid = True
+            return self._store_any(address, size, value, slave, paid=paid)
+        except BusError as error:
+            error.complete(address)
+            return self._listener.refused(error)
+        except BusStall as stall:
+            self._listener.stalled(stall)
+        except BaseException as failure:
+            self._fail(failure)
+        return False
+
+    def _store_any(self, address: int, size: int, value: int, slave: _Slave, *, paid: bool) -> bool:
+        """The usual way; `paid`: time has passed for it."""
+        listener = self._listener
+        if not paid:
             if self._replay is not None:
                 replay, self._replay = self._replay, None
                 if replay == _Access(True, address, value):
                     return True
             if not listener.before_access(address):
                 raise BusError("write", address)
-            slave = self._slaves.get(address >> BLOCK_BITS) or self._find_slave(address)
-            at = address - slave.start
-            if size <= 4:
-                slave.write(at, size, value, _CORE)
-            else:
-                slave.write(at, 4, value & 0xFFFFFFFF, _CORE)
-                self._bus.write(address + 4, 4, value >> 32, _CORE)
-            if listener.after_access(address, value, slave.kinds.get(at, _WRITE)):
-                self._replay = _Access(True, address, value)
-                listener.finish_instruction()
-        except BusError as error:
-            error.complete(address)
-            return listener.refused(error)
-        except BusStall as stall:
-            listener.stalled(stall)
-            return False
-        except BaseException as failure:
-            self._fail(failure)
-            return False
+        at = address - slave.start
+        if size <= 4:
+            slave.write(at, size, value, _CORE)
+        else:
+            slave.write(at, 4, value & 0xFFFFFFFF, _CORE)
+            self._bus.write(address + 4, 4, value >> 32, _CORE)
+        waits = self._polls.sees(address, value, slave.kinds.get(at, _WRITE))
+        if listener.after_access(address, waits=waits):
+            self._replay = _Access(True, address, value)
+            listener.finish_instruction()
         return True
 
     def _on_protected_write(
@@ -314,6 +387,8 @@ class CoreMemory:
         )
         direct = device.direct if isinstance(device, Mappable) else None
         slave = _Slave(span.start, device.read, device.write, ports, kinds, direct)
+        if isinstance(device, QuickDevice):
+            slave = replace(slave, quick_read=device.quick_read, quick_write=device.quick_write)
         block = Span.of(address >> BLOCK_BITS << BLOCK_BITS, 1 << BLOCK_BITS)
         if block in span:  # the device has it for itself
             self._slaves[address >> BLOCK_BITS] = slave

@@ -76,6 +76,11 @@ class CoreRegisters:
         """Where Unicorn has stopped."""
         return self._unicorn.read(arm.UC_ARM_REG_PC)
 
+    def unicorn_place(self) -> int:
+        """Which instruction Unicorn is at, and where its function will return to, in one number."""
+        pc, link = self._unicorn.read_two(arm.UC_ARM_REG_PC, arm.UC_ARM_REG_LR)
+        return pc << 32 | link
+
     def general(self, number: int) -> int:
         """r0 to r12, sp (of the current bank) as 13, lr as 14."""
         return self._read(_GENERAL[number])

@@ -4,16 +4,7 @@ Unicorn knows no exceptions, no sleep, no debug and no time.  The core runs it i
 a counted number of instructions and looks, between slices, at what silicon looks at after
 each instruction: pending exceptions, halt requests, the clock.
 
-Time is an estimate: `CYCLES_PER_INSTRUCTION` for each instruction, and `ACCESS_CYCLES` more
-for each access that leaves the core's plain memory.  Unicorn does not say how far it got when
-an access is made: accesses are taken to be as far apart as those of the slice before, and what
-is left of a slice takes its time at the end, so that a slice which runs to its end takes just
-what it should.  One that ends early with no access is taken to have got half way.
-
-A slice is short after a start, or after an access that follows upon a long silence, and doubles
-while nothing happens: the clock is off by no more than half of what the core did since.  While
-accesses are frequent it is long enough for some of them.  (Counted in a load into the NOR, half
-of the accesses are less than 25 instructions off.)  The same inputs give the same nanoseconds.
+How long that takes is the business of `CoreTime`.
 
 Not as on silicon, and known: an unaligned access to a peripheral is carried out in aligned
 parts, CCR.UNALIGN_TRP has no effect, and the MPU's regions are not enforced.  A store that is
@@ -47,8 +38,9 @@ from gdbserver.sim.bus import Bus, BusError, BusStall, Master
 from gdbserver.sim.clock import MILLISECOND, NEVER, SECOND, Clock
 from gdbserver.sim.core_memory import PAGE, CoreMemory
 from gdbserver.sim.core_registers import CONTROL_NPRIV, IPSR, XPSR_T, CoreRegisters
+from gdbserver.sim.core_time import CYCLES_PER_INSTRUCTION, CoreTime
 from gdbserver.sim.exceptions import ExceptionUnit, Fault
-from gdbserver.sim.polling import AccessKind, PollDetector
+from gdbserver.sim.polling import PollDetector
 from gdbserver.sim.systick import SysTick
 from gdbserver.sim.traps import (
     LONGEST_SCAN,
@@ -68,22 +60,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CYCLES_PER_INSTRUCTION = 1
-"""A round figure: a Cortex-M7 issues up to two a cycle, and waits for flash and branches."""
-
-ACCESS_CYCLES = 8
-"""An access to a peripheral: from the core over AXI and AHB to the slave and back."""
-
 LONGEST_SKIP = SECOND // 10
 """Of a core that waits: it looks at CYCCNT now and then, which wraps after nine seconds."""
 
 LONGEST_REST = MILLISECOND
 """Of a core that waits while time passes in bits: it counts its looks, perhaps."""
-
-FIRST_SLICE = 64
-LONGEST_SLICE = 8192
-ACCESSES_A_SLICE = 16
-"""Of a core that talks to a device: a slice costs the host more than an access."""
 
 _PPB = PPB.start
 _NO_PLACES: frozenset[int] = frozenset()
@@ -132,36 +113,26 @@ class Core:
         self.scs = scs
         self._nvic = scs.nvic
         self._frequency = frequency
-        self._hz = 1  # until the first instruction
+        self.time = CoreTime(clock)
         self.boot_address = boot_address
         self.halted = False
         self.asleep = False
         self.locked_up = False
         self.in_reset = False
         self.event_register = False
-        self.cycles = 0
-        """Core clock cycles spent running, since power-on."""
         self.pc = 0
         self._thumb = True
         self._stepping = False
         self._stalled = False
         self._halt_after_reset = False
         self._waits_for_event = False
-        self._slice = FIRST_SLICE
-        self._set_pace(FIRST_SLICE // 2)
-        self._left = 0
-        """Instructions of the slice at hand that took no time yet."""
-        self._accesses = 0
-        """That it has made so far."""
         self._paid: int | None = None
         """Of an access that took its time already, and is to be made again."""
         self._until = 0
         self._limit = 0
         """The same, or the next event if that comes first."""
-        self._cycle_fraction = 0
         self._then: Callable[[], None] | None = None
         self._soon: list[Callable[[], None]] = []
-        self._polls = PollDetector(self._place)
         self._waits_until = 0
         """Until then it finds nothing new, unless somebody interferes; 0 if it does not wait."""
         self._breakpoints: frozenset[int] = frozenset()
@@ -185,7 +156,10 @@ class Core:
         unicorn.ctl_set_exits([_NOWHERE])
         self._uc = unicorn
         self.registers = CoreRegisters(unicorn)
-        self._memory = CoreMemory(unicorn, bus, self)
+        self._polls = PollDetector(self.registers.unicorn_place)
+        self._memory = CoreMemory(
+            unicorn, bus, self, clock=clock, time=self.time, polls=self._polls
+        )
         unicorn.hook_add(uc.UC_HOOK_INTR, self._on_interrupt)
         unicorn.hook_add(uc.UC_HOOK_INSN_INVALID, self._on_invalid)
         unicorn.hook_add(uc.UC_HOOK_MEM_UNMAPPED, self._on_unmapped)
@@ -217,31 +191,17 @@ class Core:
             else:
                 self._execute(when)
 
-    def spend(self, cycles: int) -> None:
-        """The core is busy for so many cycles of its clock."""
-        self.cycles += cycles
-        spent, self._cycle_fraction = divmod(cycles * SECOND + self._cycle_fraction, self._hz)
-        clock = self._clock
-        now = clock.now + spent
-        if now < clock.quiet_until:
-            clock.now = now
-        else:
-            clock.advance_to(now)
-
-    def _set_pace(self, instructions: int) -> None:
-        """From one access to the next, as the last slice had them."""
-        self._pace = instructions
-        self._step_cycles = ACCESS_CYCLES + instructions * CYCLES_PER_INSTRUCTION
-        self._step, self._step_fraction = divmod(self._step_cycles * SECOND, self._hz)
+    @property
+    def cycles(self) -> int:
+        """Core clock cycles spent running, since power-on."""
+        return self.time.cycles
 
     def _follow_frequency(self) -> None:
         """See whether the core's clock is another one by now; SysTick has to know."""
         hz = self._frequency()
-        if hz != self._hz:
+        if hz != self.time.hz:
             self._systick.rebase(hz)
-            self._cycle_fraction = self._cycle_fraction * hz // self._hz
-            self._hz = hz
-            self._set_pace(self._pace)
+            self.time.follow(hz)
 
     def _idle(self, when: int) -> None:
         """Let time pass to `when`, or to the next event: it may change everything."""
@@ -320,7 +280,7 @@ class Core:
         nvic.changed = False
         self._follow_frequency()
         if nvic.waiting and self._exceptions.take_pending():
-            self._begin_with_short_slices()
+            self.time.be_wary()
             if self._stepping:
                 self._end_step()
             return
@@ -341,9 +301,9 @@ class Core:
 
     def _run(self, when: int) -> None:
         """Run one slice, no longer than to `when` and to the next event."""
-        due = self._clock.next_event
+        clock = self._clock
         self._until = when
-        self._limit = when if due is None else max(self._clock.now, min(when, due))
+        self._limit = max(clock.now, clock.look_ahead(when))
         self._stalled = False
         self._scan(self.pc)
         if self._handle_trap():
@@ -354,13 +314,13 @@ class Core:
         if self._stepping:
             self._run_slice(1, self._execute_one)
             return
-        cycles = (self._limit - self._clock.now) * self._hz // SECOND
-        count = max(1, min(self._slice, cycles // CYCLES_PER_INSTRUCTION))
-        self._run_slice(count, self._enter_unicorn)
+        time = self.time
+        count = min(time.slice, time.cycles_until(self._limit) // CYCLES_PER_INSTRUCTION)
+        self._run_slice(max(1, count), self._enter_unicorn)
 
     def _run_slice(self, count: int, run: Callable[[int], None]) -> None:
-        self._left = count
-        self._accesses = 0
+        time = self.time
+        time.begin(count, wary=self._paid is not None)
         start = self.pc
         try:
             run(count)
@@ -369,21 +329,10 @@ class Core:
                 raise
         self.pc = self.registers.unicorn_pc()
         then, self._then = self._then, None
-        if then is None and self.pc not in self._exits:
-            self._charge(self._left)
-            if not self._accesses:
-                self._set_pace(count)
-                self._slice = min(2 * self._slice, LONGEST_SLICE)
-                if count > 1:
-                    self._skip_waiting_loop(start)
-            elif count >= FIRST_SLICE:
-                self._set_pace(count // (self._accesses + 1))
-                self._slice = max(FIRST_SLICE, ACCESSES_A_SLICE * self._pace)
-        elif not self._accesses:
-            self._charge(max(1, count // 2))
-            self._begin_with_short_slices()
-        elif self._pace > FIRST_SLICE:
-            self._begin_with_short_slices()
+        if then is not None or self.pc in self._exits:
+            time.break_off(count)
+        elif time.end(count) and count > 1:
+            self._skip_waiting_loop(start)
         if then is not None:
             then()
         self._memory.settle()
@@ -391,14 +340,6 @@ class Core:
             actions, self._soon = self._soon, []
             for action in actions:
                 action()
-
-    def _begin_with_short_slices(self) -> None:
-        """Nothing is known of what comes next."""
-        self._slice = FIRST_SLICE
-        self._set_pace(FIRST_SLICE // 2)
-
-    def _charge(self, instructions: int) -> None:
-        self.spend(instructions * CYCLES_PER_INSTRUCTION)
 
     def _skip_waiting_loop(self, start: int) -> None:
         """Two loops do nothing but let time pass: a branch to itself, and one that counts down.
@@ -408,12 +349,13 @@ class Core:
         """
         code = self._memory.fetch(self.pc, 4)
         first, second = int.from_bytes(code[:2], "little"), int.from_bytes(code[2:], "little")
-        cycles = max(0, self._limit - self._clock.now) * self._hz // SECOND
+        time = self.time
+        cycles = max(0, time.cycles_until(self._limit))
         if self.pc == start and first == _BRANCH_TO_SELF:
-            self.spend(max(1, cycles))
+            time.spend(max(1, cycles))
         elif first == _TURN_AGAIN:
             if not self.registers.xpsr & _ZERO:
-                self._charge(1)
+                time.execute(1)
                 self.pc -= 2  # where the next slice, whose length is even, begins and may end
         elif (
             second == _TURN_AGAIN
@@ -426,8 +368,8 @@ class Core:
             turns = min(left - 1, cycles // (2 * CYCLES_PER_INSTRUCTION))
             if turns > 0 and left < 1 << 31:
                 self.registers.set_general(number, left - turns)
-                self._charge(2 * turns)
-                self._begin_with_short_slices()
+                time.execute(2 * turns)
+                time.be_wary()
 
     def _enter_unicorn(self, count: int) -> None:
         registers = self.registers
@@ -456,6 +398,7 @@ class Core:
         """Leave Unicorn, with the instruction at hand undone, and then do this."""
         if self._then is None:
             self._then = then
+        self.time.close()
         self._uc.emu_stop()
 
     def go_to(self, address: int, *, thumb: bool) -> None:
@@ -598,7 +541,7 @@ class Core:
         if executes and trap is Trap.DIVIDE and not self._divide(code):
             self._exceptions.fault(Fault(Cfsr.DIVBYZERO), self.pc)
             return True
-        self._charge(1)
+        self.time.execute(1)
         self.pc += length_of(code[0] | code[1] << 8)
         if it_state(xpsr):
             self.registers.xpsr = advance_it(xpsr)
@@ -710,40 +653,24 @@ class Core:
     # --- accesses that leave plain memory: AccessListener -----------------------------------
 
     def before_access(self, address: int) -> bool:
-        self._accesses += 1
-        if address == self._paid:
-            self._paid = None
-            return True
-        left = self._left - self._pace
-        if left < 0:
-            instructions, self._left = self._left, 0
-            self.spend(ACCESS_CYCLES + instructions * CYCLES_PER_INSTRUCTION)
-        else:  # `spend`, in place
-            self._left = left
-            self.cycles += self._step_cycles
-            clock = self._clock
-            now = clock.now + self._step
-            self._cycle_fraction += self._step_fraction
-            if self._cycle_fraction >= self._hz:
-                self._cycle_fraction -= self._hz
-                now += 1
-            if now < clock.quiet_until:
-                clock.now = now
-            else:
-                clock.advance_to(now)
+        paid, self._paid = self._paid, None
+        if address == paid:
+            self.time.access_again()
+        else:
+            self.time.access()
         if address < _PPB:
             return True
         registers = self.registers
         return not registers.control & CONTROL_NPRIV or bool(registers.ipsr)
 
-    def after_access(self, address: int, value: int, kind: AccessKind) -> bool:
+    def after_access(self, address: int, *, waits: bool) -> bool:
         if self._finishing:
             return False  # one stop for an instruction is enough
-        if self._polls.sees(address, value, kind):
+        if waits:
             self._skip_poll()
         return (
             self._clock.now >= self._until
-            or self._pace > FIRST_SLICE
+            or self.time.out_of_step
             or self._other_reason_to_stop(address)
         )
 
@@ -766,15 +693,6 @@ class Core:
         self._paid = address
         self._stop(_nothing_more)
         return True
-
-    def _place(self) -> int:
-        """Which instruction makes the access at hand, and where its function will return to.
-
-        A driver has one function that waits, for this and that.  Two calls of it in a row, both of
-        which find what they want, are no loop.
-        """
-        registers = self.registers
-        return registers.unicorn_pc() << 32 | registers.general(14)
 
     def _skip_poll(self) -> None:
         """The core asks the same over and over: answer when something can have changed."""
@@ -811,7 +729,7 @@ class Core:
 
     def _pass_to(self, when: int) -> None:
         """The core does nothing that matters until then; a few cycles less, but not none."""
-        self.spend(max(1, (when - self._clock.now) * self._hz // SECOND))
+        self.time.spend(max(1, self.time.cycles_until(when)))
 
     def refused(self, error: BusError) -> bool:
         """Whether the access goes on as if nothing was wrong: CCR.BFHFNMIGN."""
@@ -835,7 +753,7 @@ class Core:
     def _finish_instruction(self) -> None:
         """The access behind us is done: execute the rest of its instruction."""
         self._finishing = True
-        self._left = 0
+        self.time.finish_instruction()
         try:
             self._execute_one()
         except uc.UcError:
@@ -843,6 +761,7 @@ class Core:
                 raise
         finally:
             self._finishing = False
+            self._memory.forget_access()
         self.pc = self.registers.unicorn_pc()
         then, self._then = self._then, None
         if then is not None:
@@ -874,7 +793,7 @@ class Core:
         self.halted = False
         self.locked_up = self.pc == LOCKUP_PC and self._exceptions.execution_priority() < 0
         self._systick.freeze(False)
-        self._begin_with_short_slices()
+        self.time.be_wary()
         self._waits_until = 0
         self._paid = None
         self._polls.forget()
@@ -1000,7 +919,7 @@ class Core:
         self.halted = self.asleep = self.locked_up = self._stepping = False
         self._systick.freeze(False)
         self.event_register = False
-        self._begin_with_short_slices()
+        self.time.be_wary()
         self._waits_until = 0
         self._paid = None
         self._polls.forget_places()

@@ -147,7 +147,7 @@ class ExceptionUnit:
         """Stack a frame and go to the handler; halt there if the debugger catches it."""
         if number == ExceptionNumber.HARD_FAULT:
             catch |= Demcr.VC_HARDERR
-        self._core.spend(ENTRY_CYCLES)
+        self._core.time.spend(ENTRY_CYCLES)
         exc_return, stacked = self._push(return_address)
         if not stacked:
             number, caught = self._failed_entry(number, Cfsr.STKERR)
@@ -240,7 +240,7 @@ class ExceptionUnit:
     def leave(self, exc_return: int) -> None:
         """ExceptionReturn(): a handler branched to an EXC_RETURN value."""
         core, nvic, registers = self._core, self._nvic, self._core.registers
-        core.spend(EXIT_CYCLES)
+        core.time.spend(EXIT_CYCLES)
         number = registers.ipsr
         nested = nvic.active.bit_count()
         was_active = bool(nvic.active >> number & 1)

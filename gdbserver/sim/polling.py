@@ -50,12 +50,15 @@ _LOOK, _WRITE, _ACT = AccessKind.LOOK, AccessKind.WRITE, AccessKind.ACT
 class PollDetector:
     """Follows the core's accesses to devices.
 
-    `place` tells which instruction, of which call, makes the access at hand.  It takes a while to
-    find out, so it is asked only about looks in vain.
+    `place` tells which instruction, of which call, makes the access at hand: a driver has one
+    function that waits, for this and that, and two calls of it in a row, both of which find what
+    they want, are no loop.  It takes a while to find out, so it is asked only about looks in vain.
     """
 
     def __init__(self, place: Callable[[], int]) -> None:
         self._place = place
+        self.remembers = False
+        """Whether there is anything to forget."""
         self._seen: dict[int, int] = {}
         self._written: set[tuple[int, int]] = set()
         self._in_vain = 0
@@ -68,6 +71,7 @@ class PollDetector:
 
     def forget(self) -> None:
         """Something happened: whatever is read now is news."""
+        self.remembers = False
         self._seen.clear()
         self._written.clear()
         self._in_vain = 0
@@ -91,7 +95,7 @@ class PollDetector:
         """Note an access; True when the core is waiting and time may be skipped."""
         if kind is not _LOOK:
             if kind is _ACT:
-                if self._seen or self._written:  # else all is forgotten: a FIFO is being filled
+                if self.remembers:  # else a FIFO is being filled
                     self.forget()
             elif kind is _WRITE and (address, value) not in self._written:
                 self._note_write(address, value)
@@ -101,6 +105,7 @@ class PollDetector:
             if self._waited is not None and address in seen:
                 self._waits.add(self._waited)
             seen[address] = value
+            self.remembers = True
             self._in_vain = 0
             self._last = self._waited = None
             if len(seen) > MOST_REGISTERS:
@@ -123,3 +128,4 @@ class PollDetector:
         else:
             self.forget()
         self._written.add((address, value))
+        self.remembers = True

@@ -31,6 +31,7 @@ from gdbserver.chip.stm32h743 import QSPI_WINDOW, QUADSPI_IRQ
 from gdbserver.sim.bus import Bus, BusError, BusStall, Direct, Master
 from gdbserver.sim.clock import Clock, Event
 from gdbserver.sim.nor import Frame, Nor
+from gdbserver.sim.polling import AccessKind
 from gdbserver.sim.registers import (
     BitsInteger,
     BitStruct,
@@ -48,7 +49,7 @@ FIFO = 32
 RESUME_FREE = 4  # a read that filled the FIFO goes on once so many bytes are free
 LINES = (0, 1, 2, 4)  # what IMODE, ADMODE, ABMODE and DMODE mean
 _PS = 1000  # picoseconds per nanosecond: a clock cycle is rarely whole nanoseconds
-_CR, _DCR, _SR, _CCR, _AR, _ABR, _DR = 0x00, 0x04, 0x08, 0x14, 0x18, 0x1C, 0x20
+_CR, _DCR, _SR, _FCR, _CCR, _AR, _ABR, _DR = 0x00, 0x04, 0x08, 0x0C, 0x14, 0x18, 0x1C, 0x20
 _EN, _DFM, _FSEL, _INTERRUPTS = 1 << 0, 1 << 6, 1 << 7, 0x1F << 16  # in CR
 _TCF, _FTF, _BUSY = 1 << 1, 1 << 2, 1 << 5  # in SR
 _LATCHED = 0b11011  # TOF, SMF, TCF and TEF, which FCR clears
@@ -66,6 +67,7 @@ class Mode(IntEnum):
 
 
 # Members of an enumeration by their names take longer than all else that is done with them.
+_ACT, _WRITE = AccessKind.ACT, AccessKind.WRITE
 _INDIRECT_WRITE, _INDIRECT_READ = int(Mode.INDIRECT_WRITE), int(Mode.INDIRECT_READ)
 _AUTO_POLLING, _MEMORY_MAPPED = int(Mode.AUTO_POLLING), int(Mode.MEMORY_MAPPED)
 
@@ -123,7 +125,8 @@ class _Outgoing:
     """Data that software writes and the wires take; how far they got follows from the time."""
 
     address: int
-    total: int
+    missing: int
+    """Bytes that software has yet to write."""
     byte_ps: int
     empty_ps: int
     """When all that is here has passed; before there is anything, when the first byte begins."""
@@ -131,10 +134,13 @@ class _Outgoing:
     """Bytes that cross the wires at the same time: a pair in dual-flash mode."""
     data: bytearray = field(default_factory=bytearray)
 
-    @property
-    def complete(self) -> bool:
-        """All data is here; what is left is for the wires."""
-        return len(self.data) == self.total
+    def add(self, now_ps: int, data: bytes) -> None:
+        here, together = len(self.data), self.together
+        self.data += data
+        self.missing -= len(data)
+        units = len(self.data) // together - here // together
+        # With an empty FIFO the clock stood still.
+        self.empty_ps = max(self.empty_ps, now_ps) + units * together * self.byte_ps
 
     def waiting(self, now_ps: int) -> int:
         """Bytes in the FIFO."""
@@ -373,8 +379,6 @@ class QuadSpi(Peripheral):
     def read(self, offset: int, size: int, master: Master) -> int:
         if not self._has_clock:
             return 0
-        if offset == _SR and size == 4:  # what a driver reads more often than all the rest
-            return self._status()
         if offset & ~3 == _DR:
             return self._pop(size)
         return super().read(offset, size, master)
@@ -429,13 +433,20 @@ class QuadSpi(Peripheral):
 
     def _status(self) -> int:
         """SR: flags that stay until they are cleared, BUSY, and what the FIFO is like now."""
-        if self._in is not None:
+        values, out, incoming = self._values, self._out, self._in
+        needed = (values[_CR] >> 8 & 0x1F) + 1
+        if incoming is not None:
             self._settle()
-        values, level = self._values, self._level()
+            level = incoming.passed - incoming.taken
+            reached = level >= needed or (level > 0 and incoming.passed == incoming.total)
+        else:
+            level = out.waiting(self.clock.now * _PS) if out is not None else 0
+            writes = values[_CR] & _EN and values[_CCR] >> 26 & 0b11 == _INDIRECT_WRITE
+            reached = bool(writes) and FIFO - level >= needed
         status = values[_SR] & _LATCHED | level << 8
-        if self._busy:
-            status |= _BUSY
-        return status | _FTF if self._threshold_reached(level) else status
+        if reached:
+            status |= _FTF
+        return status | _BUSY if self._busy else status
 
     @FCR.writes
     def _clear_flags(self, fcr: Fields) -> None:
@@ -641,6 +652,41 @@ class QuadSpi(Peripheral):
         self._values[_SR] |= _TCF
         self._update_irq()
 
+    # --- What a driver does for each word and each command ------------------------------------
+
+    def quick_read(self, offset: int, size: int) -> int | None:
+        """SR, which is read more often than all the rest."""
+        return self._status() if offset == _SR and size == 4 and self._has_clock else None
+
+    def quick_write(self, offset: int, size: int, value: int) -> AccessKind | None:
+        """A word for the FIFO that starts and ends nothing, or settings for the next command."""
+        out = self._out
+        if offset == _DR and out is not None:
+            now_ps, empty_ps, byte_ps = self.clock.now * _PS, out.empty_ps, out.byte_ps
+            if (
+                size >= out.missing
+                or size % out.together
+                or empty_ps - now_ps > (FIFO - size - out.together) * byte_ps  # it may be full
+                or self._event is not None
+                or self._values[_CR] & _INTERRUPTS
+                or self._irq
+            ):
+                return None
+            # `add`, in place
+            out.data += value.to_bytes(size, "little")
+            out.missing -= size
+            out.empty_ps = (empty_ps if empty_ps > now_ps else now_ps) + size * byte_ps
+            return _ACT
+        if size != 4 or not self._has_clock:
+            return None
+        if offset == _FCR and not (self._polling or self._irq):
+            self._values[_SR] &= ~(value & _LATCHED)
+            return _WRITE
+        if offset in _SETTINGS and not (self._busy or self._granted or self._dual):
+            self._values[offset] = value & _SETTINGS[offset]
+            return _WRITE
+        return None
+
     # --- The FIFO -----------------------------------------------------------------------------
 
     def _push(self, size: int, value: int) -> None:
@@ -654,23 +700,15 @@ class QuadSpi(Peripheral):
             if self._out is None:
                 return
         out = self._out
-        data, together, byte_ps = out.data, out.together, out.byte_ps
-        there = len(data)
-        room = out.total - there
-        if not room:
+        if not out.missing:
             log.info("QUADSPI: write to DR beyond DLR ignored")
             return
         now_ps = self.clock.now * _PS
-        left_ps = out.empty_ps - now_ps
-        if left_ps > (FIFO - size - together) * byte_ps:  # the FIFO may be full
-            excess = out.waiting(now_ps) + size - FIFO
-            if excess > 0:
-                raise BusStall(-(-out.passes_ps(excess, now_ps) // _PS))
-        data += value.to_bytes(size, "little")[:room]
-        units = len(data) // together - there // together
-        # With an empty FIFO the clock stood still.
-        out.empty_ps = (out.empty_ps if left_ps > 0 else now_ps) + units * together * byte_ps
-        if size >= room:
+        excess = out.waiting(now_ps) + size - FIFO
+        if excess > 0:
+            raise BusStall(-(-out.passes_ps(excess, now_ps) // _PS))
+        out.add(now_ps, value.to_bytes(size, "little")[: out.missing])
+        if not out.missing:
             self._at(out.empty_ps + self._tail_clocks() * self._clock_ps(), self._end_of_write)
         elif self._event is not None:
             self._schedule_again()
@@ -726,21 +764,6 @@ class QuadSpi(Peripheral):
         elif FIFO - (incoming.passed - incoming.taken) < incoming.together:
             incoming.paused = True
 
-    def _level(self) -> int:
-        """Bytes in the FIFO; of a read, those that had arrived when `_settle` looked."""
-        if self._in is not None:
-            return self._in.passed - self._in.taken
-        return self._out.waiting(self.clock.now * _PS) if self._out is not None else 0
-
-    def _threshold_reached(self, level: int) -> bool:
-        """FTF: the FIFO holds, or has room for, more than FTHRES says."""
-        control = self._values[_CR]
-        needed = (control >> 8 & 0x1F) + 1
-        if self._in is not None:
-            return level >= needed or (level > 0 and self._in.passed == self._in.total)
-        writes = control & _EN and self._values[_CCR] >> 26 & 0b11 == _INDIRECT_WRITE
-        return bool(writes) and FIFO - level >= needed
-
     def _drop_fifo(self) -> None:
         self._out = self._in = None
 
@@ -760,7 +783,7 @@ class QuadSpi(Peripheral):
         """The threshold changed, or data moved: the next change of a flag is another."""
         if self._polling:
             return
-        if self._in is not None or (self._out is not None and not self._out.complete):
+        if self._in is not None or (self._out is not None and self._out.missing):
             self._cancel()
             if self.raw(self.CR) >> 16 & 0x1F:
                 self._schedule()
@@ -820,9 +843,7 @@ class QuadSpi(Peripheral):
         enabled = (self._values[_CR] & _INTERRUPTS) >> 16
         if not enabled and not self._irq:
             return
-        flags = self.raw(self.SR) & _LATCHED | (
-            _FTF if self._threshold_reached(self._level()) else 0
-        )
+        flags = self._status() & (_LATCHED | _FTF)
         level = bool(flags & enabled)
         if level != self._irq:
             self._irq = level
@@ -964,3 +985,17 @@ class QuadSpi(Peripheral):
 def _taken_apart(ccr: int) -> _Phases:
     """Of each value of CCR, but once: drivers write the same few again and again."""
     return _Phases.of(Fields(QuadSpi.CCR.fields, ccr))
+
+
+_SETTINGS = {
+    register.offset: register.writable
+    for register in (
+        QuadSpi.DLR,
+        QuadSpi.ABR,
+        QuadSpi.PSMKR,
+        QuadSpi.PSMAR,
+        QuadSpi.PIR,
+        QuadSpi.LPTR,
+    )
+}
+"""Registers that do nothing before a command needs them, and what of them can be written."""

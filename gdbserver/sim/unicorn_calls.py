@@ -30,12 +30,23 @@ class RegisterAccess:
         self._handle = unicorn._uch
         self._value = ctypes.c_uint64()  # the widest that Unicorn writes
         self._place = ctypes.addressof(self._value)
+        self._numbers = (ctypes.c_int32 * 2)()
+        self._values = (ctypes.c_uint64 * 2)()
+        start = ctypes.addressof(self._values)
+        self._places = (ctypes.c_void_p * 2)(start, start + 8)
 
     def read(self, register: int) -> int:
         status = uclib.uc_reg_read(self._handle, register, self._place)
         if status:
             raise uc.UcError(status, register)
         return self._value.value
+
+    def read_two(self, first: int, second: int) -> tuple[int, int]:
+        self._numbers[0], self._numbers[1] = first, second
+        status = uclib.uc_reg_read_batch(self._handle, self._numbers, self._places, 2)
+        if status:
+            raise uc.UcError(status)
+        return self._values[0], self._values[1]
 
     def write(self, register: int, value: int) -> None:
         self._value.value = value

@@ -40,3 +40,14 @@ def test_time_never_goes_back() -> None:
     clock.advance_to(10)
     clock.advance_to(5)
     assert clock.now == 10
+
+
+def test_it_is_quiet_up_to_the_next_event_and_no_further_than_somebody_looks() -> None:
+    clock = Clock()
+    clock.after(50, lambda: None)
+    assert clock.look_ahead(30) == clock.quiet_until == 30
+    clock.after(10, lambda: None)
+    assert clock.quiet_until == 10
+    clock.advance_to(20)
+    assert clock.quiet_until == 30
+    assert clock.look_ahead(80) == clock.quiet_until == 50

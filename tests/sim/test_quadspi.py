@@ -6,6 +6,8 @@ import random
 from itertools import pairwise
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from quadspi_driver import (
     ABR,
     AR,
@@ -38,6 +40,7 @@ from quadspi_driver import (
 from gdbserver.chip.memory import Span
 from gdbserver.sim.bus import BusError, BusStall, Master
 from gdbserver.sim.clock import MICROSECOND, MILLISECOND, SECOND
+from gdbserver.sim.polling import AccessKind
 
 
 @pytest.fixture
@@ -66,6 +69,71 @@ def level(driver: Driver) -> int:
 def after(driver: Driver, cycles: float) -> int:
     """The first whole nanosecond at which so many cycles of CLK have passed since 0."""
     return -int(-cycles * CYCLE // 1)
+
+
+# --- The short way ----------------------------------------------------------------------------
+
+
+WRITES = st.lists(
+    st.one_of(
+        st.tuples(st.just(DR), st.sampled_from([1, 2, 4]), st.integers(0, 0xFFFFFFFF)),
+        st.tuples(
+            st.sampled_from([FCR, DLR, ABR, PSMKR, PSMAR, PIR, LPTR]),
+            st.just(4),
+            st.integers(0, 0xFFFFFFFF),
+        ),
+    ),
+    max_size=60,
+)
+
+
+@given(writes=WRITES, pauses=st.lists(st.integers(0, 900), min_size=60, max_size=60))
+@settings(max_examples=40)
+@pytest.mark.parametrize(("second", "busy"), [(None, True), (None, False), ("W25Q256JV", True)])
+def test_the_short_way_of_a_write_does_what_the_long_way_does(
+    writes: list[tuple[int, int, int]], pauses: list[int], second: str | None, busy: bool
+) -> None:
+    quick, slow = Driver(second=second), Driver(second=second)
+    short = 0
+    for driver in (quick, slow):
+        driver.command(0x06)
+        if busy:
+            driver.write(DLR, 255)
+            driver.write(CCR, QUAD_PROGRAM)
+            driver.write(AR, 0)
+            driver.write(DR, 0)
+    for (register, size, number), pause in zip(writes, pauses, strict=False):
+        value = number & (1 << 8 * size) - 1
+        if quick.quadspi.quick_write(register - BASE, size, value) is None:
+            quick.write(register, value, size)
+        else:
+            short += 1
+        slow.write(register, value, size)
+        for driver in (quick, slow):
+            driver.clock.advance_to(driver.clock.now + pause)
+        assert quick.quadspi.quick_read(SR - BASE, 4) == slow.read(SR)
+        assert quick.clock.now == slow.clock.now
+        assert quick.clock.next_change() == slow.clock.next_change()
+    assert [quick.read(r) for r in (DLR, ABR, PSMKR, PSMAR, PIR, LPTR)] == [
+        slow.read(r) for r in (DLR, ABR, PSMKR, PSMAR, PIR, LPTR)
+    ]
+    for driver in (quick, slow):
+        driver.clock.advance_to(driver.clock.now + MILLISECOND)
+    assert quick.read(SR) == slow.read(SR)
+    assert quick.array[:256] == slow.array[:256]
+
+
+def test_words_for_the_fifo_take_the_short_way_until_the_last(driver: Driver) -> None:
+    driver.write(DLR, 31)
+    driver.write(CCR, PROGRAM)
+    driver.write(AR, 0)
+    answers = []
+    for _ in range(8):
+        answers.append(driver.quadspi.quick_write(DR - BASE, 4, 0))
+        if answers[-1] is None:
+            driver.write(DR, 0)
+        driver.clock.advance_to(driver.clock.now + MICROSECOND)
+    assert answers == [None, *6 * [AccessKind.ACT], None]
 
 
 # --- Indirect mode ----------------------------------------------------------------------------
