@@ -23,7 +23,6 @@ DS12110, "Pinouts, pin descriptions and alternate functions"; RM0433, "Quad-SPI 
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -165,6 +164,8 @@ def load_board(name: str) -> Wiring:
     Raises:
         UsageError: there is no such board or file, or it says what cannot be.
     """
+    import tomllib  # noqa: PLC0415  # most starts name no board
+
     path = _FOLDER / f"{name}.toml" if name in shipped() else Path(name)
     try:
         document = tomllib.loads(path.read_text())

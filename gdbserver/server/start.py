@@ -14,7 +14,7 @@ from __future__ import annotations
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -134,17 +134,14 @@ def serve(
         swo,
         program,
     )
-    with open_door(options) as door, endings_noted() as noted:
-        with uncollected():  # the probe's driver is imported by opening it
+    with open_door(options) as door, endings_noted() as noted, ExitStack() as stack:
+        with uncollected():  # of what is made here, the probe's driver and so on, all stays
             machine = open_machine()
-        try:
+            stack.callback(machine.target.close)
             if not options.has_channels:
                 on_listening(door.port)
-            with uncollected():
-                from gdbserver.server.serve import run  # noqa: PLC0415  # see above
-            run(machine, door, options, noted, on_listening if options.has_channels else None)
-        finally:
-            machine.target.close()
+            from gdbserver.server.serve import run  # noqa: PLC0415  # see above
+        run(machine, door, options, noted, on_listening if options.has_channels else None)
 
 
 @contextmanager
