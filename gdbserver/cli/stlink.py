@@ -107,11 +107,13 @@ def story(error: GdbServerError) -> Iterator[str]:
 
 def _complaint(error: GdbServerError, arguments: Arguments) -> Iterator[str]:
     """Why the server did not start: ST's words, which scripts look for, and then ours."""
+    ours = list(story(error))
     if isinstance(error, CannotListen):
         port = arguments.number("port-number", DEFAULT_PORT)
         yield f"Failure starting GDB server: TCP port {port} not available."
     elif isinstance(error, UsageError):
         yield f"Error: {error}"
+        del ours[0]  # which says the same
     else:
         serial = arguments.text("serial-number")
         yield "Error in initializing ST-LINK device."
@@ -121,7 +123,7 @@ def _complaint(error: GdbServerError, arguments: Arguments) -> Iterator[str]:
             yield "Reason: Failed to connect to device. Please check power and cabling to target."
         else:
             yield "Reason: Unknown. Please check power and cabling to target."
-    yield from story(error)
+    yield from ours
 
 
 def _set_up_logging(arguments: Arguments) -> None:

@@ -307,9 +307,10 @@ def test_a_probe_that_is_not_there() -> None:
 
 
 def test_an_external_loader_that_is_not_there() -> None:
-    assert refuse("-p", "0", "-i", "sim", "-el", "W25Q256.stldr").splitlines()[0] == (
-        "Error: no external loader W25Q256.stldr"
-    )
+    assert refuse("-p", "0", "-i", "sim", "-el", "W25Q256.stldr").splitlines() == [
+        "Error: no external loader W25Q256.stldr",
+        "  hint: give the path of a .stldr file, or `builtin` for our own loader",
+    ]
 
 
 def test_an_external_loader_is_looked_for_where_cube_programmer_has_its_own(
