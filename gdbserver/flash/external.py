@@ -64,8 +64,8 @@ _SLOW_BUFFERS = 5  # the same over a link that is slower than the device, for as
 _BLOCK = 64 * 1024  # what one CRC-32 covers; no more than a buffer holds, where it is read first
 _BLOCKS = 64  # digests per call: four megabytes, a tenth of a second
 _PAUSE = 0.005  # seconds between two looks, while others may have the link
-_SLOW_LOOK = 0.01  # seconds
-_IN_NO_HURRY = 3 * _SLOW_LOOK  # where the queue has work for so long
+_SLOW_LOOK, _SLOWEST_LOOK = 0.01, 0.03  # seconds, at least and at most
+_IN_NO_HURRY = 3  # where the queue has work for so many times as long
 _SAMPLE = 64  # bytes that a program shall find where they were programmed
 _LOOKS = 4096  # bytes from one look to the next: no NOR erases less, and files begin there
 
@@ -382,11 +382,12 @@ class ExternalFlash:
         short: nobody else had a use for the link.
         """
         unwanted = self._target.monotonic() < self._pause_ends
-        slowly = unwanted and self._work_left() >= _IN_NO_HURRY
-        finished = self._queue.poll(_SLOW_LOOK if slowly else 0)
+        spare = self._work_left() / _IN_NO_HURRY if unwanted else 0.0
+        # In the end each buffer is to be given back as soon as it is free.
+        longest = _SLOWEST_LOOK if self._left else _SLOW_LOOK
+        finished = self._queue.poll(min(spare, longest) if spare >= _SLOW_LOOK else 0.0)
         if not self._under_way or self._under_way[0][0] >= finished:
-            self._pause_ends = self._target.monotonic() + pause
-            yield Busy(pause)
+            yield from self._pause(pause)
         while self._used and self._used[0][1] < finished:
             address, _ = self._used.popleft()
             if self._is_too_small(address):
@@ -400,6 +401,11 @@ class ExternalFlash:
             if did is not None:
                 yield did
 
+    def _pause(self, seconds: float) -> Generator[Event, None, None]:
+        """Let others have the link."""
+        self._pause_ends = self._target.monotonic() + seconds
+        yield Busy(seconds)
+
     def _buffer(self) -> Generator[Event, None, int]:
         """A buffer that no call uses: an old one, a new one, or one that has to be waited for."""
         if not self._free and self._used:
@@ -411,7 +417,8 @@ class ExternalFlash:
                 self._sizes[self._next_buffer] = size
                 self._next_buffer += size + self._spare
             else:
-                yield from self._collect()
+                yield from self._pause(_PAUSE)
+                yield from self._collect(0)
         buffer = max(self._free, key=self._sizes.__getitem__)
         self._free.remove(buffer)
         if self._ends():

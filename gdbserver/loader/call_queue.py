@@ -566,16 +566,10 @@ class CallQueue:
         if len(self._calls) == 1:
             self._begin_wait()
         if self._queued:
-            record = RECORD.build(
-                {
-                    "function": self._entry(routine),
-                    "arguments": [*arguments, 0, 0, 0, 0][:4],
-                    "check": checked,
-                    "expected": success,
-                    "number": self._posted,
-                }
-            )
-            self._target.run([*_words(carrying), *_words((self._record(number), record))])
+            # A `RECORD`; to have it built would take as long as all the rest.
+            parameters = [*arguments, 0, 0, 0, 0][:4]
+            record = [self._entry(routine), *parameters, int(checked), success, self._posted]
+            self._target.run([*_words(carrying), Write(self._record(number), record)])
         else:
             if carrying is not None:
                 self._target.write_memory(*carrying)
