@@ -285,6 +285,8 @@ class LoaderRefused(FlashError):
     def __init__(self, path: Path, call: str, result: int, good: int) -> None:
         super().__init__(f"loader {path.name}: {call} returned {result:#x} (expected {good})")
         self.routine = call.partition("(")[0]
+        self.nor_answers = False
+        """Whether the NOR does, brought out of any mode in which it would not."""
 
 
 class LoaderFault(FlashError):
@@ -322,6 +324,9 @@ class LoaderTimeout(FlashError):
             f"loader {path.name}: {call} has not returned after {timeout:.1f} s; "
             f"it is at {where}; {notes}"
         )
+        self.routine = call.partition("(")[0]
+        self.nor_answers = False
+        """As in `LoaderRefused`."""
 
 
 class LoaderBroken(FlashError):

@@ -68,7 +68,7 @@ _F9 = (
     *("INIT_FAILS", "INIT_ODD", "WRITE_UDF", "WRITE_BUS", "WRITE_IMPRECISE", "ERASE_SPINS"),
     *("STACK", "SLEEPS", "LOCKS_UP", "WATCHDOG", "STRAY", "SCRIBBLES", "WRITES_NOTHING"),
     *("WRITES_SHIFTED", "WRITES_SWAPPED", "WRITES_REVERSED", "ERASES_NOTHING", "MASKED"),
-    *("WAITS", "PRINTS", "BREAKS"),
+    *("WAITS", "PRINTS", "BREAKS", "DEAF", "DEAF_WAITS"),
 )
 
 RECIPES: Mapping[str, Recipe] = {
@@ -152,7 +152,13 @@ RECIPES: Mapping[str, Recipe] = {
     "W25Q256_FULL": Recipe("plain.c", macros={"BSS": 0x7C000}, numbers=_PLAIN),
     # CMSIS: position independent, 0 is success.
     "W25Q256": Recipe("flm.c", "flm.ld", flags=_PIC, suffix=".FLM"),
-    "W25Q256_VERIFIES": Recipe("flm.c", "flm.ld", {"VERIFIES": 1}, flags=_PIC, suffix=".FLM"),
+    # The same, and never maps the NOR; and with addresses that reach half of it.
+    "W25Q256_VERIFIES": Recipe(
+        "flm.c", "flm.ld", {"VERIFIES": 4, "READ": 0x13}, flags=_PIC, suffix=".FLM"
+    ),
+    "W25Q256_SHORT": Recipe(
+        "flm.c", "flm.ld", {"VERIFIES": 3, "READ": 0x03}, flags=_PIC, suffix=".FLM"
+    ),
 }
 
 

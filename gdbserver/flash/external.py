@@ -18,6 +18,7 @@ import math
 import zlib
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar, cast
 
@@ -28,6 +29,7 @@ from gdbserver.errors import (
     FlashError,
     LoaderRefused,
     LoaderRejected,
+    LoaderTimeout,
     ProbeError,
     TargetError,
 )
@@ -42,13 +44,18 @@ from gdbserver.loader.call_queue import (
     Busy,
     CallQueue,
 )
-from gdbserver.loader.diagnosis import explain_refusal, inherited, what_it_found
+from gdbserver.loader.diagnosis import (
+    explain_refusal,
+    explain_timeout,
+    inherited,
+    what_it_found,
+)
 from gdbserver.loader.dialect import Request, dialect, read_seconds
 from gdbserver.loader.file import LoaderFile, cut
 from gdbserver.loader.known_state import caches_off
 from gdbserver.loader.nor_survey import Die, find_die
-from gdbserver.loader.quadspi_state import QuadspiState, Sample
-from gdbserver.loader.window import SHOWN_BYTES, Window
+from gdbserver.loader.quadspi_state import QuadspiState, Sample, switch_off_unless_mapped
+from gdbserver.loader.window import SHOWN_BYTES, THREE_BYTES, Window, falls_short
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)
@@ -107,8 +114,9 @@ class ExternalFlash:
         self._target = target
         self._loader = loader
         self._dialect = dialect(loader)
-        self._window = Window(target, loader)
-        self._queue = CallQueue(
+        self._window = Window(target, loader, for_good=for_good)
+        self._new_queue = partial(
+            CallQueue,
             target,
             loader.image,
             good=loader.good,
@@ -116,6 +124,7 @@ class ExternalFlash:
             quick=loader.finds_out,
             stack=OWN_STACK if loader.finds_out else FOREIGN_STACK,
         )
+        self._queue = self._new_queue()
         self._under_way: deque[tuple[int, Did | None]] = deque()
         self._work = 0.0
         """Seconds that these take the device, typically, from `_since` on."""
@@ -148,6 +157,19 @@ class ExternalFlash:
 
     def __enter__(self) -> Self:
         self._quadspi = None if self._for_good else QuadspiState.of(self._target)
+        try:
+            self._begin()
+        except (LoaderRefused, LoaderTimeout) as error:
+            if not error.nor_answers:
+                raise
+            # A program may have left it in QPI, in continuous read or powered down, which a reset
+            # of the chip does not end; finding out whether it answers has.
+            log.info("%s; but the NOR answers: once more", error)
+            self._queue = self._new_queue()
+            self._begin()
+        return self
+
+    def _begin(self) -> None:
         self._queue.__enter__()
         try:
             _finish(self._say(self._dialect.start()))
@@ -160,7 +182,6 @@ class ExternalFlash:
         except BaseException as error:
             self._leave(error)
             raise
-        return self
 
     def __exit__(
         self,
@@ -175,7 +196,9 @@ class ExternalFlash:
         sample = None
         try:
             if isinstance(error, LoaderRefused):
-                self._explain(error)
+                explain_refusal(self._target, self._loader, error)
+            elif isinstance(error, LoaderTimeout):
+                explain_timeout(self._target, self._loader, error)
             if error is None:
                 sample = self._sample()
                 if not self._for_good:  # else it would not stay mapped
@@ -186,14 +209,15 @@ class ExternalFlash:
                     log.info("%s used %d bytes of stack", self._loader.path.name, self.stack_used())
         finally:
             self._queue.__exit__(type(error) if error else None, error, None)
-            if self._quadspi is not None and not isinstance(error, ProbeError):
-                self._put_quadspi_back(self._quadspi, sample, error)
+            if not isinstance(error, ProbeError):
+                self._put_quadspi_back(sample, error)
 
-    def _put_quadspi_back(
-        self, state: QuadspiState, sample: Sample | None, error: BaseException | None
-    ) -> None:
+    def _put_quadspi_back(self, sample: Sample | None, error: BaseException | None) -> None:
         try:
-            state.put_back(self._target, sample)
+            if self._quadspi is not None:
+                self._quadspi.put_back(self._target, sample)
+            elif not self._for_good and not self._loader.finds_out:
+                switch_off_unless_mapped(self._target)
         except TargetError as failure:
             if error is None:
                 raise
@@ -218,9 +242,6 @@ class ExternalFlash:
         _finish(self._say(self._dialect.start()))
         _finish(self._open_window())
 
-    def _explain(self, error: LoaderRefused) -> None:
-        explain_refusal(self._target, self._loader, error)
-
     def found(self) -> dict[str, int] | None:
         """What our own loader has learned about the NOR; None for other loaders."""
         return what_it_found(self._target, self._loader)
@@ -230,7 +251,7 @@ class ExternalFlash:
         before = QuadspiState.of(self._target)
         die = find_die(self._target)
         if before is not None:
-            before.put_back(self._target)
+            before.put_registers_back(self._target)
         return die
 
     def seconds(self, plan: RegionPlan) -> float:
@@ -516,6 +537,7 @@ class ExternalFlash:
         Not with a loader that others have made: where one does nothing at all, digests tell.
         """
         wanted = [s.sector for s in sectors]
+        yield from self._check_reach(max(s.start for s in wanted))
         told: dict[int, int | None] = {}
         known = self._loader.finds_out and self._queue.helpers and self._mapped
         if known and all(len(s) > 4 * SPREAD for s in wanted):
@@ -531,6 +553,24 @@ class ExternalFlash:
         rest = [s for s in wanted if s.start not in told]
         told.update(zip((s.start for s in rest), (yield from self.digest(rest)), strict=True))
         return [told[s.start] for s in wanted]
+
+    def _check_reach(self, farthest: int) -> Generator[Event, None, None]:
+        """Raises: FlashError when a loader's addresses are too short, before it does harm."""
+        offset = farthest - self.region.span.start
+        if self._loader.finds_out or self.region.span not in QSPI_WINDOW or offset < THREE_BYTES:
+            return
+        if not self._mapped:
+            buffer = self._whole_buffer()
+            size = self.region.page_size
+            yield from self._queue.call("Read", farthest, size, buffer, timeout=read_seconds(size))
+            self._free.append(buffer)
+        if falls_short(self._target, offset):
+            raise FlashError(
+                f"loader {self._loader.path.name} sends three address bytes, which do not reach "
+                f"{farthest:#010x}",
+                hint="what lies 16 MiB below would change instead; it takes a loader that sends "
+                "four, or --extload builtin",
+            )
 
     def _written(self, sectors: Sequence[SectorPlan]) -> list[SectorPlan]:
         """Those that shall begin with something: of the others a digest has to tell."""

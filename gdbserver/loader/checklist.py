@@ -26,17 +26,24 @@ from gdbserver.chip.stm32h743 import KIB, MIB
 from gdbserver.errors import (
     FlashError,
     LoaderRefused,
+    LoaderTimeout,
     LoaderWrong,
     TargetError,
     UsageError,
     explain,
 )
 from gdbserver.loader.call_queue import CallQueue
-from gdbserver.loader.diagnosis import explain_refusal, inherited, what_it_found
+from gdbserver.loader.diagnosis import (
+    explain_refusal,
+    explain_timeout,
+    inherited,
+    what_it_found,
+)
 from gdbserver.loader.dialect import Request, dialect, program_seconds, read_seconds
 from gdbserver.loader.file import LoaderFile, built, load_image
 from gdbserver.loader.nor_states import Nor
 from gdbserver.loader.own import identity, resized
+from gdbserver.loader.window import SHOWN_BYTES, Window
 from gdbserver.target.target import Target
 
 Outcome = Literal["ok", "remark", "failed", "skipped"]
@@ -201,6 +208,9 @@ class LoaderTest:
             except LoaderRefused as error:
                 explain_refusal(self._target, self._loader, error)
                 raise
+            except LoaderTimeout as error:
+                explain_timeout(self._target, self._loader, error)
+                raise
             queue.check_stack()
 
     def _bytes(self, length: int) -> bytes:
@@ -343,6 +353,12 @@ class LoaderTest:
             with self._open() as session:
                 session.erase([first])
                 session.write_and_compare(first.start, self._bytes(self._page))
+        except (LoaderRefused, LoaderTimeout) as error:
+            if error.nor_answers:
+                raise _Remark(
+                    "Init fails; stm32-gdbserver wakes the NOR and calls it again, others do not"
+                ) from error
+            raise
         finally:
             nor.soothe()
         return "and initialised from there"
@@ -460,6 +476,7 @@ class _Session:
             "Read" in loader.image.entries and loader.kind == "stldr" and not loader.finds_out
         )
         self.dialect = dialect(loader)
+        self._window = Window(target, loader, for_good=False)
         self._buffer = queue.free.start
         queue.borrow(Span.of(self._buffer, _BUFFER))
 
@@ -501,12 +518,26 @@ class _Session:
     def read(self, span: Span) -> bytes:
         self.say(self.dialect.look())
         if not self._by_routine:
-            return self._target.read_memory(span.start, len(span))
+            return self._read_mapped(span)
         data = b""
         for start in range(span.start, span.end, _BUFFER):
             length = min(_BUFFER, span.end - start)
             self._call("Read", start, length, self._buffer, timeout=read_seconds(length))
             data += self._target.read_memory(self._buffer, length)
+        return data
+
+    def _read_mapped(self, span: Span) -> bytes:
+        window = self._window
+        if window.routine is not None and window.needs_showing():
+            self._call(
+                *(window.routine, span.start, min(SHOWN_BYTES, len(span)), self._buffer),
+                timeout=read_seconds(SHOWN_BYTES),
+                checked=False,
+            )
+            window.learn()
+        window.open()
+        data = self._target.read_memory(span.start, len(span))
+        window.close()
         return data
 
     def verify(self, address: int, data: bytes) -> int | None:

@@ -93,7 +93,7 @@ def same_clocks(target: Target) -> Iterator[None]:
         try:
             after = _Clocks.of(target)
             if after != before:
-                log.info("the loader has changed the clocks; they are put back")
+                log.debug("the loader has changed the clocks; they are put back")
                 _put_back(target, before, after)
         except GdbServerError as error:
             log.warning("the clocks are as the loader left them: %s", error)

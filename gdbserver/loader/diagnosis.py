@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from gdbserver.chip import cortex_m as cm
 from gdbserver.chip import stm32h743 as chip
-from gdbserver.errors import LoaderRefused, MemoryFault
+from gdbserver.errors import LoaderRefused, LoaderTimeout, MemoryFault
 from gdbserver.loader.file import FOUND, LoaderFile
 from gdbserver.loader.nor_survey import describe, describe_quadspi, survey
 from gdbserver.loader.own import identity
@@ -158,8 +158,9 @@ def explain_refusal(target: Target, loader: LoaderFile, error: LoaderRefused) ->
     if (found := what_it_found(target, loader)) is None:
         error.details = (describe_quadspi(target),)
         if error.routine == "Init":
-            name = f"{loader.path.stem} {loader.name}"
-            error.hint = describe(survey(target), name)
+            nor = survey(target)
+            error.hint = describe(nor, _names(loader))
+            error.nor_answers = nor.answers
         else:
             error.hint = (
                 "the loader does not say why; the NOR may be protected against writing, "
@@ -174,6 +175,21 @@ def explain_refusal(target: Target, loader: LoaderFile, error: LoaderRefused) ->
     error.hint = f"{culprit}{_WHY.get(status, f'status {status}')} ({facts})"
     if status == _NO_ANSWER:
         error.hint += "; check --qspi-pins, and that the NOR has power"
+
+
+def explain_timeout(target: Target, loader: LoaderFile, error: LoaderTimeout) -> None:
+    """Say more of an Init that does not return: many wait for ever for a NOR that is not there."""
+    if error.routine != "Init" or loader.finds_out:
+        return
+    nor = survey(target)
+    error.nor_answers = nor.answers
+    if not nor.answers:
+        error.hint = describe(nor, _names(loader))
+
+
+def _names(loader: LoaderFile) -> str:
+    """Where authors of loaders write which NOR it is for."""
+    return f"{loader.path.stem} {loader.name}"
 
 
 def what_it_found(target: Target, loader: LoaderFile) -> dict[str, int] | None:

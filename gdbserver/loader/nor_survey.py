@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gdbserver.chip import stm32h743 as chip
 from gdbserver.errors import TargetError
@@ -67,6 +67,7 @@ _ON_ONE_LINE, _ON_FOUR_LINES = 1 << 8, 3 << 8
 _WAKE_UP, _LEAVE_QPI, _LEAVE_QPI_MICRON = 0xAB, 0xFF, 0xF5
 _FUNCTIONAL_MODES = ("indirect write", "indirect read", "automatic polling", "memory-mapped")
 _TRANSFER_SECONDS = 0.1
+_RESUMES_AT = 28  # bytes in the FIFO: RM0433, "QUADSPI indirect mode"; FTHRES may wait for more
 
 # All lines high for as long as the longest address and mode bits take: whatever a NOR in QPI or in
 # continuous read makes of it, it leaves that mode.
@@ -90,6 +91,8 @@ class Survey:
     """Of two NORs side by side, that of the one on bank 2."""
     bank: int = 1
     """1, 2 or `BOTH_BANKS`."""
+    woken: bool = False
+    """It answers, but at first it did not: it was powered down, in QPI or in continuous read."""
 
     @property
     def ids(self) -> tuple[int | None, ...]:
@@ -229,6 +232,8 @@ def describe(survey: Survey, name: str) -> str:
         if two
         else f"the NOR at {pins} answers: its JEDEC id is {identity} ({described})"
     )
+    if survey.woken:
+        return f"{found}, but only since it was woken: it was powered down, or in a mode of its own"
     part = promised(name)
     if part is None:
         return found + "; is that the one that the loader is for?"
@@ -280,7 +285,8 @@ def survey(target: Target) -> Survey:
     try:
         target.write_word(_AHB3ENR, with_clock | _QSPI)
         ids = read_ids(target, bank)
-        if any(jedec in (0, 0xFFFFFF) for jedec in ids):
+        woken = any(jedec in (0, 0xFFFFFF) for jedec in ids)
+        if woken:
             # It may be in QPI, in continuous read, or powered down.
             transfer(target, bank, _ALL_ONES, address=0xFFFFFFFF, alternate=0xFFFFFFFF)
             transfer(target, bank, _ON_FOUR_LINES | _LEAVE_QPI)
@@ -289,10 +295,11 @@ def survey(target: Target) -> Survey:
             ids = read_ids(target, bank)
         reset_quadspi(target)
     except TargetError:
-        ids = (None, None)
+        ids, woken = (None, None), False
     finally:
         target.write_word(_AHB3ENR, with_clock)
-    return Survey(pins, ids[0], ids[1] if bank == BOTH_BANKS else None, bank)
+    found = Survey(pins, ids[0], ids[1] if bank == BOTH_BANKS else None, bank)
+    return replace(found, woken=woken and found.answers)
 
 
 def used_pins(target: Target) -> tuple[dict[str, str], int]:
@@ -386,6 +393,8 @@ def describe_quadspi(target: Target) -> str:
         state.append("transfer error")
     if fifo := sr >> 8 & 0x3F:
         state.append(f"{fifo} bytes in the FIFO")
+        if mode == _FUNCTIONAL_MODES[1] and _RESUMES_AT < fifo <= cr >> 8 & 0x1F:
+            state.append(f"which stopped when full, and goes on at {_RESUMES_AT}")
     return (
         f"QUADSPI: {', '.join(state)} (SR {sr:#010x}, CR {cr:#010x}, DCR {dcr:#010x}, "
         f"CCR {ccr:#010x}, AR {ar:#010x})"

@@ -120,7 +120,7 @@ class QuadspiState:
         """
         if self.mapped and self.of(target) == self:
             return  # it reads the NOR as the loader does, which has just read it all
-        self._put_registers_back(target)
+        self.put_registers_back(target)
         if self.busy:
             log.warning("the program was in the middle of a QUADSPI transfer, which is lost")
         if not self.mapped:
@@ -138,7 +138,7 @@ class QuadspiState:
             and self.communication & 0xFF in _THREE_BYTE_READS
         ):
             nor.leave_in_four_byte_mode()
-        self._put_registers_back(target)
+        self.put_registers_back(target)
         if not self._reads(target, sample):
             log.warning(
                 "the program cannot read the NOR until it initialises it again: it had chosen a "
@@ -153,7 +153,8 @@ class QuadspiState:
         except MemoryFault:
             return False
 
-    def _put_registers_back(self, target: Target) -> None:
+    def put_registers_back(self, target: Target) -> None:
+        """All but the NOR's own mode."""
         # A loader that tidies up may have taken its clock away.
         target.write_word(_AHB3ENR, target.read_word(_AHB3ENR) | _QSPIEN)
         reset_quadspi(target)
@@ -177,3 +178,13 @@ class QuadspiState:
         if self.mapped:
             accesses.append(Write(_CCR, [self.communication]))
         target.run(accesses)
+
+
+def switch_off_unless_mapped(target: Target) -> None:
+    """What a loader leaves behind that works by commands is of no use to anybody.
+
+    It would be taken for a program's.
+    """
+    state = QuadspiState.of(target)
+    if state is not None and not state.mapped:
+        reset_quadspi(target)

@@ -1,8 +1,9 @@
-"""The NOR as memory, behind a flash algorithm that never maps it.
+"""The NOR as memory, behind a loader that never maps it.
 
 There is no routine in a CMSIS .FLM that reads.  Some leave the NOR memory-mapped after Init; many
 do not, and read it by commands inside `Verify` and `BlankCheck`.  To send every byte there only to
-have it compared would take the link as long as programming does.
+have it compared would take the link as long as programming does.  A .stldr may have a `Read`; but
+a debugger that looks at variables in the NOR wants memory.
 
 So such a routine is called once, for the sake of what it leaves behind: the QUADSPI's communication
 register (CCR) then says how this loader reads this NOR, with which instruction, on how many
@@ -25,24 +26,32 @@ SHOWN_BYTES = 256
 """How many a routine is to look at: it stops at the first that is wrong, after it has begun."""
 
 _AHB3ENR, _QSPIEN = chip.RCC + 0xD4, 1 << 14
-_CR, _SR, _FCR, _CCR = (chip.QUADSPI + at for at in (0x00, 0x08, 0x0C, 0x14))
-_EN, _ABORT = 1 << 0, 1 << 1
+_CR, _SR, _FCR, _CCR, _AR = (chip.QUADSPI + at for at in (0x00, 0x08, 0x0C, 0x14, 0x18))
+_EN, _ABORT, _DFM = 1 << 0, 1 << 1, 1 << 6
 _BUSY = 1 << 5
 _ALL_FLAGS = 0x1B
 _MODE, _INDIRECT_READ, _MAPPED = 3 << 26, 1 << 26, 3 << 26  # CCR.FMODE
 _ADDRESS, _DATA = 3 << 10, 3 << 24  # CCR.ADMODE, CCR.DMODE: on no line at all if 0
+_ADDRESS_SIZE, _FOUR_BYTES = 3 << 12, 3 << 12  # CCR.ADSIZE
+THREE_BYTES = 1 << 24
+"""How many bytes three bytes of address reach."""
 _ABORT_SECONDS = 0.1
 
 
 class Window:
     """Where the NOR of one loader is mapped, if it is not the loader that maps it."""
 
-    def __init__(self, target: Target, loader: LoaderFile) -> None:
+    def __init__(self, target: Target, loader: LoaderFile, *, for_good: bool) -> None:
+        """`for_good`: it is for a debugger, which has no other way to read."""
         self._target = target
-        concerned = loader.kind == "flm" and loader.region.span in chip.QSPI_WINDOW
-        shows = [name for name in ("Verify", "BlankCheck") if name in loader.image.entries]
-        self.routine = shows[0] if concerned and shows else None
-        """What to call when `needs_showing`; None where nothing is to be done, or can be."""
+        names: tuple[str, ...] = ("Read",) if for_good and not loader.finds_out else ()
+        if loader.kind == "flm":
+            names = ("Verify", "BlankCheck")
+        shows = [name for name in names if name in loader.image.entries]
+        self.routine = shows[0] if shows and loader.region.span in chip.QSPI_WINDOW else None
+        """What to call when `needs_showing`; None where nothing is to be done, or can be.
+
+        All of them take an address, a number of bytes, and a third."""
         self._command: int | None = None  # CCR that reads
         self._is_open = False
 
@@ -87,3 +96,17 @@ class Window:
                 raise TargetError("the QUADSPI does not end what it is doing")
         # An abort counts as a transfer that is complete, which the loader's next one is not yet.
         self._target.write_word(_FCR, _ALL_FLAGS)
+
+
+def falls_short(target: Target, offset: int) -> bool:
+    """Whether `offset` of the NOR, which was read last or is mapped, has been out of reach.
+
+    The QUADSPI drops the bits of an address that it has no bytes for (CCR.ADSIZE): what a loader
+    reads there, and erases and programs, lies 16 MiB below, or a multiple of it.
+    """
+    (control,), (ccr,), (address,) = target.run([Read(_CR), Read(_CCR), Read(_AR)])
+    reach = (2 if control & _DFM else 1) * THREE_BYTES  # of two NORs each gets half the address
+    if not control & _EN or not ccr & _ADDRESS or ccr & _ADDRESS_SIZE == _FOUR_BYTES:
+        return False
+    indirect = ccr & _MODE == _INDIRECT_READ and address >= reach
+    return offset >= reach and (indirect or ccr & _MODE == _MAPPED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from fixture_loaders import build
 from loader_runs import BANK1, BANK2, BLOCK, NOR, download, noise, run, run_files
 
 from gdbserver.chip import cortex_m as cm
-from gdbserver.errors import FlashError, LoaderBroken, LoaderRefused, OutsideFlash
+from gdbserver.errors import FlashError, LoaderBroken, LoaderRefused, LoaderTimeout, OutsideFlash
+from gdbserver.loader.nor_states import Nor
 
 MIB = 1 << 20
 
@@ -64,6 +66,62 @@ def test_without_a_routine_for_it_the_device_is_erased_sector_by_sector() -> Non
         list(here.programmer.mass_erase("external"))
         assert here.contents(NOR, 4 * BLOCK) == b"\xff" * 4 * BLOCK
         assert here.contents(NOR + 4 * BLOCK, BLOCK) == noise(5 * BLOCK)[-BLOCK:]
+
+
+@pytest.mark.parametrize("leave", [Nor.leave_powered_down, Nor.leave_in_continuous_read])
+@pytest.mark.parametrize("name", ["W25Q256_F9_DEAF", "W25Q256_F9_DEAF_WAITS"])
+def test_a_nor_that_does_not_listen_is_woken_for_init(
+    name: str, leave: Callable[[Nor], str | None]
+) -> None:
+    # A program left it so; the reset that a download begins with does not reach it.
+    with run(name) as here:
+        here.load((NOR, noise(300)))
+        assert leave(Nor(here.target)) is None
+        here.target.reset(halt=True)
+        here.load((NOR, noise(300, 1)))
+        assert here.contents(NOR, 300) == noise(300, 1)
+
+
+@pytest.mark.parametrize("name", ["W25Q256_F9_DEAF", "W25Q256_F9_DEAF_WAITS"])
+def test_where_no_nor_is_the_pins_are_named(name: str) -> None:
+    pins = "PB2/PB10/PF8/PF9/PF7/PF6"
+    with (
+        run(name, uid=f"sim:cmsis-dap-v2,qspi_pins={pins}") as here,
+        pytest.raises((LoaderRefused, LoaderTimeout)) as failed,
+    ):
+        here.load((NOR, noise(300)))
+    assert str(failed.value.hint).startswith("no NOR answers at CLK=PB2, NCS=PB6, IO0=PF8,")
+
+
+def test_a_debugger_can_read_a_nor_that_its_loader_does_not_map() -> None:
+    with run("W25Q256_VERIFIES") as here:
+        here.board.nor.memory[: 2 * BLOCK] = noise(2 * BLOCK, 8)
+        here.programmer.prepare_external_reads()
+        assert (
+            here.target.read_memory(NOR + BLOCK - 7, 100) == noise(2 * BLOCK, 8)[BLOCK - 7 :][:100]
+        )
+        here.load((NOR, noise(300)))
+        assert here.contents(NOR, 300) == noise(300)
+
+
+def test_addresses_that_do_not_reach_are_refused_before_the_first_erase() -> None:
+    with run("W25Q256_SHORT") as here:
+        here.board.nor.memory[:] = (before := noise(BLOCK) * (32 * MIB // BLOCK))
+        with pytest.raises(FlashError, match="three address bytes, which do not reach 0x91000000"):
+            here.load((NOR, noise(300, 1)), (NOR + 16 * MIB, noise(300, 2)))
+        assert here.board.nor.memory == before
+        here.load((NOR, noise(300, 1)))
+        assert here.contents(NOR, 300) == noise(300, 1)
+
+
+def test_what_a_loader_leaves_behind_is_not_taken_for_a_programs(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "gdbserver")
+    with run("W25Q256_F10") as here:
+        for seed in range(2):
+            here.load((NOR, noise(300, seed)))
+    assert not [m for m in caplog.messages if m.startswith("the program")]
 
 
 def test_the_stack_that_a_loader_used_is_told(caplog: pytest.LogCaptureFixture) -> None:
