@@ -204,7 +204,8 @@ class MemAp:
                 self._transfer(self._queue[0])
             except BusStall as stall:
                 self._ready = max(stall.ready, self._clock.now + 1)
-                self._retry = self._clock.after(self._ready - self._clock.now, self._advance)
+                delay = self._ready - self._clock.now
+                self._retry = self._clock.after(delay, self._advance, silent=True)
                 return
             except BusError as error:
                 log.debug("%s", error)

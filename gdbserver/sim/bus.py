@@ -163,7 +163,9 @@ class Bus:
         self._found: dict[int, tuple[Span, Device]] = {}
         """By the number of a block that lies in one device: most accesses come again."""
         self.touched = False
-        """Somebody else than the core wrote something, or read what may have an effect."""
+        """Memory that the core sees is another, or has other contents, by somebody else's doing."""
+        self.stirred = False
+        """Somebody else than the core had to do with a device."""
         self.on_changed: list[Callable[[Span], None]] = []
         """Called when bytes of plain memory changed other than by the core's own stores."""
         self.on_revoked: list[Callable[[Span], None]] = []
@@ -197,7 +199,7 @@ class Bus:
             raise BusError("read", address)
         span, device = found
         if master is not Master.CORE and not isinstance(device, Ram):
-            self.touched = True
+            self.stirred = True
         try:
             return device.read(address - span.start, size, master)
         except BusError as error:
@@ -210,7 +212,7 @@ class Bus:
             raise BusError("write", address)
         span, device = found
         if master is not Master.CORE:
-            self.touched = True
+            self.stirred = True
         try:
             device.write(address - span.start, size, value, master)
         except BusError as error:
@@ -226,7 +228,7 @@ class Bus:
             offset = address - found[0].start
             return bytes(found[1].data[offset : offset + length])
         if found is not None and takes_blocks(found[1]) and end <= found[0].end:
-            self.touched = True
+            self.stirred = True
             try:
                 return found[1].read_block(address - found[0].start, length, master)
             except BusError as error:
@@ -244,7 +246,7 @@ class Bus:
     def write_block(self, address: int, data: bytes, master: Master) -> None:
         """What so many word writes do; quick where the memory is plain."""
         found, end = self.find(address), address + len(data)
-        self.touched = True
+        self.stirred = True
         if found is not None and isinstance(found[1], Ram) and end <= found[0].end:
             offset = address - found[0].start
             found[1].data[offset : offset + len(data)] = data
@@ -266,9 +268,11 @@ class Bus:
                 raise
 
     def changed(self, span: Span) -> None:
+        self.touched = True
         for notify in self.on_changed:
             notify(span)
 
     def revoke(self, span: Span) -> None:
+        self.touched = True
         for notify in self.on_revoked:
             notify(span)

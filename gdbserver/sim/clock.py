@@ -25,6 +25,7 @@ class Event:
 
     when: int
     action: Callable[[], None]
+    silent: bool = False
     cancelled: bool = False
 
     def cancel(self) -> None:
@@ -45,13 +46,18 @@ class Clock:
         self._events: list[tuple[int, int, Event]] = []
         """With what to sort them by in front: tuples are compared without a call."""
         self._count = 0
+        self.noises = 0
+        """Events so far that were not silent."""
         self.before_waiting: list[Callable[[], None]] = []
         """Called by `next_change`: devices make events for what nobody but a waiting one sees."""
 
-    def after(self, delay: int, action: Callable[[], None]) -> Event:
-        """Call `action` once, `delay` nanoseconds from now."""
+    def after(self, delay: int, action: Callable[[], None], *, silent: bool = False) -> Event:
+        """Call `action` once, `delay` nanoseconds from now.
+
+        A silent one is noticed only by who looks at a register that it changed, or is told.
+        """
         when = self.now + max(0, delay)
-        event = Event(when, action)
+        event = Event(when, action, silent)
         heapq.heappush(self._events, (when, self._count, event))
         self._count += 1
         self.quiet_until = min(self.quiet_until, when)
@@ -93,6 +99,8 @@ class Clock:
                 due, _, event = heapq.heappop(events)
                 if not event.cancelled:
                     self.now = max(self.now, due)
+                    if not event.silent:
+                        self.noises += 1
                     event.action()
             self._note_quiet()
         self.now = max(self.now, when)

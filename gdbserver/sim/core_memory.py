@@ -242,6 +242,16 @@ class CoreMemory:
         self._failure = self._failure or failure
         self._uc.emu_stop()
 
+    def shows(self, words: Mapping[int, int]) -> bool:
+        """Whether words in devices still read so; False where only a read can tell."""
+        for address, value in words.items():
+            slave = self._slaves.get(address >> BLOCK_BITS)
+            if slave is None or slave.quick_read is None:
+                return False
+            if slave.quick_read(address - slave.start, 4) != value:
+                return False
+        return True
+
     def forget_access(self) -> None:
         """The instruction whose access was remembered is over."""
         self._replay = None

@@ -696,32 +696,53 @@ class Core:
 
     def _skip_poll(self) -> None:
         """The core asks the same over and over: answer when something can have changed."""
-        now, due = self._clock.now, self._clock.next_change()
-        target = min(self._until, now + LONGEST_SKIP)
-        if due is not None and due <= target:
-            target = due
-        elif target < self._until:
+        clock = self._clock
+        limit = min(self._until, clock.now + LONGEST_SKIP)
+        while (due := clock.next_change()) is not None and due <= limit:
+            if self._pass_over(due):
+                return
+        if limit < self._until:
             self._polls.interrupted()
         else:
-            self._waits_until = min(now + LONGEST_REST, due or NEVER)
+            self._waits_until = clock.now + LONGEST_REST
             self._bus.touched = False
-        if target > now:
-            self._pass_to(target)
+        if limit > clock.now:
+            self._pass_to(limit)
 
     def _wait_on(self, when: int) -> None:
         """Let time pass to `when` for a core that waited when it was last let run.
 
-        It need not even look, as long as nothing has happened at all: a probe that writes to the
-        flash comes by for each of its words, while the core waits for the NOR.
+        It need not even look, as long as nothing has happened that it would see: a probe that
+        writes to the flash comes by for each of its words, while the core waits for the NOR.
         """
-        now, due = self._clock.now, self._clock.next_event
-        target = min(when, self._waits_until, due or NEVER)
-        if target <= now or self._stepping or self._nvic.waiting or self._bus.touched:
+        clock, bus = self._clock, self._bus
+        due = clock.next_event or NEVER
+        target = min(when, self._waits_until, due)
+        if (
+            target <= clock.now
+            or self._stepping
+            or self._nvic.waiting
+            or bus.touched
+            or (bus.stirred and self._finds_news())
+        ):
             self._stop_waiting()
-            return
-        self._pass_to(target)
-        if target == due:
+        elif target < due:
+            self._pass_to(target)
+        elif self._pass_over(due):
             self._stop_waiting()
+
+    def _pass_over(self, due: int) -> bool:
+        """Let an event happen; whether a core that waits may find out."""
+        clock = self._clock
+        noises = clock.noises
+        self._pass_to(due)
+        return clock.noises != noises or self._finds_news()
+
+    def _finds_news(self) -> bool:
+        """Whether a core that waits would see, if it looked, that something has happened."""
+        bus = self._bus
+        bus.stirred = False
+        return bool(bus.touched or self._nvic.waiting or not self._memory.shows(self._polls.loop))
 
     def _stop_waiting(self) -> None:
         self._waits_until = 0

@@ -452,7 +452,7 @@ class FlashBank(Peripheral):
     def _begin(self) -> None:
         self._begun = self._clock.now
         self._idle_at = self._begun + sum(operation.duration for operation in self._queue)
-        self._ending = self._clock.after(self._queue[0].duration, self._end)
+        self._ending = self._clock.after(self._queue[0].duration, self._end, silent=True)
 
     def _end(self) -> None:
         self._ending = None

@@ -59,6 +59,8 @@ class PollDetector:
         self._place = place
         self.remembers = False
         """Whether there is anything to forget."""
+        self.loop: dict[int, int] = {}
+        """What the registers show that were looked at in vain, by address: all of a loop's."""
         self._seen: dict[int, int] = {}
         self._written: set[tuple[int, int]] = set()
         self._in_vain = 0
@@ -111,6 +113,9 @@ class PollDetector:
             if len(seen) > MOST_REGISTERS:
                 self.forget()
             return False
+        if not self._in_vain:
+            self.loop.clear()
+        self.loop[address] = value
         self._in_vain += 1
         place = self._place()
         turned, self._last = place == self._last, place

@@ -3,7 +3,7 @@ from __future__ import annotations
 import logging
 
 import pytest
-from bare_machine import BFAR, DEMCR, DFSR, DHCSR, HZ, KEY, Machine
+from bare_machine import BFAR, DEMCR, DFSR, DHCSR, HZ, KEY, Machine, Slave
 from firmware_helper import CODE
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +12,7 @@ from gdbserver.chip.cortex_m import Cfsr, Demcr, Dfsr, Dhcsr, Hfsr
 from gdbserver.chip.memory import Span
 from gdbserver.sim.bus import BusError, BusStall
 from gdbserver.sim.clock import MICROSECOND, MILLISECOND, SECOND
+from gdbserver.sim.polling import AccessKind
 
 # --- exceptions -----------------------------------------------------------------------
 
@@ -1012,6 +1013,120 @@ def test_memory_that_was_busy_at_first_is_read_in_place_later() -> None:
     machine.run(100 * MICROSECOND)
     machine[DHCSR] = KEY | Dhcsr.C_DEBUGEN | Dhcsr.C_HALT
     assert machine.register(2) > 1500, "an access each time would take ten cycles"
+
+
+class Announcing(Slave):
+    """A peripheral whose word can be looked at without reading it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.word = 0
+        self.on_read = lambda offset: self.word
+
+    def quick_read(self, offset: int, size: int) -> int | None:
+        return self.word if offset == 0 and size == 4 else None
+
+    def quick_write(self, offset: int, size: int, value: int) -> AccessKind | None:
+        return None
+
+    def become(self, word: int) -> None:
+        self.word = word
+
+
+WAIT_FOR_A_WORD = """
+    ldr r0, =0x41000000
+    ldr r4, =0x20000100
+    movs r5, #0
+    str r5, [r4]
+    1: adds r6, #1
+    ldr r5, [r4]
+    cmp r5, #0
+    bne 2f
+    ldr r1, [r0]
+    cmp r1, #0
+    beq 1b
+    bkpt #0
+    2: bkpt #1
+"""
+
+
+def waiting_machine(*, silent: bool) -> tuple[Machine, Announcing]:
+    """It waits for a word that changes after 10 ms; something else happens each 50 us."""
+    machine, device = Machine(WAIT_FOR_A_WORD), Announcing()
+    machine.bus.attach(0x41000000, 0x400, device)
+    for n in range(1, 400):
+        machine.clock.after(n * 50 * MICROSECOND, lambda: None, silent=silent)
+    machine.clock.after(10 * MILLISECOND, lambda: device.become(1), silent=True)
+    return machine, device
+
+
+@pytest.mark.parametrize("silent", [True, False])
+@pytest.mark.parametrize("bit", [7_000, 130_000, 30 * MILLISECOND])
+def test_a_core_that_waits_finds_what_it_waits_for_when_that_comes(bit: int, silent: bool) -> None:
+    machine, _ = waiting_machine(silent=silent)
+    while machine.clock.now < 10 * MILLISECOND:
+        assert not machine.core.halted
+        machine.run(min(bit, 10 * MILLISECOND - machine.clock.now))
+    machine.run(MICROSECOND)
+    assert machine.core.halted
+    assert machine.rom.data[machine.pc - 0x08000000] == 0
+    assert machine.register(6) < 5_000, "a look each 15 cycles would be 40,000 of them"
+
+
+def test_what_happens_elsewhere_in_silence_costs_a_waiting_core_no_look() -> None:
+    looks = []
+    for silent in (True, False):
+        machine, _ = waiting_machine(silent=silent)
+        machine.run(9 * MILLISECOND)
+        machine[DHCSR] = KEY | Dhcsr.C_DEBUGEN | Dhcsr.C_HALT
+        looks.append(machine.register(6))
+    assert looks[0] < 30
+    assert looks[1] > 180
+
+
+def test_memory_that_a_debugger_writes_is_seen_by_a_core_that_waits_for_a_device() -> None:
+    machine, _ = waiting_machine(silent=True)
+    for _ in range(20):
+        machine.run(20 * MICROSECOND)
+    machine[0x20000100] = 1
+    machine.run(2 * MICROSECOND)
+    assert machine.core.halted
+    assert machine.rom.data[machine.pc - 0x08000000] == 1
+
+
+def test_a_device_that_a_debugger_changes_is_seen_by_a_core_that_waits_for_it() -> None:
+    machine, device = waiting_machine(silent=True)
+    device.on_write = lambda offset, value: device.become(value)
+    for _ in range(20):
+        machine.run(20 * MICROSECOND)
+    machine[0x41000004] = 0  # something else about it
+    machine.run(20 * MICROSECOND)
+    assert not machine.core.halted
+    machine[0x41000004] = 5
+    machine.run(2 * MICROSECOND)
+    assert machine.core.halted
+    assert machine.register(1) == 5
+
+
+def test_an_interrupt_that_comes_in_silence_is_taken_by_a_core_that_waits() -> None:
+    machine = Machine(
+        """
+        ldr r2, =0xE000E100
+        movs r1, #1
+        str r1, [r2]
+        ldr r0, =0x41000000
+        1: ldr r1, [r0]
+        cmp r1, #0
+        beq 1b
+        irq0: bkpt #7
+        """,
+        irqs={0: "irq0"},
+    )
+    machine.bus.attach(0x41000000, 0x400, Announcing())
+    machine.clock.after(3 * MILLISECOND, lambda: machine.scs.nvic.set_line(16, True), silent=True)
+    machine.run(3 * MILLISECOND + 2 * MICROSECOND)
+    assert machine.core.halted
+    assert machine.ipsr == 16
 
 
 def test_feeding_a_watchdog_is_part_of_waiting() -> None:
