@@ -57,13 +57,20 @@ class Report:
             for line in self.refused:
                 yield f"  {line}"
             return
-        remarks = len(self.warnings) + len(self.hazards)
-        told = f", {remarks} remark{'s' if remarks > 1 else ''}" if remarks else ""
+        remarks = [*self.warnings, *self._told_hazards()]
+        told = f", {len(remarks)} remark{'s' if len(remarks) > 1 else ''}" if remarks else ""
         yield f"{self.path.name}: can work{told}"
-        for warning in self.warnings:
-            yield f"  {warning}"
+        for remark in remarks:
+            yield f"  {remark}"
+
+    def _told_hazards(self) -> Iterator[str]:
+        """What a routine does at many places is one remark: HAL's clock set-up has dozens."""
+        places: dict[tuple[str, str], list[Hazard]] = {}
         for hazard in self.hazards:
-            yield f"  {hazard}"
+            places.setdefault((hazard.routine, hazard.does), []).append(hazard)
+        for first, *more in places.values():
+            again = "once" if len(more) == 1 else f"{len(more)} times"
+            yield f"{first}, and {again} more" if more else str(first)
 
     def document(self) -> dict[str, Any]:
         """For programs."""

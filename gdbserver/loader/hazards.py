@@ -76,7 +76,9 @@ class Hazard:
     does: str
 
     def __str__(self) -> str:
-        return f"{self.place} ({self.address:#010x}, from {self.routine}) {self.does}"
+        address = f"{self.address:#010x}"
+        known = "" if self.place == address else f"{address}, "
+        return f"{self.place} ({known}from {self.routine}) {self.does}"
 
 
 def hazards(image: Image, entries: dict[str, int]) -> tuple[Hazard, ...]:

@@ -135,6 +135,15 @@ def test_files_of_every_kind_have_their_first_line(name: str, line: str) -> None
     assert next(check(build(name)).lines()) == line
 
 
+def test_what_a_routine_does_at_many_places_is_one_remark() -> None:
+    report = check(build("W25Q256_F8_400_MHZ"))
+    first, *lines = report.lines()
+    assert first.endswith(f"can work, {len(lines)} remarks")
+    (clocks,) = [line for line in lines if "changes the clocks (RCC)" in line]
+    assert clocks.endswith(", and 5 times more")
+    assert [hazard.kind for hazard in report.hazards].count("clock") == 6
+
+
 def test_a_refused_file_is_told_why_and_counts_as_failure(tmp_path: Path) -> None:
     file = tmp_path / "notes.stldr"
     file.write_text("remember the milk")
