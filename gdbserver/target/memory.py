@@ -55,7 +55,7 @@ _TIGHTLY_COUPLED: Final = (ITCM, DTCM)  # never cached
 
 def is_volatile(address: int) -> bool:
     """Whether registers are there, of which a read may have effects."""
-    return any(address in span for span in _VOLATILE)
+    return address in PERIPHERALS or address in PPB
 
 
 class Memory:
@@ -162,7 +162,7 @@ class Memory:
     # --- Caches ---------------------------------------------------------------------------------
 
     def _note(self, span: Span) -> None:
-        if _cacheable(span):
+        if _cacheable(span) and not any(span in known for known in self._written):
             self._written = merge([*self._written, span])
 
     def sync_caches(self) -> None:
