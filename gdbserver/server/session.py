@@ -122,9 +122,11 @@ class Session:
             yield
         finally:
             with trio.CancelScope(shield=True):
-                if self._control.holder == self._name:
-                    await self._leave()
-                self._control.leave(self._name)
+                try:
+                    if self._control.holder == self._name:
+                        await self._leave()
+                finally:  # or whoever comes next would wait for ever
+                    self._control.leave(self._name)
             log.info("Debugger connection lost. (%s)", self._name)
             self._observer.disconnected(self._name)
 

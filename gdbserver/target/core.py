@@ -50,7 +50,7 @@ from gdbserver.chip.cortex_m import (
 from gdbserver.chip.memory import Span
 from gdbserver.errors import AccessRefused, AccessStalled, MemoryFault, TargetError
 from gdbserver.target import faults, registers, thumb
-from gdbserver.target.breakpoints import BKPT, BreakKind, Breakpoints
+from gdbserver.target.breakpoints import BKPT, Block, BreakKind, Breakpoints, Watch
 from gdbserver.target.link import Access, Link, Port, Read, Write
 from gdbserver.target.memory import Memory
 from gdbserver.target.snapshot import FRESH, Snapshot
@@ -75,8 +75,8 @@ class _Found:
     """What the hardware says about a stop; reading it has cleared some of it."""
 
     dfsr: int
-    matched: list[int]
-    """The comparators of the DWT that are in use, in their order."""
+    matched: tuple[Watch, Block] | None
+    """The watchpoint that matched, of those that were there."""
 
 
 @dataclass(slots=True)
@@ -124,7 +124,7 @@ class Core:
         self._leaving: Span | None = None  # until pc is outside, a stop is none
         self._code = b""  # of that span
         self._catches_all = False  # DEMCR has every fault caught, for the time of a run to an exit
-        self._early: list[int] = []  # what `_Found.matched` was when the core had not stopped yet
+        self._early: tuple[Watch, Block] | None = None  # matched, before the core had stopped
         self._stack = 0  # where the stack was at the last stop
         self._reset_seen = False
         self.mask_interrupts = True
@@ -280,7 +280,8 @@ class Core:
             rest[len(stop) + len(ahead) :],
         )
         if not status & Dhcsr.S_HALT or self._reset_seen:
-            self._early = _union(self._early, [value for (value,) in found[1:]])
+            if stop:
+                self._early = self._early or self._matched(found[1:])
             return False
         halt = _Halt(self._now())
         if transfers:
@@ -427,7 +428,7 @@ class Core:
         Armv7-M ARM, "Reset behavior".
         """
         known: dict[int, int] = {Selector.SPECIAL: 0, Selector.LR: 0xFFFFFFFF}
-        return _Halt(self._now(), known, _Found(Dfsr.VCATCH, []))
+        return _Halt(self._now(), known, _Found(Dfsr.VCATCH, None))
 
     def _prepare_reset(self, *, clear: bool = True) -> int:
         """Have the core caught at its reset vector; what DEMCR was."""
@@ -538,7 +539,7 @@ class Core:
         if self._halt is not None:
             self._stack = self._halt.registers.get(Selector.SP, self._stack)
         self._halt = None
-        self._early = []
+        self._early = None
 
     def _need_halt(self) -> _Halt:
         """What is known about the core.
@@ -558,7 +559,10 @@ class Core:
 
     def _as_found(self, values: Sequence[Sequence[int]]) -> _Found:
         (dfsr,), *watches = values
-        return _Found(dfsr, _union(self._early, [status for (status,) in watches]))
+        return _Found(dfsr, self._early or self._matched(watches))
+
+    def _matched(self, watches: Sequence[Sequence[int]]) -> tuple[Watch, Block] | None:
+        return self._breakpoints.matched([status for (status,) in watches])
 
     def _find_out(self, halt: _Halt, selectors: Iterable[int] = ()) -> _Found:
         """Read what the hardware knows about a stop, and these registers with it."""
@@ -586,8 +590,6 @@ class Core:
 
     def _reason(self, halt: _Halt, found: _Found) -> StopReason:
         dfsr, pc, xpsr = found.dfsr, halt.registers[Selector.PC], halt.registers[Selector.XPSR]
-        # Of a core caught at its reset nothing was read; watchpoints may have come since.
-        watch = self._breakpoints.matched(found.matched) if found.matched else None
         where = f"at {pc:#010x}"
         if dfsr & Dfsr.VCATCH and xpsr & 0x1FF == 0:
             return StopReason(SIGTRAP, "reset", "caught at the reset vector")
@@ -601,8 +603,8 @@ class Core:
             if not faults.catches(xpsr, status.cfsr) & self._catch and self._catches_all:
                 return StopReason(SIGTRAP, "step", f"stepped into a fault handler: {detail}")
             return StopReason(faults.signal(status), "fault", detail)
-        if dfsr & Dfsr.DWTTRAP and watch is not None:
-            request, block = watch
+        if dfsr & Dfsr.DWTTRAP and found.matched is not None:
+            request, block = found.matched
             kind, verb = _WATCHED[request.kind]
             detail = f"{block.span} was {verb}, shortly before {pc:#010x}"
             return StopReason(SIGTRAP, kind, detail, block.address)
@@ -825,11 +827,6 @@ class Core:
         # For the client, the core has not moved: it is stopped for the same reason.
         self._asked = asked
         self._halt = replace(before, looked=self._now(), registers=dict(saved), is_clear=False)
-
-
-def _union(first: Sequence[int], second: Sequence[int]) -> list[int]:
-    """Flags that were set at one look or the other; there may have been none before."""
-    return [a | b for a, b in zip(first, second, strict=True)] if first else list(second)
 
 
 _WATCHED: Final[Mapping[BreakKind, tuple[StopKind, str]]] = {

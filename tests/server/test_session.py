@@ -16,8 +16,10 @@ from dialogue import board_of, connected, lent, open_machine, symbols
 from gdbserver.chip.memory import Span
 from gdbserver.chip.stm32h743 import BANK1, BANK2, SECTOR
 from gdbserver.flash.machine import Machine
+from gdbserver.flash.programmer import Programmer
 from gdbserver.server.control import Control
 from gdbserver.server.worker import Bench
+from gdbserver.target.target import Target
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -398,6 +400,27 @@ def test_a_probe_unplugged_while_the_core_runs_ends_the_wait_and_not_the_server(
 
     on_bench(machine, story)
     assert "the core could not be released: " in caplog.text
+
+
+class Careless(Target):
+    """Its core cannot be let go, for a reason that nobody has foreseen."""
+
+    def resume(self) -> None:
+        raise ValueError("a bug")
+
+
+def test_who_comes_after_a_session_that_a_bug_has_ended_is_served(drills_elf: Path) -> None:
+    target = Careless.open("sim:ideal")
+    machine = Machine(target, Programmer(target, []))
+
+    async def story(bench: Bench) -> None:
+        control = Control()
+        for _ in range(2):
+            with pytest.raises(ExceptionGroup):
+                async with connected(bench, control) as client:
+                    assert (await client.ask(b"?") or b"")[:1] == b"T"
+
+    on_bench(machine, story)
 
 
 @pytest.mark.parametrize("again", [b"c", b"s"])

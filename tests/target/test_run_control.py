@@ -78,6 +78,15 @@ def test_a_step_is_one_instruction(bench: Bench) -> None:
     assert bench.pc - before in (2, 4)
 
 
+def test_watchpoints_may_go_before_anybody_asks_why_the_core_stopped(bench: Bench) -> None:
+    bench.target.set_breakpoint(BreakKind.WRITE_WATCH, bench.names["watched"], 4)
+    bench.target.step()
+    bench.target.clear_all_breakpoints()  # the client has vanished
+    stop = bench.target.poll_stop()
+    assert stop is not None
+    assert stop.kind == "step"
+
+
 def test_steps_lead_into_a_function(bench: Bench) -> None:
     bench.run_to("main")
     visited = set()
