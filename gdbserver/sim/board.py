@@ -423,8 +423,12 @@ class Board:
         Raises:
             BusStall: the core sleeps without a clock.
         """
-        core, deeply = self.core, self.scs.sleeps_deeply
-        if core.asleep and not core.in_reset and not self.dbgmcu.keeps_clock(deeply=deeply):
+        core = self.core
+        if (
+            core.asleep
+            and not core.in_reset
+            and not self.dbgmcu.keeps_clock(deeply=self.scs.sleeps_deeply)
+        ):
             now, due = self.clock.now, self.clock.next_event
             nap = _LONGEST_NAP if due is None else max(due - now, 0) + _SHORTEST_NAP
             raise BusStall(now + min(nap, _LONGEST_NAP))

@@ -12,7 +12,7 @@ from typing import Any
 
 from unicorn import arm_const as arm
 
-from gdbserver.sim.unicorn_calls import RegisterAccess
+from gdbserver.sim.unicorn_calls import RegisterAccess, RegisterPair
 
 CONTROL_NPRIV = 1 << 0
 CONTROL_SPSEL = 1 << 1
@@ -48,6 +48,7 @@ class CoreRegisters:
 
     def __init__(self, unicorn: Any) -> None:
         self._unicorn = RegisterAccess(unicorn)
+        self._place = RegisterPair(unicorn, arm.UC_ARM_REG_PC, arm.UC_ARM_REG_LR)
         self._known: dict[int, int] = {}
         self._live = False
 
@@ -78,7 +79,7 @@ class CoreRegisters:
 
     def unicorn_place(self) -> int:
         """Which instruction Unicorn is at, and where its function will return to, in one number."""
-        pc, link = self._unicorn.read_two(arm.UC_ARM_REG_PC, arm.UC_ARM_REG_LR)
+        pc, link = self._place.read()
         return pc << 32 | link
 
     def general(self, number: int) -> int:

@@ -464,9 +464,11 @@ class Core:
     def _on_changed(self, span: Span) -> None:
         if len(span) > PAGE:
             self._scanned.clear()
-        else:
-            for page in range((span.start - LONGEST_SCAN) // PAGE, span.end // PAGE + 1):
-                self._scanned.pop(page, None)
+            return
+        first = span.start - LONGEST_SCAN
+        for page in range(first // PAGE, span.end // PAGE + 1):
+            if scanned := self._scanned.get(page):
+                scanned.difference_update([a for a in scanned if first < a < span.end])
 
     def _use_exits(self) -> None:
         """Have Unicorn stop at breakpoints and at the traps that matter now."""

@@ -467,7 +467,7 @@ class FlashBank(Peripheral):
     # --- Programming ----------------------------------------------------------------------
 
     def write_array(self, offset: int, data: bytes, master: Master) -> None:
-        """A write of 1, 2 or 4 bytes to the mapped flash."""
+        """A write to the mapped flash, of bytes in one flash word."""
         if not self._may_write(offset):
             return
         word = offset - offset % FLASH_WORD
@@ -495,22 +495,25 @@ class FlashBank(Peripheral):
         done = 0
         while done < len(data):
             here = offset + done
-            if (
-                here % FLASH_WORD == 0
-                and len(data) - done >= FLASH_WORD
-                and not self._filled
-                and len(self._queue) < _QUEUE
-                and self._may_write(here)
-            ):
-                self._program(here, data[done : done + FLASH_WORD])
-                done += FLASH_WORD
-                continue
+            length = self._at_once(here, len(data) - done, master)
             try:
-                self.write_array(here, data[done : done + 4], master)
+                self.write_array(here, data[done : done + length], master)
             except BusStall as stall:
                 stall.done = done
                 raise
-            done += 4
+            done += length
+
+    def _at_once(self, offset: int, length: int, master: Master) -> int:
+        """How many bytes of so many the buffer takes as if they were one write: a word at least."""
+        position = offset % FLASH_WORD
+        if self._filled:
+            follows = self._filled == (1 << position) - 1 and offset - position == self._filling
+            if not follows or master is not self._writer:
+                return 4
+        room = FLASH_WORD - position
+        if length >= room and len(self._queue) >= _QUEUE:
+            return max(4, room - 4)  # the word that completes the flash word has to wait
+        return min(length, room)
 
     def _may_write(self, offset: int) -> bool:
         if self._values[FLASH_SR] & _BLOCKING or not self._values[FLASH_CR] & _PG:

@@ -50,8 +50,10 @@ RESUME_FREE = 4  # a read that filled the FIFO goes on once so many bytes are fr
 LINES = (0, 1, 2, 4)  # what IMODE, ADMODE, ABMODE and DMODE mean
 _PS = 1000  # picoseconds per nanosecond: a clock cycle is rarely whole nanoseconds
 _CR, _DCR, _SR, _FCR, _CCR, _AR, _ABR, _DR = 0x00, 0x04, 0x08, 0x0C, 0x14, 0x18, 0x1C, 0x20
+_PSMKR, _PSMAR, _PIR = 0x24, 0x28, 0x2C
 _EN, _DFM, _FSEL, _INTERRUPTS = 1 << 0, 1 << 6, 1 << 7, 0x1F << 16  # in CR
-_TCF, _FTF, _BUSY = 1 << 1, 1 << 2, 1 << 5  # in SR
+_APMS, _PMM = 1 << 22, 1 << 23
+_TCF, _FTF, _SMF, _BUSY = 1 << 1, 1 << 2, 1 << 3, 1 << 5  # in SR
 _LATCHED = 0b11011  # TOF, SMF, TCF and TEF, which FCR clears
 _CLEAR_SMF = 1 << 3  # in FCR
 _LONGEST = 1 << 28  # bytes of one command: more than any NOR holds
@@ -111,10 +113,14 @@ class _Phases:
     def edges(self) -> int:
         return 2 if self.ddr else 1
 
-    def lead_clocks(self, instruction: int | None) -> int:
+    def first(self, sent: bool) -> int | None:
+        """What the next command begins with, if with an instruction at all."""
+        return None if self.once and sent else self.instruction
+
+    def lead_clocks(self, sent: bool) -> int:
         """Cycles from chip select to the first data bit."""
         clocks = 1 + self.dummy
-        if instruction is not None:
+        if self.first(sent) is not None:
             clocks += 8 // self.instruction_lines
         clocks += 8 * self.address_bytes // self.address_lines // self.edges
         return clocks + 8 * self.alternate_bytes // self.alternate_lines // self.edges
@@ -541,26 +547,8 @@ class QuadSpi(Peripheral):
 
     def _frame(self, address: int, *, write: bytes = b"", read: int = 0) -> Frame:
         """A frame as the software sees it: of whole addresses, with the bytes of both dice."""
-        phases = self._phases
-        return Frame(
-            instruction=self._instruction(phases),
-            instruction_lines=phases.instruction_lines,
-            address=address,
-            address_bytes=phases.address_bytes,
-            address_lines=phases.address_lines,
-            alternate=self._values[_ABR],
-            alternate_bytes=phases.alternate_bytes,
-            alternate_lines=phases.alternate_lines,
-            dummy=phases.dummy,
-            data_lines=phases.data_lines,
-            write=write,
-            read=read,
-            ddr=phases.ddr,
-        )
-
-    def _instruction(self, phases: _Phases) -> int | None:
-        """What the next command begins with, if with an instruction at all."""
-        return None if phases.once and self._instruction_sent else phases.instruction
+        values, sent = self._values, self._instruction_sent
+        return _framed(values[_CCR], sent, (address, values[_ABR]), write, read)
 
     def _clock_ps(self) -> int:
         """One cycle of CLK; 0 if the kernel clock stands still."""
@@ -628,7 +616,7 @@ class QuadSpi(Peripheral):
         if length > _LONGEST:
             log.warning("QUADSPI: only the first %#x of %#x bytes are modelled", _LONGEST, length)
             length = _LONGEST
-        data_ps = now_ps + phases.lead_clocks(self._instruction(phases)) * clock_ps
+        data_ps = now_ps + phases.lead_clocks(self._instruction_sent) * clock_ps
         byte_ps = self._data_ps(phases, clock_ps)
         if not phases.has_data:
             end_ps = data_ps + self._tail_clocks() * clock_ps
@@ -760,7 +748,7 @@ class QuadSpi(Peripheral):
         incoming.next_ps += passed * incoming.byte_ps
         if incoming.passed == incoming.total:
             incoming.paused = True
-            self.update(self.SR, TCF=1)
+            self._values[_SR] |= _TCF
         elif FIFO - (incoming.passed - incoming.taken) < incoming.together:
             incoming.paused = True
 
@@ -785,7 +773,7 @@ class QuadSpi(Peripheral):
             return
         if self._in is not None or (self._out is not None and self._out.missing):
             self._cancel()
-            if self.raw(self.CR) >> 16 & 0x1F:
+            if self._values[_CR] & _INTERRUPTS:
                 self._schedule()
 
     def _announce(self) -> None:
@@ -799,7 +787,7 @@ class QuadSpi(Peripheral):
 
     def _schedule(self) -> None:
         """An event for the next flag that will change in SR while data passes."""
-        needed = self[self.CR].FTHRES + 1
+        needed = (self._values[_CR] >> 8 & 0x1F) + 1
         incoming, out, now_ps = self._in, self._out, self.clock.now * _PS
         if incoming is not None:
             if incoming.paused or incoming.passed == incoming.total:
@@ -871,9 +859,9 @@ class QuadSpi(Peripheral):
         clock_ps, phases = self._clock_ps(), self._phases
         if not clock_ps:
             return
-        around = phases.lead_clocks(self._instruction(phases)) + self._tail_clocks()
+        around = phases.lead_clocks(self._instruction_sent) + self._tail_clocks()
         command_ps = around * clock_ps + length * self._data_ps(phases, clock_ps)
-        period_ps = command_ps + self[self.PIR].INTERVAL * clock_ps
+        period_ps = command_ps + self._values[_PIR] * clock_ps
         first_ps = self._poll_start_ps + command_ps
         now_ps = self.clock.now * _PS
         if now_ps < first_ps:
@@ -890,14 +878,14 @@ class QuadSpi(Peripheral):
     def _poll(self) -> None:
         self._event = None
         length = min(self._length(), 4)
-        data = self._ask(self._frame(self.raw(self.AR), read=length))
+        values = self._values
+        data = self._ask(self._frame(values[_AR], read=length))
         self._in = _Incoming(length, 1, 0, data, passed=length, paused=True)
-        mask, match = self.raw(self.PSMKR), self.raw(self.PSMAR)
-        same = ~(int.from_bytes(data, "little") ^ match) & mask
-        cr = self[self.CR]
-        if same if cr.PMM else same == mask:
-            self.update(self.SR, SMF=1)
-            if cr.APMS:
+        mask = values[_PSMKR]
+        same = ~(int.from_bytes(data, "little") ^ values[_PSMAR]) & mask
+        if same if values[_CR] & _PMM else same == mask:
+            values[_SR] |= _SMF
+            if values[_CR] & _APMS:
                 self._polling = False
                 self._busy = False
             self._update_irq()
@@ -907,7 +895,7 @@ class QuadSpi(Peripheral):
     def _nor_changed(self) -> None:
         if self._granted:
             self._revoke()
-        if self._polling and self._event is None and not self[self.SR].SMF:
+        if self._polling and self._event is None and not self._values[_SR] & _SMF:
             self._next_poll(soon=True)
 
     # --- Memory-mapped ------------------------------------------------------------------------
@@ -981,10 +969,33 @@ class QuadSpi(Peripheral):
         self._has_clock = self._clocked()
 
 
+# Drivers write the same few values of CCR, and send the same few short frames, again and again.
+
+
 @lru_cache(maxsize=256)
 def _taken_apart(ccr: int) -> _Phases:
-    """Of each value of CCR, but once: drivers write the same few again and again."""
     return _Phases.of(Fields(QuadSpi.CCR.fields, ccr))
+
+
+@lru_cache(maxsize=256)
+def _framed(ccr: int, sent: bool, operands: tuple[int, int], write: bytes, read: int) -> Frame:
+    """`sent`: the instruction was, with an earlier frame; `operands`: AR and ABR."""
+    phases = _taken_apart(ccr)
+    return Frame(
+        instruction=phases.first(sent),
+        instruction_lines=phases.instruction_lines,
+        address=operands[0],
+        address_bytes=phases.address_bytes,
+        address_lines=phases.address_lines,
+        alternate=operands[1],
+        alternate_bytes=phases.alternate_bytes,
+        alternate_lines=phases.alternate_lines,
+        dummy=phases.dummy,
+        data_lines=phases.data_lines,
+        write=write,
+        read=read,
+        ddr=phases.ddr,
+    )
 
 
 _SETTINGS = {

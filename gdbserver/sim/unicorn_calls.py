@@ -23,6 +23,12 @@ _Write = ctypes.CFUNCTYPE(
 )
 
 
+# Plain numbers for pointers, and the interpreter's lock kept: half of the time.
+_read_batch = ctypes.PYFUNCTYPE(
+    ctypes.c_int, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int
+)(("uc_reg_read_batch", uclib))
+
+
 class RegisterAccess:
     """Core registers of 32 bits, by Unicorn's numbers."""
 
@@ -30,10 +36,6 @@ class RegisterAccess:
         self._handle = unicorn._uch
         self._value = ctypes.c_uint64()  # the widest that Unicorn writes
         self._place = ctypes.addressof(self._value)
-        self._numbers = (ctypes.c_int32 * 2)()
-        self._values = (ctypes.c_uint64 * 2)()
-        start = ctypes.addressof(self._values)
-        self._places = (ctypes.c_void_p * 2)(start, start + 8)
 
     def read(self, register: int) -> int:
         status = uclib.uc_reg_read(self._handle, register, self._place)
@@ -41,18 +43,34 @@ class RegisterAccess:
             raise uc.UcError(status, register)
         return self._value.value
 
-    def read_two(self, first: int, second: int) -> tuple[int, int]:
-        self._numbers[0], self._numbers[1] = first, second
-        status = uclib.uc_reg_read_batch(self._handle, self._numbers, self._places, 2)
-        if status:
-            raise uc.UcError(status)
-        return self._values[0], self._values[1]
-
     def write(self, register: int, value: int) -> None:
         self._value.value = value
         status = uclib.uc_reg_write(self._handle, register, self._place)
         if status:
             raise uc.UcError(status, register)
+
+
+class RegisterPair:
+    """Two registers that are read together, again and again."""
+
+    def __init__(self, unicorn: Any, first: int, second: int) -> None:
+        self._numbers = (ctypes.c_int32 * 2)(first, second)
+        self._values = (ctypes.c_uint64 * 2)()
+        place = ctypes.addressof(self._values)
+        self._places = (ctypes.c_void_p * 2)(place, place + 8)
+        self._arguments = (
+            unicorn._uch.value,
+            ctypes.addressof(self._numbers),
+            ctypes.addressof(self._places),
+            2,
+        )
+
+    def read(self) -> tuple[int, int]:
+        status = _read_batch(*self._arguments)
+        if status:
+            raise uc.UcError(status)
+        values = self._values
+        return values[0], values[1]
 
 
 class AccessCallbacks:
