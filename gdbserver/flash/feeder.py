@@ -20,7 +20,9 @@ known state.  It looks at this, which the host has put into SRAM::
             12 done       written by the core: jobs finished, which means taken out of their buffers
             16 trouble    written by the core: FLASH_SR, when it has an error flag; it stops there;
                           or 1, where a job could not be unpacked
-            20            six words of the core's own
+            20            two words of the core's own
+            28 left       written by the core: what it has not taken yet of the job under way
+            32            three words of the core's own
             64 jobs[8]    in turn, 32 bytes each: source, destination, its length while packed or
                           0, where to unpack it, length; the core clears the length
 
@@ -28,31 +30,34 @@ known state.  It looks at this, which the host has put into SRAM::
     source is to read flash: the core reads every flash word, and goes on whatever that gives.  What
     the controller thinks of their ECC it flags, as it does when a debugger reads them.
 
-What is in the buffers' place before is put back (`BorrowedRam`), as each comes free for good.  It
-crosses the link twice, so no more of them are used than bring something: what the link lacks
-while both banks program waits in buffers, which fill while both are erased.  A link that is much
-slower than a bank gets its data packed (`packing`), and few buffers for both banks: one to fill,
-one to be programmed, and one for a bank that is being erased.  Over such a link, RAM that holds
-nothing but zeros is not read: the core finds it by its CRC, and unpacks the zeros again in the end.
+What is in the buffers' place before is put back (`BorrowedRam`).  It crosses the link twice, so
+there are few buffers.  A link that is too slow for both banks feeds one at full speed, while the
+other is erased, and then that one: they get out of step because the one that is ahead has the
+link for itself, as long as it can use it.  Buffers that nobody needs any more are given back
+when nobody wants the link.
+
+Over such a link, RAM that a single word fills is not read, and there are as many buffers as there
+can be jobs: the core finds it by its CRC, and unpacks it again in the end.  A link that is much
+slower than a bank gets its data packed (`packing`), and buffers for both banks together: one to
+fill, one to be programmed, and one for a bank that is being erased.
 """
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections import deque
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
-from gdbserver.chip.memory import Span, merge
-from gdbserver.chip.stm32h743 import SECTOR
+from gdbserver.chip.memory import Span
 from gdbserver.errors import FlashError
 from gdbserver.flash.packing import MARGIN, PIECE, pack
 from gdbserver.loader.call_queue import OWN_STACK, CallQueue
 from gdbserver.loader.file import Image, built
-from gdbserver.target.link import Read, Write, words_of
+from gdbserver.target.link import Read, Write, bytes_of, words_of
 from gdbserver.target.target import Target
 
 _LANES: Final = (32, 352)
@@ -63,16 +68,18 @@ _JOBS_AT, _JOBS, _JOB = 64, 8, 32
 _BLOCK = 1024  # header and lanes, and what is lost to alignment
 
 BUFFER: Final = 12 * 1024
-"""Bytes of a job at most: 39 ms of programming, and two commands to an ST-LINK."""
+"""Bytes of a job at most: 39 ms of programming."""
+
+_PART = 6 * 1024  # bytes that cross a slow link in one go: a command to an ST-LINK
 
 _ROOM = PIECE + MARGIN  # of a job that may be packed
 
 _FOR_EVER = 24 * 3600.0
 _ACKNOWLEDGED = 0.1  # seconds; it takes a microsecond
+_WALK = 10.0  # seconds for going over all buffers; at 64 MHz it takes 0.1
+_ENOUGH = 4  # buffers of a bank, over a link that fills one more slowly than it is programmed
 _SHARED = 3  # buffers of both banks: one more, which fills while both are erased
-_MANY = 6  # buffers of a bank: so many are worth a search for RAM that need not be read
 _LEAST = 2  # buffers of a bank that programs: one from which, one to fill
-_EARLY = 0.97  # of the usual time, and a look may be worth while: silicon differs
 _SILENCE = 0.2  # seconds without progress until it is asked how the core is
 
 
@@ -84,8 +91,8 @@ class Feeder:
         self._stack = ExitStack()
         self._queue: CallQueue | None = None
         self._lanes: list[Lane] = []
-        self._zeros: set[int] = set()
-        """Buffers that held nothing but zeros."""
+        self._filled: bytes | None = None
+        """What all buffers held, if that was one word over and over."""
 
     def __enter__(self) -> Self:
         return self
@@ -106,39 +113,52 @@ class Feeder:
         What the bank and the link need for a byte, and whether that is packed.
         """
         room = _ROOM if packing else BUFFER
-        count = _SHARED if packing else _count(program_seconds, link_seconds)
+        slow = link_seconds > program_seconds
         if self._queue is None:
-            self._queue = self._open(room, search=packing or count >= _MANY)
+            most = _SHARED if packing else len(_LANES) * _JOBS
+            self._queue = self._open(most * room, search=slow)
         number = len(self._lanes)
         if packing and self._lanes:
             buffers = self._lanes[0].buffers
         else:
-            places = self._places(room)[number * _JOBS :][:_JOBS]
-            places.sort(key=lambda place: place not in self._zeros)
-            count = max(count, sum(place in self._zeros for place in places))
-            buffers = Buffers(deque(places[:count]), room, packing, self._zeros)
+            few = _SHARED if packing else _ENOUGH if slow else _LEAST
+            count = _JOBS if self._filled and not packing else few
+            start = self._area.start + number * count * room
+            places = deque(range(start, start + count * room, room))
+            new, free = (deque[int](), places) if self._filled else (places, deque[int]())
+            buffers = Buffers(new, free, room, packing)
         address = self._block + _LANES[number]
         self._target.write_words(address, [status, 0])
-        lane = Lane(self._target, self._queue, address, buffers, program_seconds)
+        lane = Lane(self._target, self._queue, address, buffers, program_seconds, slow=slow)
         self._lanes.append(lane)
         return lane
 
     def may_stage(self, lane: Lane) -> bool:
-        """Whether a lane may have the link: a bank that programs goes before one that is erased.
-
-        Of two that program, the one that began first does: then it will be erased while the other
-        programs, and a link that is too slow for both at once has time for each.
-        """
+        """Whether a lane may have the link: a bank that programs goes before one that is erased."""
         others = [other for other in self._lanes if other is not lane and other.is_hungry()]
-        return not any(not lane.on or other.began <= lane.began for other in others)
+        return not any(not lane.on or other.claim > lane.claim for other in others)
 
-    def _open(self, room: int, *, search: bool) -> CallQueue:
+    def give_back(self) -> None:
+        """Let the RAM of a buffer that nobody needs any more be as it was, if the link is free.
+
+        Of those for both banks nobody knows, so they wait until all is over.
+        """
+        if self._filled or any(lane.is_hungry() for lane in self._lanes):
+            return
+        for lane in self._lanes:
+            buffers = lane.buffers
+            if buffers.free and not buffers.packing and not lane.needs_buffers():
+                lane.give_back()
+                return
+
+    def _open(self, size: int, *, search: bool) -> CallQueue:
         nothing = Image(built("queue.elf"), chunks=(), executable=(), symbols={}, entries={})
         queue = CallQueue(self._target, nothing, good=0, quick=True, stack=OWN_STACK)
         self._stack.enter_context(queue)
         self._block = queue.free.start
+        self._area = Span.of(self._block + _BLOCK, size)
         if search:
-            self._zeros.update(self._find_zeros(queue, room))
+            self._filled = self._search(queue)
         block = Span.of(self._block, _HEADER + 2 * _LANE)
         queue.borrow(block)
         self._target.write_memory(block.start, bytes(len(block)))
@@ -146,60 +166,44 @@ class Feeder:
         self._stack.push(lambda kind, error, traceback: self._stop(queue, number, failed=kind))
         return queue
 
-    def _places(self, room: int) -> list[int]:
-        """Where buffers may be, of both lanes."""
-        start = self._block + _BLOCK
-        return list(range(start, start + len(_LANES) * _JOBS * room, room))
-
-    def _find_zeros(self, queue: CallQueue, room: int) -> list[int]:
-        """Which of the places hold nothing but zeros: a look first, then CRCs by the core."""
-        places = self._places(room)
-        words = self._target.run([Read(place + room // 2) for place in places])
-        likely = [place for place, (word,) in zip(places, words, strict=True) if not word]
-        if not likely:
-            return []
-        first, last = likely[0], likely[-1]
-        count = (last - first) // room + 1
-        for _ in queue.call(
-            "crc32_each", first, room, count, queue.results, timeout=1.0, checked=False
-        ):
+    def _search(self, queue: CallQueue) -> bytes | None:
+        """Borrow all buffers without reading them, if one word fills them; else None."""
+        area = self._area
+        (first,), (last,) = self._target.run([Read(area.start), Read(area.end - 4)])
+        if first != last:
+            return None
+        contents = bytes_of([first]) * (len(area) // 4)
+        call = queue.post("crc32", area.start, len(area), timeout=_WALK, checked=False)
+        while queue.poll() <= call:
             pass
-        blank = zlib.crc32(bytes(room))
-        crcs = self._target.read_words(queue.results, count)
-        return [first + n * room for n, crc in enumerate(crcs) if crc == blank]
+        if queue.result(call) != zlib.crc32(contents):
+            return None
+        queue.borrow_known(area.start, contents)
+        return contents
 
     def _stop(self, queue: CallQueue, number: int, *, failed: object) -> None:
         self._target.write_word(self._block + _STOP, 1)
         deadline = self._target.deadline(_ACKNOWLEDGED)
         while queue.poll() <= number and not deadline.expired():
             pass
-        if not failed and queue.poll() > number:
-            self._restore_zeros(queue)
+        if self._filled and not failed and queue.poll() > number:
+            self._fill(queue, self._filled)
 
-    def _restore_zeros(self, queue: CallQueue) -> None:
-        """Have the core write them: what is packed fits where the lanes were."""
-        used = [place for lane in self._lanes for place in lane.buffers.zeros_used]
-        room = self._lanes[0].buffers.room if self._lanes else 0
-        for span in merge([Span.of(place, room) for place in set(used)]):
-            packed = pack(bytes(len(span)))
-            assert packed is not None
-            call = queue.post(
-                "unpack",
-                *(self._block, len(packed), span.start, len(span)),
-                timeout=1.0,
-                expected=len(span),
-                carrying=(self._block, packed),
-            )
-            while queue.poll() <= call:
-                pass
-        for place in set(used):
-            queue.given_back(place)
-
-
-def _count(program_seconds: float, link_seconds: float) -> int:
-    """How many buffers a bank needs: for what the link, shared by two, lacks in a sector."""
-    lacking = max(0.0, 1 - program_seconds / (2 * link_seconds))
-    return min(_JOBS, 2 + math.ceil(lacking * SECTOR / BUFFER))
+    def _fill(self, queue: CallQueue, contents: bytes) -> None:
+        """Have the core write what was there: what is packed fits where the lanes were."""
+        area = self._area
+        packed = pack(contents)
+        assert packed is not None
+        call = queue.post(
+            "unpack",
+            *(self._block, len(packed), area.start, len(area)),
+            timeout=_WALK,
+            expected=len(area),
+            carrying=(self._block, packed),
+        )
+        while queue.poll() <= call:
+            pass
+        queue.given_back(area.start)
 
 
 @dataclass
@@ -208,24 +212,10 @@ class Buffers:
 
     new: deque[int]
     """Not borrowed yet, by address."""
+    free: deque[int]
+    """Borrowed, and empty."""
     room: int
     packing: bool
-    zeros: set[int]
-    """Those where nothing but zeros was."""
-
-    def __post_init__(self) -> None:
-        self.free: deque[int] = deque()
-        self.zeros_used: set[int] = set()
-
-    def borrow(self, queue: CallQueue) -> None:
-        """One buffer more."""
-        buffer = self.new.popleft()
-        if buffer in self.zeros:
-            self.zeros_used.add(buffer)
-            queue.borrow_known(buffer, bytes(self.room))
-        else:
-            queue.borrow(Span.of(buffer, self.room))
-        self.free.append(buffer)
 
 
 class Lane:
@@ -238,25 +228,47 @@ class Lane:
         address: int,
         buffers: Buffers,
         program_seconds: float,
+        *,
+        slow: bool,
     ) -> None:
         self._target = target
         self._queue = queue
         self._address = address
         self._program_seconds = program_seconds
+        self._slow = slow
+        self._part = _PART if slow else buffers.room
         self.buffers = buffers
         self._waiting: deque[tuple[int, Span]] = deque()  # (buffer or 0, which part of flash)
         self._staged = self._done = 0
-        self._next = 0.0
+        self._since = 0.0
         """When the first of those that wait began, or was seen to."""
+        self._due = 0.0
+        """When it may be done."""
         self.on = False
         self.began = 0.0
         """When it was switched on."""
         self.wants = False
-        """Whether there is more to be staged."""
+        """Whether there is more to be staged for this sector."""
+        self.to_come = 0
+        """How many sectors come after this one."""
+
+    @property
+    def claim(self) -> tuple[int, float]:
+        """Of two banks that program, the one with the higher goes first.
+
+        Over a slow link that is the one with more sectors to come, or else the one that began
+        first: then it will be erased while the other programs, and there is time for each.
+        Over a quick one it is the one that has less to go on.
+        """
+        return (self.to_come, -self.began) if self._slow else (-len(self._waiting), 0.0)
 
     def is_hungry(self) -> bool:
-        """Whether the bank programs, and could have more to program; at once, over a slow link."""
-        return self.on and self.wants and (self.buffers.packing or self.has_room())
+        """Whether the bank programs, and could have more to program; always, over a slow link."""
+        return self.on and self.wants and (self._slow or self.has_room())
+
+    def needs_buffers(self) -> bool:
+        """Whether there is anything still to be staged."""
+        return self.wants or self.to_come > 0
 
     def has_room(self) -> bool:
         """Whether `stage` may be called.
@@ -271,34 +283,52 @@ class Lane:
         growing = not self.on or len(self._waiting) < _LEAST
         return bool(buffers.free or (growing and buffers.new))
 
-    def stage(self, span: Span, data: bytes) -> None:
-        """Have `data` ready for whole flash words of flash, and programmed once the lane is on."""
-        free, packing = self.buffers.free, self.buffers.packing
-        if not free:
-            self.buffers.borrow(self._queue)
-        buffer = free.popleft()
-        packed = pack(data) if packing else None
-        source = buffer + self.buffers.room - len(packed) if packed else buffer
+    def stage(self, span: Span, data: bytes) -> Iterator[None]:
+        """Have `data` ready for whole flash words of flash, and programmed once the lane is on.
+
+        It yields where somebody else may have the link in between.
+        """
+        buffers = self.buffers
+        if buffers.free:
+            buffer = buffers.free.popleft()
+        else:
+            buffer = buffers.new.popleft()
+            for part in self._parts(buffer, buffers.room):
+                self._queue.borrow(part)
+                yield
+        packed = pack(data) if buffers.packing else None
         contents = packed or data
-        job = self._address + _JOBS_AT + self._staged % _JOBS * _JOB
+        source = buffer + buffers.room - len(packed) if packed else buffer
+        *others, last = (
+            Write(part.start, words_of(contents[part.start - source : part.end - source]))
+            for part in self._parts(source, len(contents))
+        )
+        for write in others:
+            self._target.run([write])
+            yield
         room = len(packed) if packed else 0, buffer
-        record = [source, span.start, *room, len(data)]
-        self._target.run([Write(source, words_of(contents)), Write(job, record)])
+        self._target.run([last, Write(self._job(), [source, span.start, *room, len(data)])])
+        self._wait_for(buffer, span)
+
+    def _job(self) -> int:
+        """Where the next one is described."""
+        return self._address + _JOBS_AT + self._staged % _JOBS * _JOB
+
+    def _wait_for(self, buffer: int, span: Span) -> None:
         self._staged += 1
         if not self._waiting:
-            self._next = self._target.monotonic()
+            self._since = self._target.monotonic()
+            self._due = self._since + len(span) * self._program_seconds
         self._waiting.append((buffer, span))
 
     def have_read(self, span: Span) -> None:
         """Have the core read whole flash words, once the lane is on and all before is done."""
-        job = self._address + _JOBS_AT + self._staged % _JOBS * _JOB
-        self._target.write_words(job, [0, span.start, 0, 0, len(span)])
-        self._staged += 1
-        self._waiting.append((0, span))
+        self._target.write_words(self._job(), [0, span.start, 0, 0, len(span)])
+        self._wait_for(0, span)
 
     def switch_on(self, *before: Write) -> None:
         """From now on the bank may be written to: it is erased, and `before` sets PG."""
-        self.began = self._next = self._target.monotonic()
+        self.began = self._since = self._due = self._target.monotonic()
         self._target.run([*before, Write(self._address + _ON, [1])])
         self.on = True
 
@@ -320,7 +350,7 @@ class Lane:
 
         Raises: what `CallQueue.poll` raises when the core has stopped or the chip was reset.
         """
-        done, trouble = self._target.read_words(self._address + _DONE, 2)
+        done, trouble, *_, left = self._target.read_words(self._address + _DONE, 5)
         finished = []
         while self._done != done and self._waiting:
             self._done += 1
@@ -329,33 +359,37 @@ class Lane:
                 self.buffers.free.append(buffer)
             finished.append(span)
         now = self._target.monotonic()
+        self._due = now + left * self._program_seconds
         if finished:
-            self._next = now
-        elif now > self._next + _SILENCE:
+            self._since = now
+        elif now > self._since + _SILENCE:
             self._queue.poll()
         return finished, bool(trouble)
 
     def until_due(self) -> float:
         """Seconds until the first of those that wait may be done."""
-        length = len(self._waiting[0][1])
-        due = self._next + _EARLY * length * self._program_seconds
-        return due - self._target.monotonic()
+        return self._due - self._target.monotonic()
+
+    def is_due(self) -> bool:
+        """Whether it is time for a look."""
+        return bool(self._waiting) and self.until_due() <= 0
+
+    def silence(self) -> float:
+        """Seconds for which the first of those that wait has been under way, as far as is known."""
+        return self._target.monotonic() - self._since if self._waiting else 0.0
 
     def is_empty(self) -> bool:
         """Whether all that was staged has been taken."""
         return not self._waiting
 
-    def give_back(self) -> bool:
-        """Let the RAM of a buffer that nobody needs any more be as it was, if there is one.
-
-        Of those for both banks nobody knows, so they wait until all is over, as do those that held
-        zeros.
-        """
-        read = [buffer for buffer in self.buffers.free if buffer not in self.buffers.zeros]
-        if self.buffers.packing or not read:
-            return False
-        buffer = read[0]
-        self.buffers.free.remove(buffer)
-        self._queue.give_back(buffer)
+    def give_back(self) -> None:
+        """Let the RAM of a buffer that is free be as it was."""
+        buffer = self.buffers.free.popleft()
+        for part in self._parts(buffer, self.buffers.room):
+            self._queue.give_back(part.start)
         self.buffers.new.append(buffer)
-        return True
+
+    def _parts(self, start: int, length: int) -> Iterator[Span]:
+        """What crosses the link in one go."""
+        for at in range(start, start + length, self._part):
+            yield Span(at, min(at + self._part, start + length))

@@ -31,7 +31,6 @@ RM0433, "Embedded flash memory (FLASH)"; times from DS12110, "Flash memory chara
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -99,7 +98,7 @@ _FED = 2.0  # seconds for a buffer: seven times the worst case of x8
 _TURN = 1e-6  # seconds: the other bank, if it can use the link, has its turn
 _SOON = 0.001  # seconds between two looks at what is due
 _LOOK = 0.004  # the same at whether another lane has done with the link
-_NOTHING: Iterator[Event] = iter(())
+_NOTHING: Iterator[None] = iter(())
 _ECC = FlashSr.SNECCERR | FlashSr.DBECCERR
 _BLOCKING = FlashSr.PGSERR | FlashSr.INCERR
 
@@ -215,9 +214,9 @@ class InternalBank:
 
     def change(self, sectors: Sequence[SectorPlan]) -> Generator[Event, None, None]:
         fed = self._feeder is not None and self._worth_feeding(sectors)
-        for sector in sectors:
-            last = sector is sectors[-1]
-            yield from self._feed(sector, last=last) if fed else self._change(sector)
+        for number, sector in enumerate(sectors, 1):
+            to_come = len(sectors) - number
+            yield from self._feed(sector, to_come) if fed else self._change(sector)
             if not sector.erase and not (yield from self._reads_back(sector)):
                 log.info("%s was not quite blank: erasing it", sector.sector)
                 yield from self._change(replace(sector, erase=True))
@@ -259,62 +258,55 @@ class InternalBank:
                 yield from self._change(replace(sector, erase=True))
                 return
 
-    def _feed(self, sector: SectorPlan, *, last: bool) -> Generator[Event, None, None]:
+    def _feed(self, sector: SectorPlan, to_come: int) -> Generator[Event, None, None]:
         """Erase and program a sector by way of the feeder, whose buffers fill during the erase."""
         assert self._feeder is not None
-        size = PIECE if self._is_link_slow() else BUFFER
-        pieces = deque(
-            run.part(start, start + size)
-            for run in sector.runs
-            for start in range(0, len(run.span), size)
-        )
+        staging = self._stage(sector, to_come)
         if sector.erase:
-            yield from self._erase(sector.sector, self._stage(pieces))
+            yield from self._erase(sector.sector, staging)
         else:
             yield Busy(0)  # an erase elsewhere had better begin first
         lane = self._opened_lane()
-        lane.wants = bool(pieces)
         lane.switch_on(self._controlling(FlashCr.PG))
-        deadline = self._target.deadline(_FED)
-        while pieces or not lane.is_empty():
-            lane.wants = bool(pieces)
-            if self._feeder.may_stage(lane):
-                yield from self._stage(pieces)
-            if lane.is_empty():  # another lane has the link
-                deadline = self._target.deadline(_FED)
-                yield Busy(_LOOK)
-                continue
+        for event in staging:
+            if event is None:
+                self._feeder.give_back()
+            yield event or Busy(max(_SOON, lane.until_due()))
+            if event is None or lane.is_due():
+                yield from self._collect(lane, sector.sector)
+        while not lane.is_empty():
+            self._feeder.give_back()
             yield Busy(max(_SOON, lane.until_due()))
-            finished, trouble = lane.collect()
-            if finished:
-                deadline = self._target.deadline(_FED)
-            for span in finished:
-                yield Did("programmed", span)
-            if trouble:
-                self._check("program", sector.sector)
-                raise FlashError(f"what is for {sector.sector} did not arrive whole in SRAM")
-            if deadline.expired():
-                raise self._stuck(self._program_seconds[1])
-            if last and not pieces and self._feeder.may_stage(lane):
-                lane.give_back()
-        lane.wants = False
+            yield from self._collect(lane, sector.sector)
         lane.switch_off()
-        status = yield from self._when_idle(self._program_seconds[1], 0)
-        self._check("program", sector.sector, status)
-        while last and lane.give_back():
-            yield Busy(_TURN)
+        self._check("program", sector.sector, self._wait_idle(self._program_seconds[1]))
 
-    def _stage(self, pieces: deque[Run]) -> Generator[Event, None, None]:
-        """Fill the feeder's buffers, as long as there are any."""
-        lane = self._opened_lane()
+    def _stage(self, sector: SectorPlan, to_come: int) -> Iterator[Event | None]:
+        """Fill the feeder's buffers with a sector; None when there is no room, and time to look."""
         assert self._feeder is not None
-        while pieces and lane.has_room():
-            if self._feeder.may_stage(lane):
-                piece = pieces.popleft()
-                lane.stage(piece.span, piece.data)
+        size = PIECE if self._is_link_slow() else BUFFER
+        lane = self._opened_lane()
+        lane.wants, lane.to_come = True, to_come
+        for run in sector.runs:
+            for start in range(0, len(run.span), size):
+                while not (room := lane.has_room()) or not self._feeder.may_stage(lane):
+                    yield Busy(_LOOK) if room else None
+                piece = run.part(start, start + size)
+                for _ in lane.stage(piece.span, piece.data):
+                    yield Busy(_TURN)
                 yield Busy(_TURN)
-            else:
-                yield Busy(_LOOK)
+        lane.wants = False
+
+    def _collect(self, lane: Lane, sector: Span) -> Generator[Event, None, None]:
+        """Look at what the feeder has programmed."""
+        finished, trouble = lane.collect()
+        for span in finished:
+            yield Did("programmed", span)
+        if trouble:
+            self._check("program", sector)
+            raise FlashError(f"what is for {sector} did not arrive whole in SRAM")
+        if lane.silence() > _FED:
+            raise self._stuck(self._program_seconds[1])
 
     def _opened_lane(self) -> Lane:
         if self._lane is None:
@@ -361,7 +353,7 @@ class InternalBank:
         return not status
 
     def _erase(
-        self, sector: Span, meanwhile: Iterator[Event] = _NOTHING
+        self, sector: Span, meanwhile: Iterator[Event | None] = _NOTHING
     ) -> Generator[Event, None, None]:
         number = (sector.start - self.region.span.start) // len(sector)
         what = FlashCr.SER | number << FLASH_CR_SNB_SHIFT
@@ -375,7 +367,7 @@ class InternalBank:
         what: int,
         span: Span,
         seconds: tuple[float, float],
-        meanwhile: Iterator[Event] = _NOTHING,
+        meanwhile: Iterator[Event | None] = _NOTHING,
     ) -> Generator[Event, None, None]:
         typical, maximum = seconds
         self._target.run([self._controlling(what), self._controlling(what | FlashCr.START)])
@@ -385,9 +377,9 @@ class InternalBank:
         # A new part is often quicker than typical, a worn one slower.
         soon = begun + 0.8 * typical
         for event in meanwhile:
-            yield event
-            if self._target.monotonic() > soon:
+            if event is None or self._target.monotonic() > soon:
                 break
+            yield event
         yield Busy(max(0.0, soon - self._target.monotonic()))
         status = yield from self._when_idle(maximum, _SOON, meanwhile)
         self._check("erase", span, status)
@@ -615,14 +607,14 @@ class InternalBank:
         return status
 
     def _when_idle(
-        self, longest: float, interval: float, meanwhile: Iterator[Event] = _NOTHING
+        self, longest: float, interval: float, meanwhile: Iterator[Event | None] = _NOTHING
     ) -> Generator[Event, None, int]:
         """The same, with something else to do between two looks, or giving the link away."""
         deadline = self._target.deadline(2 * longest + 1)
         while (status := self._read(FLASH_SR)) & _ONGOING:
             if deadline.expired():
                 raise self._stuck(longest)
-            yield next(meanwhile, Busy(interval))
+            yield next(meanwhile, None) or Busy(interval)
         return status
 
     def _stuck(self, longest: float) -> FlashError:

@@ -283,13 +283,14 @@ class Programmer:
                     begun = now()
                     pauses.pop(lane, None)
                     event = next(running[lane], None)
-                    if fresh and not isinstance(event, Step):
+                    while isinstance(event, Step):  # which offers the link to nobody
+                        yield event
+                        heartbeat = now() + _HEARTBEAT
+                        event = next(running[lane], None)
+                    if fresh:
                         fresh.pop()
                     if event is None:
                         del running[lane]
-                    elif isinstance(event, Step):
-                        yield event
-                        heartbeat = now() + _HEARTBEAT
                     elif event.seconds:
                         pauses[lane] = now() + event.seconds
                     if now() >= heartbeat:
