@@ -17,8 +17,8 @@ from typing import Literal, Protocol, TypeGuard, runtime_checkable
 from gdbserver.chip.memory import Span
 from gdbserver.sim.polling import AccessKind
 
-BLOCK_BITS = 10
-"""Peripherals are aligned to 1 KiB."""
+BLOCK_BITS = 8
+"""Peripherals are aligned to 1 KiB, the two sets of registers of the flash to 256 bytes."""
 
 
 class Master(Enum):

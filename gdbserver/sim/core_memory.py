@@ -28,6 +28,7 @@ from gdbserver.sim.bus import (
     Bus,
     BusError,
     BusStall,
+    Device,
     Direct,
     Mappable,
     Master,
@@ -121,6 +122,9 @@ class CoreMemory:
         self._programmed: set[int] = set()
         """Starts of devices that are plain for reading only, and that the core has written to."""
         self._slaves: dict[int, _Slave] = {}
+        """By the number of a block that lies in one device."""
+        self._known: dict[int, _Slave] = {}
+        """By where they start: what a device can do is not asked again for each access."""
         self._callbacks = AccessCallbacks(unicorn, self._load, self._store)
         self._failure: BaseException | None = None
         self.running = False
@@ -391,6 +395,13 @@ class CoreMemory:
         if found is None:
             return _Slave(0, self._bus.read, self._bus.write)
         span, device = found
+        slave = self._known.get(span.start) or self._meet(span, device)
+        block = Span.of(address >> BLOCK_BITS << BLOCK_BITS, 1 << BLOCK_BITS)
+        if block in span:  # the device has it for itself
+            self._slaves[address >> BLOCK_BITS] = slave
+        return slave
+
+    def _meet(self, span: Span, device: Device) -> _Slave:
         ports = frozenset(getattr(device, "data_ports", ()))
         kinds = dict.fromkeys(ports, _ACT) | dict.fromkeys(
             getattr(device, "idle_writes", ()), _FEED
@@ -399,7 +410,5 @@ class CoreMemory:
         slave = _Slave(span.start, device.read, device.write, ports, kinds, direct)
         if isinstance(device, QuickDevice):
             slave = replace(slave, quick_read=device.quick_read, quick_write=device.quick_write)
-        block = Span.of(address >> BLOCK_BITS << BLOCK_BITS, 1 << BLOCK_BITS)
-        if block in span:  # the device has it for itself
-            self._slaves[address >> BLOCK_BITS] = slave
+        self._known[span.start] = slave
         return slave

@@ -354,6 +354,10 @@ class FlashBank(Peripheral):
 
     @SR.reads
     def _refresh_status(self) -> None:
+        self._values[FLASH_SR] = self.status()
+
+    def status(self) -> int:
+        """SR, as it reads now."""
         status = self._values[FLASH_SR] & FLAGS
         if self._queue:
             status |= _QW
@@ -363,7 +367,7 @@ class FlashBank(Peripheral):
             status |= _WBNE
         if self._crc_end is not None:
             status |= _CRC_BUSY
-        self._values[FLASH_SR] = status
+        return status
 
     @CCR.writes
     def _clear_flags(self, ccr: Fields) -> None:
@@ -486,6 +490,29 @@ class FlashBank(Peripheral):
         self._filled |= filled
         if self._filled == _FULL:
             self._commit()
+
+    def fill(self, offset: int, size: int, value: int) -> bool:
+        """A store of the core that goes on with a flash word and does not complete it.
+
+        False, and nothing done, if it is another one: `write_array` knows them all.
+        """
+        position, filled = offset - self._filling, self._filled
+        if not filled or not 0 <= position <= FLASH_WORD - size:
+            return False
+        added = (1 << size) - 1 << position
+        if (
+            filled & added
+            or filled | added == _FULL
+            or self._writer is not Master.CORE
+            or self._values[FLASH_SR] & _BLOCKING
+            or not self._values[FLASH_CR] & _PG
+            or not self._open
+            or self._controller.rdp_level == 1
+        ):
+            return False
+        self._buffer[position : position + size] = value.to_bytes(size, "little")
+        self._filled = filled | added
+        return True
 
     def write_array_block(self, offset: int, data: bytes, master: Master) -> None:
         """What word writes of `data` do, one after the other, at one instant.

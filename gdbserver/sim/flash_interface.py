@@ -31,6 +31,7 @@ from gdbserver.chip.stm32h743 import (
     FLASH_OPTSR_CUR,
     FLASH_OPTSR_PRG,
     FLASH_SIZE,
+    FLASH_SR,
     KIB,
     MASS_ERASE_SECONDS,
     SYSTEM_FLASH_1,
@@ -40,6 +41,7 @@ from gdbserver.chip.stm32h743 import (
 from gdbserver.sim.bus import Bus, BusStall, Direct, Master
 from gdbserver.sim.clock import MILLISECOND, SECOND, Clock
 from gdbserver.sim.flash_bank import BANK_OPTIONS, FLAGS, FlashBank, KeyLock, Operation, Timing
+from gdbserver.sim.polling import AccessKind
 from gdbserver.sim.registers import (
     BitsInteger,
     BitStruct,
@@ -187,6 +189,15 @@ class RegisterFile:
             return self._interface.shared.read(offset, size, master)
         return self._interface.mapped[number].read(offset, size, master)
 
+    def quick_read(self, offset: int, size: int) -> int | None:
+        """SR, which software waits for."""
+        number, offset = divmod(offset, FLASH_BANK2_OFFSET)
+        return self._interface.mapped[number].status() if offset == FLASH_SR and size == 4 else None
+
+    def quick_write(self, offset: int, size: int, value: int) -> AccessKind | None:
+        """Each of them may start or end something."""
+        return None
+
     def write(self, offset: int, size: int, value: int, master: Master) -> None:
         number, offset = divmod(offset, FLASH_BANK2_OFFSET)
         if number > 1:
@@ -221,6 +232,15 @@ class FlashArray:
         self._interface.touched_by(master)
         bank = self._interface.mapped[self._number - 1]
         bank.write_array(offset, value.to_bytes(size, "little"), master)
+
+    def quick_read(self, offset: int, size: int) -> int | None:
+        """A read may set flags, or stall."""
+        return None
+
+    def quick_write(self, offset: int, size: int, value: int) -> AccessKind | None:
+        """Seven of eight words that a program stores."""
+        filled = self._interface.mapped[self._number - 1].fill(offset, size, value)
+        return AccessKind.ACT if filled else None
 
     def read_block(self, offset: int, length: int, master: Master) -> bytes:
         self._interface.touched_by(master)

@@ -129,6 +129,21 @@ class Bench:
             value = int.from_bytes(data[i : i + size], "little")
             self.wait_for(lambda a=address + i, v=value: self.bus.write(a, size, v, Master.CORE))
 
+    def put(self, offset: int, data: bytes, master: Master, *, quickly: bool) -> None:
+        """Words into bank 1 at one instant; `quickly`: in a block, or by the core's short way."""
+        if quickly and master is not Master.CORE:
+            self.bus.write_block(BANK1.start + offset, data, master)
+            return
+        for i in range(0, len(data), 4):
+            value = int.from_bytes(data[i : i + 4], "little")
+            if quickly and self.flash.array(1).quick_write(offset + i, 4, value):
+                continue
+            try:
+                self.bus.write(BANK1.start + offset + i, 4, value, master)
+            except BusStall as stall:
+                stall.done = i
+                raise
+
     def wait_for(self, access: Callable[[], T]) -> T:
         while True:
             try:
@@ -357,6 +372,48 @@ def test_a_block_stalls_where_its_words_would(bench: Bench) -> None:
     bench.settle()
     bench.bus.write_block(BANK1.start + 120, (4 * WORD_A)[120:], Master.AP0)
     assert bench.load(BANK1.start, 128) == 4 * WORD_A
+
+
+STORES = st.lists(
+    st.tuples(
+        st.sampled_from([Master.CORE, Master.AP0]),
+        st.one_of(st.integers(0, 24).map(lambda n: 4 * n), st.sampled_from([0, 32, 64])),
+        st.integers(1, 16),
+        st.sampled_from([0, 0, 0, 60 * MICROSECOND, 300 * MICROSECOND]),
+    ),
+    max_size=14,
+)
+
+
+@given(stores=STORES, programming=st.booleans())
+@settings(max_examples=60)
+def test_blocks_and_short_ways_do_what_one_word_after_the_other_does(
+    stores: list[tuple[Master, int, int, int]], programming: bool
+) -> None:
+    """A debugger's blocks, and what the core stores, against words by themselves."""
+    quick, slow = Bench(), Bench()
+    for bench in (quick, slow):
+        bench.unlock()
+        bench.control(FlashCr.PG if programming else FlashCr(0))
+    for number, (master, offset, words, pause) in enumerate(stores):
+        data = bytes((17 * number + n) & 0xFF for n in range(4 * words))
+        done = []
+        for bench in (quick, slow):
+            try:
+                bench.put(offset, data, master, quickly=bench is quick)
+            except BusStall as stall:
+                done.append((stall.done, stall.ready))
+            else:
+                done.append((len(data), 0))
+            bench.clock.advance_to(bench.clock.now + pause)
+        assert done[0] == done[1]
+        assert quick.status() == slow.status()
+    for bench in (quick, slow):
+        bench.clock.advance_to(bench.clock.now + SECOND)
+    assert quick.flash.contents(Span.of(BANK1.start, 256)) == slow.flash.contents(
+        Span.of(BANK1.start, 256)
+    )
+    assert quick.flash.programs == slow.flash.programs
 
 
 def test_forced_writing_fills_the_flash_word_with_ones(bench: Bench) -> None:
