@@ -91,8 +91,9 @@ def _pass_covered_bkpt(target: Target, told_at: int) -> None:
 
 def take_hold(target: Target) -> None:
     """What a debugger finds: a halted core, that stops at faults which nobody handles."""
+    halted = target.reach()
     target.catch_faults(target.chosen_catch)
-    if not target.is_halted():
+    if not halted:
         target.halt()
 
 

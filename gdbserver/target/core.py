@@ -478,6 +478,12 @@ class Core:
         self.halt()
         return self._halt
 
+    def start_over(self) -> None:
+        """Forget what was known of a chip that was out of reach, and set it up anew."""
+        self.let_go()
+        self._masked = False
+        self._put_back()
+
     def _put_back(self) -> None:
         """What a reset may have destroyed: FPB, DWT, vector catch, and what others set up."""
         self._catches_all = False

@@ -457,6 +457,16 @@ class Target:
             self.link.reconnect()
             self._core.reset(halt=halt)
 
+    def reach(self) -> bool:
+        """As `is_halted`, and connect again first if the chip was without power, or the probe."""
+        try:
+            return self._core.is_halted()
+        except ProbeError as error:
+            log.info("%s; connecting again", error)
+            self.link.reconnect()
+            self._core.start_over()
+            return self._core.is_halted()
+
     def poll_stop(self) -> StopReason | None:
         """Look once: why the core is stopped, or None while it runs or sleeps.
 

@@ -402,6 +402,23 @@ def test_a_probe_unplugged_while_the_core_runs_ends_the_wait_and_not_the_server(
     assert "the core could not be released: " in caplog.text
 
 
+def test_who_comes_when_the_probe_is_back_finds_the_core(machine: Machine) -> None:
+    async def story(bench: Bench) -> None:
+        control = Control()
+        board = board_of(machine)
+        async with connected(bench, control) as client:
+            assert (await client.ask(b"?") or b"")[:1] == b"T"
+            board.unplug()
+        async with connected(bench, control) as client:
+            assert (await client.ask(b"?") or b"")[:1] == b"E"
+        board.replug()
+        async with connected(bench, control) as client:
+            assert (await client.ask(b"?") or b"")[:1] == b"T"
+            assert len(await client.ask(b"m20000000,4") or b"") == 8
+
+    on_bench(machine, story)
+
+
 class Careless(Target):
     """Its core cannot be let go, for a reason that nobody has foreseen."""
 
