@@ -209,7 +209,8 @@ def _read_sfdp(target: Target, bank: int, address: int, words: int) -> list[int]
 def describe(survey: Survey, name: str) -> str:
     """Identity, pins and what the loader's name leads to expect, in one sentence."""
     pins = ", ".join(f"{signal}={pin}" for signal, pin in survey.pins.items()) or "no pins"
-    if missing := missing_signals(survey.pins, survey.bank):
+    missing = missing_signals(survey.pins, survey.bank)
+    if missing and not survey.answers:  # on two lines a NOR does without the others
         lacking = f"no pin is set up as {', '.join(missing)}"
         have = f" (there are {pins})" if survey.pins else ""
         return f"the loader has not connected the NOR: {lacking}{have}"

@@ -352,16 +352,18 @@ class Board:
         gated = ClockGated(device, self.rcc, name, self.bus, Span.of(start, size))
         self.bus.attach(start, size, gated)
 
-    def _nor_wired(self, bank: int, dual: bool) -> bool:
-        """Whether every pin that a bank's NOR is soldered to has the function that it needs.
+    def _nor_wired(self, bank: int, dual: bool, lines: int) -> bool:
+        """Whether the pins that a bank's NOR is soldered to have the functions that it needs.
 
-        Both chip selects fall in dual-flash mode; else only the bank's own.
+        Both chip selects fall in dual-flash mode; else only the bank's own.  IO2 and IO3, where
+        they are not in use, are WP# and HOLD#, and the board pulls them up.
         """
         table = QUADSPI_BANKS[bank]
         return all(
             self.gpio[pin[1]].alternate(int(pin[2:]))
             == (CHIP_SELECTS if signal == "NCS" and dual else table[signal]).get(pin)
             for signal, pin in self._nor_wires.get(bank, {}).items()
+            if lines == 4 or signal not in ("IO2", "IO3")
         )
 
     def _fill_gaps(self, name: str, span: Span) -> None:

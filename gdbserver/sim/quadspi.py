@@ -341,13 +341,13 @@ class QuadSpi(Peripheral):
         array: bytearray | memoryview,
         *,
         kernel_hz: Callable[[], int],
-        wired: Callable[[int, bool], bool] = lambda bank, dual: True,
+        wired: Callable[[int, bool, int], bool] = lambda bank, dual, lines: True,
         clocked: Callable[[], bool] = lambda: True,
     ) -> None:
         """Dice by their bank, and in `array` what the window shows of them.
 
-        `wired(bank, dual)`: is every line of a bank's die driven, its chip select too, in dual-
-        or in single-flash mode?
+        `wired(bank, dual, lines)`: is a bank's die reached on so many data lines, and is its chip
+        select driven, in dual- or in single-flash mode?
         """
         self.clock = clock
         self.bus = bus
@@ -357,8 +357,8 @@ class QuadSpi(Peripheral):
         self.set_irq: Callable[[int, bool], None] = lambda number, level: None
         self._kernel_hz = kernel_hz
         self._wired = wired
-        self._dice: dict[int, list[Nor | None]] = {}
-        """Who is selected, by what CR says of it: as long as no pin is used for something else."""
+        self._dice: dict[tuple[int, int], list[Nor | None]] = {}
+        """Who is reached, by what CR says of it and by lines: until a pin's function changes."""
         self._clocked = clocked
         self._has_clock = clocked()
         self._event: Event | None = None
@@ -563,21 +563,27 @@ class QuadSpi(Peripheral):
         """How long a byte of data takes; two dice take two at a time."""
         return 8 * clock_ps // phases.data_lines // phases.edges // (1 + self._dual)
 
-    def _selected(self) -> list[Nor | None]:
-        """Who hangs on the wires that are driven, for each of the banks in use."""
+    def _reached(self, frame: Frame) -> list[Nor | None]:
+        """Who hangs on the wires that are driven, for each of the banks in use.
+
+        A frame on one line or two needs no IO2 and IO3: drivers leave them alone, or high.
+        """
+        lines = max(
+            frame.instruction_lines, frame.address_lines, frame.alternate_lines, frame.data_lines
+        )
         chosen = self._values[_CR] & (_DFM | _FSEL)
-        dice = self._dice.get(chosen)
+        dice = self._dice.get((chosen, lines))
         if dice is None:
             dual = bool(chosen & _DFM)
             banks = (1, 2) if dual else (2,) if chosen & _FSEL else (1,)
-            dice = [self.nors.get(b) if self._wired(b, dual) else None for b in banks]
-            self._dice[chosen] = dice
+            dice = [self.nors.get(b) if self._wired(b, dual, lines) else None for b in banks]
+            self._dice[chosen, lines] = dice
         return dice
 
     def _ask(self, frame: Frame) -> bytes:
         """The wires: to the dice, where there are any, or into the void."""
         self._instruction_sent = True
-        dice = self._selected()
+        dice = self._reached(frame)
         answers = [
             b"\xff" * part.read if nor is None else nor.transfer(part)
             for nor, part in zip(dice, _shared_out(frame, len(dice)), strict=True)
@@ -586,7 +592,7 @@ class QuadSpi(Peripheral):
 
     def _understood(self, frame: Frame) -> bool:
         """Would this frame read the arrays of all dice that are selected, in step?"""
-        dice = self._selected()
+        dice = self._reached(frame)
         return all(
             nor is not None and nor.understands(part)
             for nor, part in zip(dice, _shared_out(frame, len(dice)), strict=True)

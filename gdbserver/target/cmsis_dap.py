@@ -130,7 +130,7 @@ def _packed_one(value: int) -> bytes:
 class _QuickQueue(DAPAccessCMSISDAP):  # type: ignore[misc]  # pyOCD is untyped
     """What waits to be sent, and what was sent and waits for its answer."""
 
-    _crnt_cmd: Any  # a `_Packet`, or for a moment a `_Wait`
+    _crnt_cmd: Any  # a `_Packet`
 
     def line_up(self, request: int, count: int, words: bytes = b"") -> _Words | None:
         """So many of one request; what is read comes in time."""
@@ -155,8 +155,7 @@ class _QuickQueue(DAPAccessCMSISDAP):  # type: ignore[misc]  # pyOCD is untyped
     def wait(self, microseconds: int, probe: QuickProbe) -> None:
         with self._lock:
             self._send_packet()
-            self._crnt_cmd = _Wait(microseconds, probe)
-            self._send_packet()
+            self._send(_Wait(microseconds, probe))
 
     def _write(
         self, dap_index: int, count: int, request: int, words: Sequence[int] | None
@@ -170,18 +169,20 @@ class _QuickQueue(DAPAccessCMSISDAP):  # type: ignore[misc]  # pyOCD is untyped
 
     def _send_packet(self) -> None:
         with self._lock:
-            packet = self._crnt_cmd
-            if packet.get_empty():
+            if self._crnt_cmd.get_empty():
                 return
-            if len(self._commands_to_read) >= self._interface.get_packet_count():
-                self._read_packet()
-            try:
-                self._interface.write(list(packet.encode_data()))
-            except Exception as error:
-                self._abort_all_transfers(error)
-                raise
-            self._commands_to_read.append(packet)
+            self._send(self._crnt_cmd)
             self._crnt_cmd = _Packet(self._packet_size)
+
+    def _send(self, packet: _Packet | _Wait) -> None:
+        if len(self._commands_to_read) >= self._interface.get_packet_count():
+            self._read_packet()
+        try:
+            self._interface.write(list(packet.encode_data()))
+        except Exception as error:
+            self._abort_all_transfers(error)
+            raise
+        self._commands_to_read.append(packet)
 
     def _read_packet(self) -> None:
         with self._lock:
@@ -300,9 +301,6 @@ class _Wait:
     def __init__(self, microseconds: int, probe: QuickProbe) -> None:
         self._microseconds = microseconds
         self._probe = probe
-
-    def get_empty(self) -> bool:
-        return False
 
     def encode_data(self) -> bytes:
         return struct.pack("<BH", _DELAY, self._microseconds)

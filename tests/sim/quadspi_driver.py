@@ -57,7 +57,8 @@ class Driver:
             for bank, name in enumerate(parts, start=1)
         }
         self.nor = self.nors[1]
-        self._pins = self._clocked = True
+        self._lines = 4
+        self._clocked = True
         self.irqs: list[tuple[int, bool]] = []
         self.quadspi = QuadSpi(
             self.clock,
@@ -65,7 +66,7 @@ class Driver:
             self.nors,
             self.array,
             kernel_hz=lambda: self.hz,
-            wired=lambda bank, dual: self._pins,
+            wired=lambda bank, dual, lines: lines <= self._lines,
             clocked=lambda: self._clocked,
         )
         self.quadspi.set_irq = lambda number, level: self.irqs.append((number, level))
@@ -77,9 +78,9 @@ class Driver:
         self.write(CR, prescaler << 24 | self.dual | 1)
         self.write(DCR, size.bit_length() - 2 << 16)
 
-    def wire(self, connected: bool) -> None:
-        """Give the pins of the NOR their function, or another one."""
-        self._pins = connected
+    def wire(self, lines: int) -> None:
+        """Give the pins of so many data lines their function, or none a function at all."""
+        self._lines = lines
         self.quadspi.pins_changed()
 
     def gate(self, clocked: bool) -> None:

@@ -416,6 +416,8 @@ def test_two_nors_share_a_chip_select_in_dual_flash_mode():
     assert jedec_id(board) == 0x1740EF
     assert jedec_id(board, FSEL) == 0xFFFFFF, "its own chip select would fall, and it has none"
     set_pin(board, "PG14", 5)
+    assert jedec_id(board, DFM, 4) == 0x4040EFEF, "one line needs no IO3"
+    set_pin(board, "PH3", 5)
     assert jedec_id(board, DFM, 4) == 0xFF40FFEF
 
 

@@ -416,12 +416,21 @@ def test_without_a_kernel_clock_nothing_ends(driver: Driver) -> None:
 
 
 def test_without_pins_the_nor_neither_answers_nor_hears(driver: Driver) -> None:
-    driver.wire(False)
+    driver.wire(0)
     assert driver.fetch(ID, 3) == b"\xff\xff\xff"
     driver.command(0x06)
     assert not driver.nor.write_enabled
-    driver.wire(True)
+    driver.wire(4)
     assert driver.fetch(ID, 3) == bytes.fromhex("ef4019")
+
+
+def test_two_lines_are_enough_for_what_needs_no_more(driver: Driver) -> None:
+    driver.array[:4] = b"abcd"
+    driver.wire(2)
+    assert driver.fetch(ID, 3) == bytes.fromhex("ef4019")
+    two_lines = ccr(0x3B, INDIRECT_READ, address=3, lines=(1, 2), data=True, dummy=8)
+    assert driver.fetch(two_lines, 4, 0) == b"abcd"
+    assert driver.fetch(QUAD_READ, 4, 0) == b"\xff\xff\xff\xff"
 
 
 def test_the_second_flash_is_not_on_this_board(driver: Driver) -> None:
@@ -682,7 +691,7 @@ def test_a_nor_that_becomes_unreadable_takes_the_window_with_it(driver: Driver) 
 def test_pins_that_change_take_the_window_away(driver: Driver) -> None:
     driver.write(CCR, QUAD_MAP)
     assert driver.quadspi.window.direct(0) is not None
-    driver.wire(False)
+    driver.wire(0)
     assert driver.revoked
     assert driver.quadspi.window.direct(0) is None
     assert driver.read(WINDOW) == 0xFFFFFFFF

@@ -45,6 +45,7 @@ class Wire(Interface):  # type: ignore[misc]  # pyOCD is untyped
         self.serial_number = "wire"
         self.told: list[bytes] = []
         self.knows_delay = True
+        self.interrupted = False
         self._size, self._count = size, count
         self._failures = failures
         self._answers: deque[bytes | None] = deque()
@@ -61,6 +62,8 @@ class Wire(Interface):  # type: ignore[misc]  # pyOCD is untyped
         self.told.append(packet)
         assert len(packet) <= self._size
         assert len(self._answers) < self._count
+        if packet[0] == DELAY and self.interrupted:
+            raise KeyboardInterrupt
         failure: int | str = OK
         if packet[0] in (TRANSFER, TRANSFER_BLOCK):
             failure = self._failures.get(self._transfers, OK)
@@ -305,6 +308,16 @@ def test_a_probe_that_cannot_wait_says_so_once_and_nothing_is_lost() -> None:
     quick.wait(0.01)
     assert quick.read_dp(4, now=True) == struct.unpack("<I", Random(1).randbytes(4))[0]
     assert not quick.can_wait
+
+
+def test_ctrl_c_during_a_wait_leaves_a_probe_that_works() -> None:
+    wire = Wire(64, 4, {})
+    quick = quicken(opened(wire))
+    assert quick is not None
+    wire.interrupted = True
+    with pytest.raises(KeyboardInterrupt):
+        quick.wait(0.01)
+    assert quick.read_dp(4, now=True) == struct.unpack("<I", Random(1).randbytes(4))[0]
 
 
 def test_what_a_probe_waits_is_the_chips_time_and_only_cmsis_dap_knows_how(bench: Bench) -> None:
