@@ -133,6 +133,7 @@ class ExternalFlash:
         self._since = 0.0
         """When the first of those under way had its turn, at the latest."""
         self._changed: int | None = None  # where something has been programmed
+        self._modes_kept = True  # of the NOR: those that the loader has chosen
         free = self._queue.free
         page = self.region.page_size
         self._unit = -(-_SMALL // page) * page
@@ -203,7 +204,8 @@ class ExternalFlash:
                 sample = self._sample()
                 if not self._for_good:  # else it would not stay mapped
                     self._window.close()
-                    _finish(self._say(self._dialect.finish()))
+                    if self._modes_kept:  # else an UnInit may wait for ever for a NOR in QPI
+                        _finish(self._say(self._dialect.finish()))
                 self._queue.check_stack()
                 if self._tells:
                     log.info("%s used %d bytes of stack", self._loader.path.name, self.stack_used())
@@ -247,7 +249,8 @@ class ExternalFlash:
         return what_it_found(self._target, self._loader)
 
     def look_at_die(self) -> Die | None:
-        """What the NOR says of itself; whatever the loader has set up stays set up."""
+        """What the NOR says of itself; the loader needs another Init before it can go on."""
+        self._modes_kept = False
         before = QuadspiState.of(self._target)
         die = find_die(self._target)
         if before is not None:
