@@ -35,6 +35,7 @@ _CODE = (
     *(chip.ITCM, chip.SYSTEM_FLASH_1, chip.SYSTEM_FLASH_2, chip.BANK1, chip.BANK2, chip.DTCM),
     *(chip.AXI_SRAM, chip.SRAM1, chip.SRAM2, chip.SRAM3, chip.SRAM4, chip.QSPI_WINDOW),
 )
+_UPPER_LINES = {0x44: "the bits on IO2", 0x88: "the bits on IO3", 0xCC: "the bits on IO2 and IO3"}
 _TICKING = 3  # SYST_CSR: ENABLE and TICKINT
 _PENDSTSET = 1 << 26
 
@@ -105,6 +106,9 @@ def pattern(expected: bytes, found: bytes) -> str | None:
         return "it is still erased: the device did not program it"
     if not found.strip(b"\0"):
         return "it is all zeros: it was not erased before, or the device does not answer"
+    for bits, lines in _UPPER_LINES.items():
+        if found != expected and found == bytes(byte | bits for byte in expected[: len(found)]):
+            return f"all of it has come, but for {lines}: is what they are connected to right?"
     for distance in range(1, 9):
         if _same(expected, found[distance:]):
             return f"the right bytes, {distance} too far up: an address or a count is off"

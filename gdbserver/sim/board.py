@@ -91,6 +91,8 @@ _DEBUG_CLOCKS = int(DbgmcuCr.TRACECLKEN | DbgmcuCr.D1DBGCKEN | DbgmcuCr.D3DBGCKE
 _D3 = (SRAM4, BACKUP_SRAM, Span(0x58000000, 0x5C000000))
 
 # Where peripherals are.  RM0433, "Memory map and register boundary addresses".
+_UPPER_LINES = {"IO2": 0x44, "IO3": 0x88}  # the bits of a byte that cross them
+
 _PERIPHERAL_BUSES = {
     "APB1": Span(0x40000000, 0x4000D800),
     "APB2": Span(0x40010000, 0x40017800),
@@ -236,7 +238,7 @@ class Board:
             dict(zip(self._nor_wires, self.nors, strict=True)),
             self._nor_array,
             kernel_hz=lambda: self.rcc.quadspi_hz,
-            wired=self._nor_wired,
+            lost_bits=self._lost_nor_bits,
             clocked=lambda: self.rcc.clocked("QSPI"),
         )
         self.gpio = {port: Gpio(port) for port in "ABCDEFGHIJK"}
@@ -352,19 +354,22 @@ class Board:
         gated = ClockGated(device, self.rcc, name, self.bus, Span.of(start, size))
         self.bus.attach(start, size, gated)
 
-    def _nor_wired(self, bank: int, dual: bool, lines: int) -> bool:
-        """Whether the pins that a bank's NOR is soldered to have the functions that it needs.
+    def _lost_nor_bits(self, bank: int, dual: bool) -> int | None:
+        """What pins without the function that they need for a bank's NOR keep from it.
 
-        Both chip selects fall in dual-flash mode; else only the bank's own.  IO2 and IO3, where
-        they are not in use, are WP# and HOLD#, and the board pulls them up.
+        Both chip selects fall in dual-flash mode; else only the bank's own.  IO2 and IO3 are WP#
+        and HOLD# as well, and the board pulls them up: on one line or two the NOR needs neither.
         """
         table = QUADSPI_BANKS[bank]
-        return all(
-            self.gpio[pin[1]].alternate(int(pin[2:]))
-            == (CHIP_SELECTS if signal == "NCS" and dual else table[signal]).get(pin)
-            for signal, pin in self._nor_wires.get(bank, {}).items()
-            if lines == 4 or signal not in ("IO2", "IO3")
-        )
+        lost = 0
+        for signal, pin in self._nor_wires.get(bank, {}).items():
+            choice = CHIP_SELECTS if signal == "NCS" and dual else table[signal]
+            if self.gpio[pin[1]].alternate(int(pin[2:])) == choice.get(pin):
+                continue
+            if signal not in _UPPER_LINES:
+                return None
+            lost |= _UPPER_LINES[signal]
+        return lost
 
     def _fill_gaps(self, name: str, span: Span) -> None:
         """Let what is not modelled read as zero, as a peripheral without a clock does."""

@@ -201,6 +201,29 @@ def _shared_out(frame: Frame, dice: int) -> list[Frame]:
     ]
 
 
+def _on_four_lines(frame: Frame) -> bool:
+    lines = (frame.address_lines, frame.alternate_lines, frame.data_lines)
+    return 4 in lines or frame.instruction_lines == 4
+
+
+def _with_ones(data: bytes, bits: int) -> bytes:
+    return bytes(byte | bits for byte in data)
+
+
+def _garbled(frame: Frame, lost: int) -> Frame:
+    """What arrives of a frame, each of whose bytes loses these bits where it is on four lines."""
+    many = lost * 0x01010101
+    return replace(
+        frame,
+        instruction=frame.instruction | lost
+        if frame.instruction is not None and frame.instruction_lines == 4
+        else frame.instruction,
+        address=frame.address | many if frame.address_lines == 4 else frame.address,
+        alternate=frame.alternate | many if frame.alternate_lines == 4 else frame.alternate,
+        write=_with_ones(frame.write, lost) if frame.data_lines == 4 else frame.write,
+    )
+
+
 def _interleaved(parts: list[bytes]) -> bytes:
     """The bytes of two dice as one sees them: in turns."""
     return bytes(byte for pair in zip(*parts, strict=True) for byte in pair)
@@ -341,13 +364,14 @@ class QuadSpi(Peripheral):
         array: bytearray | memoryview,
         *,
         kernel_hz: Callable[[], int],
-        wired: Callable[[int, bool, int], bool] = lambda bank, dual, lines: True,
+        lost_bits: Callable[[int, bool], int | None] = lambda bank, dual: 0,
         clocked: Callable[[], bool] = lambda: True,
     ) -> None:
         """Dice by their bank, and in `array` what the window shows of them.
 
-        `wired(bank, dual, lines)`: is a bank's die reached on so many data lines, and is its chip
-        select driven, in dual- or in single-flash mode?
+        `lost_bits(bank, dual)`: which bits of a byte on four lines do not get through to a bank's
+        die, for IO2 or IO3 is not connected and pulled up; None where nothing does, without clock,
+        chip select (in dual- or in single-flash mode), IO0 or IO1.
         """
         self.clock = clock
         self.bus = bus
@@ -356,9 +380,9 @@ class QuadSpi(Peripheral):
         self.window = Window(self)
         self.set_irq: Callable[[int, bool], None] = lambda number, level: None
         self._kernel_hz = kernel_hz
-        self._wired = wired
-        self._dice: dict[tuple[int, int], list[Nor | None]] = {}
-        """Who is reached, by what CR says of it and by lines: until a pin's function changes."""
+        self._lost_bits = lost_bits
+        self._dice: dict[int, list[tuple[Nor | None, int]]] = {}
+        """Who is selected, by what CR says of it: as long as no pin is used for something else."""
         self._clocked = clocked
         self._has_clock = clocked()
         self._event: Event | None = None
@@ -563,39 +587,41 @@ class QuadSpi(Peripheral):
         """How long a byte of data takes; two dice take two at a time."""
         return 8 * clock_ps // phases.data_lines // phases.edges // (1 + self._dual)
 
-    def _reached(self, frame: Frame) -> list[Nor | None]:
-        """Who hangs on the wires that are driven, for each of the banks in use.
-
-        A frame on one line or two needs no IO2 and IO3: drivers leave them alone, or high.
-        """
-        lines = max(
-            frame.instruction_lines, frame.address_lines, frame.alternate_lines, frame.data_lines
-        )
+    def _selected(self) -> list[tuple[Nor | None, int]]:
+        """Who hangs on the wires that are driven, for each of the banks in use, and which bits of
+        what crosses four lines do not get through."""
         chosen = self._values[_CR] & (_DFM | _FSEL)
-        dice = self._dice.get((chosen, lines))
+        dice = self._dice.get(chosen)
         if dice is None:
             dual = bool(chosen & _DFM)
-            banks = (1, 2) if dual else (2,) if chosen & _FSEL else (1,)
-            dice = [self.nors.get(b) if self._wired(b, dual, lines) else None for b in banks]
-            self._dice[chosen, lines] = dice
+            dice = []
+            for bank in (1, 2) if dual else (2,) if chosen & _FSEL else (1,):
+                lost = self._lost_bits(bank, dual)
+                dice.append((None, 0) if lost is None else (self.nors.get(bank), lost))
+            self._dice[chosen] = dice
         return dice
 
     def _ask(self, frame: Frame) -> bytes:
         """The wires: to the dice, where there are any, or into the void."""
         self._instruction_sent = True
-        dice = self._reached(frame)
-        answers = [
-            b"\xff" * part.read if nor is None else nor.transfer(part)
-            for nor, part in zip(dice, _shared_out(frame, len(dice)), strict=True)
-        ]
+        dice = self._selected()
+        answers = []
+        for (nor, lost), part in zip(dice, _shared_out(frame, len(dice)), strict=True):
+            if nor is None:
+                answers.append(b"\xff" * part.read)
+            elif lost and _on_four_lines(part):
+                answer = nor.transfer(_garbled(part, lost))
+                answers.append(_with_ones(answer, lost) if part.data_lines == 4 else answer)
+            else:
+                answers.append(nor.transfer(part))
         return answers[0] if len(answers) == 1 else _interleaved(answers)
 
     def _understood(self, frame: Frame) -> bool:
         """Would this frame read the arrays of all dice that are selected, in step?"""
-        dice = self._reached(frame)
+        dice = self._selected()
         return all(
-            nor is not None and nor.understands(part)
-            for nor, part in zip(dice, _shared_out(frame, len(dice)), strict=True)
+            nor is not None and not (lost and _on_four_lines(part)) and nor.understands(part)
+            for (nor, lost), part in zip(dice, _shared_out(frame, len(dice)), strict=True)
         )
 
     def _start(self) -> None:

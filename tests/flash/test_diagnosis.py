@@ -41,6 +41,14 @@ def test_bits_that_only_fell_or_only_stayed_tell_what_was_left_out() -> None:
     assert str(pattern(DATA[10:], half[10:])).startswith("bits are 1 that shall be 0")
 
 
+@pytest.mark.parametrize(
+    ("bits", "lines"), [(0x44, "IO2:"), (0x88, "IO3:"), (0xCC, "IO2 and IO3:")]
+)
+def test_lines_that_do_not_get_through_are_named(bits: int, lines: str) -> None:
+    found = bytes(byte | bits for byte in DATA)
+    assert lines in str(pattern(DATA, found))
+
+
 def test_noise_looks_like_nothing() -> None:
     assert pattern(DATA, noise(64, 2)) is None
 

@@ -145,7 +145,7 @@ def test_one_that_is_missing_is_named(quick: Bench, number: int, ids: str) -> No
 
 
 def test_wrong_pins_of_bank_2_are_found_at_its_nor(bench_at: Callable[..., Bench]) -> None:
-    bench = bench_at(f"sim:cmsis-dap-v2,{UID}", {**PINS, "BK2_IO2": "PE9"})
+    bench = bench_at(f"sim:cmsis-dap-v2,{UID}", {**PINS, "BK2_IO1": "PE8"})
     with pytest.raises(LoaderRefused) as failed:
         bench.carry_out(download((NOR, b"1234")))
     assert str(failed.value.hint).startswith("on bank 2 of the QUADSPI, the NOR does not answer")

@@ -390,8 +390,18 @@ def test_other_pins_work_when_the_board_and_the_config_agree() -> None:
     assert wrong.found.status == NO_ANSWER
 
 
-@pytest.mark.parametrize("index", range(6))
-def test_a_wrong_alternate_function_on_any_pin_fails_soon(index: int) -> None:
+@pytest.mark.parametrize("index", [4, 5])
+def test_where_io2_or_io3_do_not_get_through_one_line_has_to_do(index: int) -> None:
+    pins = list(PINS)
+    pins[index] = (*PINS[index][:2], 12)
+    bench = Bench(config=config(pins))
+    bench.board.nor.memory[:4096] = bytes(range(256)) * 16
+    assert bench.call("Init", seconds=1.0) == 1
+    assert bench.found.read_lines == 0x11
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_a_wrong_alternate_function_on_any_other_pin_fails_soon(index: int) -> None:
     pins = list(PINS)
     pins[index] = (*PINS[index][:2], 12)
     bench = Bench(config=config(pins))

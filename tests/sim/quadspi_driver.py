@@ -66,7 +66,7 @@ class Driver:
             self.nors,
             self.array,
             kernel_hz=lambda: self.hz,
-            wired=lambda bank, dual, lines: lines <= self._lines,
+            lost_bits=lambda bank, dual: {4: 0, 2: 0xCC}.get(self._lines),
             clocked=lambda: self._clocked,
         )
         self.quadspi.set_irq = lambda number, level: self.irqs.append((number, level))

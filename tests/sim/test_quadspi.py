@@ -430,7 +430,13 @@ def test_two_lines_are_enough_for_what_needs_no_more(driver: Driver) -> None:
     assert driver.fetch(ID, 3) == bytes.fromhex("ef4019")
     two_lines = ccr(0x3B, INDIRECT_READ, address=3, lines=(1, 2), data=True, dummy=8)
     assert driver.fetch(two_lines, 4, 0) == b"abcd"
-    assert driver.fetch(QUAD_READ, 4, 0) == b"\xff\xff\xff\xff"
+    data_on_four = ccr(0x6C, INDIRECT_READ, address=4, lines=(1, 4), data=True, dummy=8)
+    assert driver.fetch(data_on_four, 4, 0) == bytes(byte | 0xCC for byte in b"abcd")
+    program = ccr(0x34, address=4, lines=(1, 4), data=True)
+    driver.command(0x06)
+    driver.send(program, b"0123", 0x100)
+    driver.clock.advance_to(driver.clock.now + 1_000_000_000)
+    assert driver.array[0x100:0x104] == bytes(byte | 0xCC for byte in b"0123")
 
 
 def test_the_second_flash_is_not_on_this_board(driver: Driver) -> None:
