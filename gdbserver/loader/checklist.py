@@ -43,7 +43,7 @@ from gdbserver.loader.dialect import Request, dialect, program_seconds, read_sec
 from gdbserver.loader.file import LoaderFile, built, load_image
 from gdbserver.loader.nor_states import Nor
 from gdbserver.loader.own import identity, resized
-from gdbserver.loader.window import SHOWN_BYTES, Window
+from gdbserver.loader.window import SHOWN_BYTES, THREE_BYTES, Window
 from gdbserver.target.target import Target
 
 Outcome = Literal["ok", "remark", "failed", "skipped"]
@@ -51,7 +51,6 @@ Outcome = Literal["ok", "remark", "failed", "skipped"]
 _BUFFER = 8 * KIB
 _LOOK = 64 * KIB  # of a larger sector only so much is compared, at both of its ends
 _ST_STACK = 1024  # what STM32CubeProgrammer gives a loader
-_THREE_BYTES = 16 * MIB
 _MOMENT = 0.02  # seconds for a program to run
 
 
@@ -184,13 +183,13 @@ class LoaderTest:
         if self._thorough:
             return [region.span]
         sectors = set(self._sectors())
-        if len(region.span) > _THREE_BYTES:
+        if len(region.span) > THREE_BYTES:
             sectors |= set(self._around_three_bytes())
         return sorted(sectors)
 
     def _around_three_bytes(self) -> tuple[Span, Span]:
         region = self._loader.region
-        border = region.span.start + _THREE_BYTES
+        border = region.span.start + THREE_BYTES
         return region.sector_at(border - 1), region.sector_at(border)
 
     # --- Sessions -----------------------------------------------------------------------------
@@ -290,7 +289,7 @@ class LoaderTest:
 
     def _across_three_bytes(self) -> str:
         region = self._loader.region
-        if len(region.span) <= _THREE_BYTES:
+        if len(region.span) <= THREE_BYTES:
             raise _Skip(f"the device has {len(region.span) // MIB} MiB")
         below, above = self._around_three_bytes()
         start = Span.of(region.span.start, KIB)
