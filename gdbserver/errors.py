@@ -169,6 +169,18 @@ class TargetError(GdbServerError):
         self.hint = hint
 
 
+class HeldInReset(TargetError):
+    """NRST is low, and it is not we who pull it."""
+
+    code = errno.EAGAIN
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the chip is held in reset",
+            hint="NRST is low: the reset button, another probe, or a part on the board pulls it",
+        )
+
+
 class AccessRefused(TargetError):
     """An access ended in a bus error."""
 

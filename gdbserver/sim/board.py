@@ -203,7 +203,7 @@ class Board:
         """What AP2 sees."""
         self._rams: list[Ram] = []
         self._links: list[Link] = []
-        self._pin_low = False
+        self._pulling_nrst: set[str] = set()
 
         self.pwr = Pwr(self.clock)
         self.rcc = Rcc(self.clock, backup_access=lambda: self.pwr.backup_access)
@@ -469,17 +469,17 @@ class Board:
         self._begin_reset(cause)
         self.clock.after(RESET_PULSE, self._pulse_over)
 
-    def hold_reset(self, asserted: bool) -> None:
-        """Somebody pulls NRST low, or lets go."""
-        if asserted and not self._pin_low:
-            self._pin_low = True
+    def hold_reset(self, asserted: bool, who: str = "probe") -> None:
+        """Somebody pulls NRST low, or lets go; it is high when nobody pulls."""
+        was_low = bool(self._pulling_nrst)
+        (self._pulling_nrst.add if asserted else self._pulling_nrst.discard)(who)
+        if not was_low and self._pulling_nrst:
             self._begin_reset(ResetCause.PIN)
-        elif not asserted and self._pin_low:
-            self._pin_low = False
+        elif was_low and not self._pulling_nrst:
             self._end_reset()
 
     def _pulse_over(self) -> None:
-        if not self._pin_low and self.core.in_reset:
+        if not self._pulling_nrst and self.core.in_reset:
             self._end_reset()
 
     def _begin_reset(self, cause: ResetCause) -> None:
@@ -515,7 +515,16 @@ class Board:
 
     def power_cycle(self) -> None:
         """Take the power away from chip and NOR, and give it back."""
+        self.power_off()
+        self.power_on()
+
+    def power_off(self) -> None:
+        """Take the power away from chip and NOR; the probe has its own."""
         self._begin_reset(ResetCause.POWER_ON)
+        self.debug_port.power_off()
+
+    def power_on(self) -> None:
+        """Give it back."""
         for nor in self.nors:
             nor.power_cycle()
         self.scs.power_on_reset()
@@ -523,7 +532,7 @@ class Board:
             unit.reset()
         self.debug_port.power_on()
         self._fill_rams()
-        if not self._pin_low:
+        if not self._pulling_nrst:
             self._end_reset()
 
     def _fill_rams(self) -> None:

@@ -95,6 +95,7 @@ class DebugPort:
         self.power_on()
 
     def power_on(self) -> None:
+        self.powered = True
         self._wire = _Wire.JTAG
         self._ones = 0  # how many ones in a row the line has carried
         self._code: list[int] | None = None  # bits since a run of 50 ones ended
@@ -103,10 +104,17 @@ class DebugPort:
         self._result = 0  # of the last posted read
         self._active: MemAp | None = None  # the port that was accessed last
 
+    def power_off(self) -> None:
+        """From now on nobody drives an answer."""
+        self.power_on()
+        self.powered = False
+
     # --- The line itself -----------------------------------------------------------------------
 
     def sequence(self, bits: int, count: int) -> None:
         """Bits on SWDIO that are no request: line resets, and switching from JTAG to SWD."""
+        if not self.powered:
+            return
         for i in range(count):
             self._bit(bits >> i & 1)
 

@@ -48,7 +48,7 @@ from gdbserver.chip.cortex_m import (
     Selector,
 )
 from gdbserver.chip.memory import Span
-from gdbserver.errors import AccessRefused, AccessStalled, MemoryFault, TargetError
+from gdbserver.errors import AccessRefused, AccessStalled, HeldInReset, MemoryFault, TargetError
 from gdbserver.target import faults, registers, thumb
 from gdbserver.target.breakpoints import BKPT, Block, BreakKind, Breakpoints, Watch
 from gdbserver.target.link import Access, Link, Port, Read, Write
@@ -131,7 +131,7 @@ class Core:
         """Whether interrupts have to wait while the core is stepped."""
         self.resets = 0
         self.unasked_resets = 0
-        """How often `poll_stop` has found that somebody else reset the chip."""
+        """How often it was found that somebody else had reset the chip."""
 
     # --- From start to finish ---------------------------------------------------------------------
 
@@ -215,12 +215,19 @@ class Core:
         deadline = self._link.deadline(HALT_TIMEOUT)
         while not status & Dhcsr.S_HALT:
             if deadline.expired():
+                if status & Dhcsr.S_RESET_ST:
+                    raise HeldInReset
                 raise TargetError(
                     "the core does not halt",
                     hint="it may be waiting for a bus that never answers; try `monitor reset halt`",
                 )
             status = self._look()
-        self._halt = _Halt(self._now())
+        self._found_halted()
+
+    def _found_halted(self) -> _Halt:
+        self._see_to_reset()
+        self._halt = halt = _Halt(self._now())
+        return halt
 
     def resume(self) -> None:
         """Let the core run; breakpoints at its pc stop it there and then."""
@@ -414,6 +421,9 @@ class Core:
                 break
             log.info("no reset by %s", pull.__name__)
         else:
+            with suppress(AccessRefused, AccessStalled):
+                if self._look() & Dhcsr.S_RESET_ST:
+                    raise HeldInReset
             raise TargetError("the chip does not reset", hint="power it off and on")
         self._put_back()
         if not halt:
@@ -475,6 +485,7 @@ class Core:
         if not over:
             return None
         log.info("the core was not caught at its reset vector")
+        self._reset_seen = False
         self.halt()
         return self._halt
 
@@ -483,6 +494,15 @@ class Core:
         self.let_go()
         self._masked = False
         self._put_back()
+
+    def _see_to_reset(self) -> None:
+        """If somebody else has reset the chip: put back what that destroyed."""
+        if self._reset_seen:
+            self._reset_seen = False
+            self.unasked_resets += 1
+            self.resets += 1
+            log.warning("the chip was reset")
+            self._put_back()
 
     def _put_back(self) -> None:
         """What a reset may have destroyed: FPB, DWT, vector catch, and what others set up."""
@@ -510,20 +530,16 @@ class Core:
 
         With `briefly`, it may turn out that nobody wants to know more.
         """
-        if self._halt is None:
+        halt = self._halt
+        if halt is None:
             status = self._look()
-            if self._reset_seen:
-                self._reset_seen = False
-                self.unasked_resets += 1
-                self.resets += 1
-                log.warning("the chip was reset")
-                self._put_back()
+            self._see_to_reset()
             if not status & (Dhcsr.S_HALT | Dhcsr.S_LOCKUP):
                 return None
             if not status & Dhcsr.S_HALT:
                 self.halt()
-            self._halt = _Halt(self._now())
-        stop = self._explain(self._halt, briefly=briefly or self._leaving is not None)
+            halt = self._found_halted()
+        stop = self._explain(halt, briefly=briefly or self._leaving is not None)
         if self._leaving is not None:
             if stop.kind == "step" and self.read_registers(["pc"])["pc"] in self._leaving:
                 self._go_on_leaving(self._leaving)
@@ -555,9 +571,7 @@ class Core:
         """
         if not self.seems_halted():
             raise TargetError("the core is running", hint="interrupt it first")
-        if self._halt is None:
-            self._halt = _Halt(self._now())
-        return self._halt
+        return self._halt or self._found_halted()
 
     def _stop_reads(self) -> list[Read]:
         """What the hardware knows about a stop: `_as_found` takes what they find."""

@@ -488,7 +488,7 @@ class Target:
 
     @property
     def unasked_resets(self) -> int:
-        """How often `poll_stop` has found that a watchdog, or somebody else, reset the chip."""
+        """How often it was found that a watchdog, or somebody else, had reset the chip."""
         return self._core.unasked_resets
 
     def own_bkpt(self) -> int | None:

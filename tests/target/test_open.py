@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from target_bench import LINKS, load
 from gdbserver.chip.cortex_m import DEMCR, DHCSR, Dhcsr
 from gdbserver.chip.memory import Span
 from gdbserver.chip.stm32h743 import DBGMCU, DBGMCU_APB4FZ1_OFFSET, DBGMCU_CR_OFFSET
-from gdbserver.errors import ChipLocked, ProbeError, StreamStalled
+from gdbserver.errors import ChipLocked, HeldInReset, ProbeError, StreamStalled, explain
 from gdbserver.sim.bus import Master
 from gdbserver.sim.probe import SimProbe
 from gdbserver.target.breakpoints import BreakKind
@@ -236,6 +238,51 @@ def test_a_chip_that_lost_power_is_taken_up_again_by_a_reset(link: str, drills_e
     while (stop := target.poll_stop()) is None:
         assert not deadline.expired()
     assert stop.kind == "hwbreak", "breakpoints are there again"
+    target.close()
+
+
+@pytest.mark.parametrize("link", ["cmsis-dap-v2", "stlink-v3"])
+def test_a_chip_that_is_halted_when_its_power_is_back_has_its_breakpoints(
+    link: str, drills_elf: Path
+) -> None:
+    target = Target.open(f"sim:{link}")
+    board = target.link.probe.board
+    where = load(board, drills_elf)["main"] & ~1
+    target.set_breakpoint(BreakKind.HARDWARE, where, 2)
+    target.reset(halt=False)
+    board.power_off()
+    with pytest.raises(ProbeError, match="the chip does not answer the debug probe"):
+        target.reach()
+    board.power_on()
+    assert not target.reach()
+    target.halt()
+    assert target.unasked_resets == 1
+    target.write_registers({"pc": where})
+    target.resume()
+    stop = target.poll_stop()
+    assert stop is not None
+    assert stop.kind == "hwbreak"
+    assert target.unasked_resets == 1, "and it is not told once more, as if it had happened now"
+    target.close()
+
+
+@pytest.mark.parametrize("link", ["cmsis-dap-v2", "stlink-v3"])
+@pytest.mark.parametrize("act", [Target.halt, partial(Target.reset, halt=True)])
+def test_a_chip_whose_nrst_is_pulled_low_is_said_to_be_held_in_reset(
+    link: str, act: Callable[[Target], None]
+) -> None:
+    target = Target.open(f"sim:{link}")
+    target.resume()
+    target.link.probe.board.hold_reset(True, who="button")
+    with pytest.raises(HeldInReset) as error:
+        act(target)
+    assert list(explain(error.value)) == [
+        "the chip is held in reset",
+        "hint: NRST is low: the reset button, another probe, or a part on the board pulls it",
+    ]
+    target.link.probe.board.hold_reset(False, who="button")
+    target.reset(halt=True)
+    assert target.is_halted()
     target.close()
 
 
