@@ -448,8 +448,12 @@ class Board:
 
     def run_until(self, when: int) -> None:
         """Let the core run, or time pass, until `when`: never less, perhaps a little more."""
-        if when > self.clock.now:
-            self.core.run_until(when)
+        clock, core = self.clock, self.core
+        if when > clock.now:
+            if core.halted and when < clock.quiet_until:
+                clock.now = when  # as long as it takes to find that out
+            else:
+                core.run_until(when)
 
     def next_change(self) -> int | None:
         return self.clock.next_change()

@@ -194,19 +194,27 @@ class Polling:
         self, command: bytes, answer: bytes, now: int, *, harmless: bool, moving: bool = False
     ) -> None:
         """An exchange took place; `moving` if the core ran at its beginning or at its end."""
+        self._asked += 1
+        self._still = 0 if moving else self._still + 1
         exchange = (command, answer)
         if not harmless or len(command) > 64:
-            self._history.clear()
+            self._begin(exchange)
+            return
         for period in range(1, self.LONGEST + 1):
             same = len(self._history) >= period and self._history[-period] == exchange
             self._runs[period] = self._runs[period] + 1 if same else 0
         self._history.append(exchange)
-        self._asked += 1
-        self._still = 0 if moving else self._still + 1
         if not any(self._runs[period] >= 2 * period for period in range(1, self.LONGEST + 1)):
             self.since = None
         elif self.since is None:
             self.since = now
+
+    def _begin(self, exchange: tuple[bytes, bytes]) -> None:
+        """Whatever came before, this is the first of something."""
+        self._history.clear()
+        self._history.append(exchange)
+        self._runs = [0] * (self.LONGEST + 1)
+        self.since = None
 
     def turn(self, command: bytes) -> int | None:
         """How many exchanges make a turn, if `command` would begin one more of the same."""

@@ -703,8 +703,8 @@ class RegisterPort(Port):
         )
         if len(lanes) == 1:
             self._dp.write_ap(self._base + DRW, int(lanes[0]))
-        else:
-            self._dp.write_ap_multiple(self._base + DRW, self._block(lanes))
+        else:  # past `DebugPort`, for TAR is in the bank of DRW, and that has been selected
+            self._dp.probe.write_ap_multiple(self._base + DRW, self._block(lanes))
 
     def _finish(self, results: _Results, *, wrote: bool) -> list[Sequence[int]]:
         if not wrote:

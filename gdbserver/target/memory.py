@@ -247,6 +247,8 @@ def _exactly(span: Span) -> Iterator[Read]:
 
 
 def _write_accesses(address: int, data: bytes) -> list[Access]:
+    if not (address | len(data)) & 3:
+        return [Write(address, words_of(data))]
     accesses: list[Access] = []
     for read in _exactly(Span.of(address, len(data))):
         part = data[read.address - address :][: read.count * read.size]

@@ -93,6 +93,10 @@ class Client:
     async def send(self, payload: bytes) -> None:
         await self.stream.send_all(frame(payload))
 
+    async def send_and_interrupt(self, payload: bytes) -> None:
+        """Both are there before what is asked for begins; so it cannot be over sooner."""
+        await self.stream.send_all(frame(payload) + b"\x03")
+
     async def interrupt(self) -> None:
         await self.stream.send_all(b"\x03")
 

@@ -99,8 +99,7 @@ def test_interrupts_come_in_while_stepping_if_asked_to(drills_elf: Path) -> None
 
 def test_ctrl_c_ends_a_mass_erase_between_two_steps_and_says_so(drills_elf: Path) -> None:
     async def story(bench: Bench, client: Client) -> None:
-        await client.send(b"qRcmd," + b"flash mass_erase internal".hex().encode())
-        await client.interrupt()
+        await client.send_and_interrupt(b"qRcmd," + b"flash mass_erase internal".hex().encode())
         said, reply = await heard(client)
         assert re.search(
             r"interrupted; erased: (none|bank [12]); in part, or not: bank [12](, bank 2)?\n", said
@@ -148,8 +147,7 @@ def test_ctrl_c_ends_a_mass_erase_of_the_nor_and_internal_flash_is_as_it_was(
             board: Any = await bench.target.call(lambda target: target.link.probe.board)
             before = board.flash.contents(BANK1)
             await client.ask(b"?")
-            await client.send(b"qRcmd," + b"flash mass_erase external".hex().encode())
-            await client.interrupt()
+            await client.send_and_interrupt(b"qRcmd," + b"flash mass_erase external".hex().encode())
             said, reply = await heard(client)
             assert said.endswith("interrupted; erased: none; in part, or not: qspi\n")
             assert reply.startswith(b"E")
@@ -167,8 +165,9 @@ def test_ctrl_c_ends_a_repair_before_it_erases_or_when_all_is_put_back(drills_el
         flash: Any = await bench.target.call(lambda target: target.link.probe.board.flash)
         flash.load(start, contents)
         flash.flip_bits(start + 0x1000, 3)
-        await client.send(b"qRcmd," + f"flash repair {start:#x}".encode().hex().encode())
-        await client.interrupt()
+        await client.send_and_interrupt(
+            b"qRcmd," + f"flash repair {start:#x}".encode().hex().encode()
+        )
         said, reply = await heard(client)
         assert reply.startswith(b"E")
         assert said.startswith("interrupted; ") == ("nothing was changed" in said)

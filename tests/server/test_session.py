@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -356,11 +357,22 @@ def test_a_packet_that_is_too_long_ends_the_session(
 def test_a_long_command_is_accompanied_by_notifications_but_for_lldb(
     machine: Machine, greeting: bytes, hears_any: bool
 ) -> None:
+    go_on = threading.Event()
+
     async def main() -> None:
-        async with lent(machine) as bench, connected(bench) as client:
+        async with (
+            lent(machine) as bench,
+            connected(bench) as client,
+            trio.open_nursery() as nursery,
+        ):
             await client.ask(greeting)
-            await client.send(b"qCRC:8000000,40000")
+            nursery.start_soon(bench.target.call, lambda _: go_on.wait())
+            await client.send(b"qCRC:8000000,4")
             received = b""
+            with trio.move_on_after(5):
+                while b"$C" not in received:
+                    received += await client.stream.receive_some()
+            go_on.set()
             while b"$C" not in received:
                 received += await client.stream.receive_some()
             assert (b"%Busy:" in received) == hears_any

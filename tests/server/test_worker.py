@@ -151,3 +151,14 @@ def test_others_get_their_turn_during_a_job() -> None:
 
     trio.run(main)
     assert "other" in tape.notes
+
+
+@pytest.mark.timeout(20)
+def test_others_get_their_turn_between_calls_that_take_no_time() -> None:
+    async def main() -> None:
+        worker = lend(Tape())
+        with trio.move_on_after(0.1):
+            while True:
+                await worker.call(Tape.note, "quick")
+
+    trio.run(main)
