@@ -76,7 +76,7 @@ def symbols(elf: Path) -> dict[str, int]:
     with elf.open("rb") as file:
         table = ELFFile(file).get_section_by_name(".symtab")
         return {
-            s.name: s["st_value"] & ~(s["st_info"]["type"] == "STT_FUNC")
+            s.name: s["st_value"] & ~int(s["st_info"]["type"] == "STT_FUNC")
             for s in table.iter_symbols()
             if s.name
         }
