@@ -16,6 +16,9 @@ NOTHING = b""  # "I do not know this packet"
 
 _PLAIN = str.maketrans("#$}*", ".S)x")
 
+# S: a stop of which nothing is told but SIGTRAP.
+SOMEWHERE = b"S05"
+
 # The stop reasons of the manual that carry an address.
 WATCH_KEYS = frozenset({"watch", "rwatch", "awatch"})
 # Those that a client must have asked for in qSupported.

@@ -99,12 +99,14 @@ def take_hold(target: Target) -> None:
 
 def watch_over(target: Target) -> bool:
     """The same without halting it: whether it is halted."""
+    halted = target.reach()
     target.catch_faults(target.chosen_catch)
-    return target.is_halted()
+    return halted
 
 
 def let_go(target: Target) -> None:
     """What `detach` leaves behind: the program running, with its faults its own affair."""
+    target.reach()
     target.clear_all_breakpoints()
     target.catch_faults(Demcr(0))
     target.chosen_catch = DEFAULT_CATCH
@@ -115,6 +117,7 @@ def let_go(target: Target) -> None:
 
 def restart(target: Target) -> None:
     """Forget the old run, breakpoints and all, and stand at the first instruction."""
+    target.reach()
     target.clear_all_breakpoints()
     target.catch_faults(target.chosen_catch)
     target.reset(halt=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import assert_never
 
@@ -26,6 +26,7 @@ from gdbserver.errors import (
     GdbServerError,
     MemoryFault,
     NoProgram,
+    ProbeError,
     ProtocolError,
     ThreadNotOnCore,
     explain,
@@ -84,6 +85,8 @@ class Session:
         self._observer = observer or Observer()
         self._client = client = Client(stream, name, control)
         self._program = program
+        self._unseen: str | None = None
+        """Why the core could not be seen when GDB asked why it is stopped."""
         self._threads = Threads(bench, program)
         self._reader = Reader(bench, control, self._threads, program)
         self._files = Files(program)
@@ -180,18 +183,30 @@ class Session:
             return await self._refuse(command, error)
 
     async def _refuse(self, command: commands.Command, error: GdbServerError) -> bytes:
+        story = self._note(command, error)
+        if isinstance(command, commands.FlashErase | commands.FlashWrite | commands.FlashDone):
+            self._downloading.forget()
+        if isinstance(command, commands.Monitor):
+            for line in explain(error):
+                await self._client.say(line + "\n")
+        if self._client.is_gdb and isinstance(command, commands.WhyStopped):
+            # An error is no answer to GDB: it would wait on, for ever.  Told of a stop it asks for
+            # the registers; what it hears there instead it shows, and hangs up.
+            self._unseen = story
+            return replies.SOMEWHERE
+        if self._client.is_gdb and isinstance(command, commands.ReadRegisters):
+            return replies.error(error.code, story)  # GDB shows it, of whatever age it is
+        return self._client.error(error.code, str(error))
+
+    def _note(self, command: commands.Command, error: GdbServerError) -> str:
+        """Keep what has failed, for whoever asks; the whole of it."""
         action = type(command).__name__
         story = "; ".join(explain(error))
         # GDB looks at many a place where nothing is, to find out how far a stack goes.
         prying = isinstance(command, commands.ReadMemory) and isinstance(error, MemoryFault)
         log.log(logging.DEBUG if prying else logging.ERROR, "%s: %s", action, story)
         self._control.remember(action, error)
-        if isinstance(command, commands.FlashErase | commands.FlashWrite | commands.FlashDone):
-            self._downloading.forget()
-        if isinstance(command, commands.Monitor):
-            for line in explain(error):
-                await self._client.say(line + "\n")
-        return self._client.error(error.code, str(error))
+        return story
 
     # --- Commands --------------------------------------------------------------------------------
 
@@ -279,6 +294,8 @@ class Session:
 
             # Memory and registers.
             case commands.ReadRegisters():
+                if self._unseen is not None:
+                    return replies.error(errno.EIO, self._unseen)
                 return await self._reader.registers(REGISTERS[:CORE_COUNT])
             case commands.ReadRegister(number):
                 return await self._reader.registers((self._register(number),))
@@ -329,6 +346,7 @@ class Session:
             case commands.ResumeActions():
                 return b"vCont;c;C;s;S;t;r"
             case commands.WhyStopped():
+                self._unseen = None
                 return await self._why_stopped()
             case commands.Resume(actions):
                 self._check_control()
@@ -365,7 +383,7 @@ class Session:
                 # Only who controls the core lets it go; to a reader it means "good-bye".
                 if self._control.holder == self._name:
                     self._running.forget()
-                    await call(let_go)
+                    await self._part_with(command, let_go)
                 self._threads.told = False
                 return replies.OK
             case commands.Kill(by_id):
@@ -374,8 +392,8 @@ class Session:
                 self._check_control()
                 self._running.forget()
                 self._threads.told = False
-                await call(restart)
-                log.info("killed: the core stands at reset")
+                if await self._part_with(command, restart):
+                    log.info("killed: the core stands at reset")
                 # GDB sends `k` when it hangs up anyway; LLDB waits for a word.
                 return replies.OK if by_id else replies.killed(SIGKILL)
             case commands.Restart(answered):
@@ -399,6 +417,20 @@ class Session:
                 return replies.NOTHING
             case _:
                 assert_never(command)  # so a command that nobody handles does not type-check
+
+    async def _part_with(
+        self, command: commands.Command, farewell: Callable[[Target], None]
+    ) -> bool:
+        """Leave the core as `command` wants it; False where the chip is out of reach.
+
+        That is no error for the client: GDB would hold on to its program, and come no further.
+        """
+        try:
+            await self._target.call(farewell)
+        except ProbeError as error:
+            self._note(command, error)
+            return False
+        return True
 
     def _check_control(self) -> None:
         self._control.check(self._name)
