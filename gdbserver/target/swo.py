@@ -21,14 +21,11 @@ from pyocd.probe.debug_probe import DebugProbe
 
 from gdbserver.chip.cortex_m import DEMCR, Demcr
 from gdbserver.chip.stm32h743 import (
-    DBGMCU_APB_D,
-    DBGMCU_CR_OFFSET,
     GPIO_STRIDE,
     GPIOA,
     RCC,
     SWO_APB_D,
     SWTF_APB_D,
-    DbgmcuCr,
 )
 from gdbserver.errors import ProbeError, TargetError
 from gdbserver.target.link import Read, Write
@@ -42,7 +39,6 @@ _ITM_TER, _ITM_TPR, _ITM_TCR = _ITM + 0xE00, _ITM + 0xE40, _ITM + 0xE80
 _TCR_BUSID, _TCR_TXENA, _TCR_ITMENA = 1 << 16, 1 << 3, 1 << 0
 _CODR, _CODR_MAX, _SPPR, _NRZ = 0x010, 0x1FFF, 0x0F0, 2
 _FUNNEL_CTRL, _HOLD_TIME, _PORT_0 = 0x000, 3 << 8, 1
-_TRACE_CLOCKS = DbgmcuCr.TRACECLKEN | DbgmcuCr.D1DBGCKEN | DbgmcuCr.D3DBGCKEN
 
 _RCC_CR, _PLL1RDY = RCC + 0x00, 1 << 25
 _RCC_PLLCFGR, _DIVR1EN = RCC + 0x2C, 1 << 18
@@ -87,19 +83,16 @@ class Swo:
 
     def restore(self) -> None:
         """Set the chip up again, if a reset or a power cycle has taken some of it away."""
-        (clocks,) = self._target.link.port(2).read(DBGMCU_APB_D + DBGMCU_CR_OFFSET)
         (control,), (enabled,) = self._target.run([Read(_ITM_TCR), Read(_ITM_TER)])
-        clocked = clocks & _TRACE_CLOCKS == _TRACE_CLOCKS
-        if not (clocked and control & _TCR_ITMENA and enabled):
+        if not (self._target.trace_is_clocked() and control & _TCR_ITMENA and enabled):
             self.set_up()
 
     def set_up(self) -> None:
         """The chip's part."""
-        target, debug = self._target, self._target.link.port(2)
-        (cr,) = debug.read(DBGMCU_APB_D + DBGMCU_CR_OFFSET)
-        debug.run(
+        target = self._target
+        target.clock_trace(on=True)
+        target.link.port(2).run(
             [
-                Write(DBGMCU_APB_D + DBGMCU_CR_OFFSET, [cr | _TRACE_CLOCKS]),
                 Write(SWO_APB_D + _LAR, [_UNLOCK]),
                 Write(SWO_APB_D + _CODR, [self._divisor - 1]),
                 Write(SWO_APB_D + _SPPR, [_NRZ]),
@@ -121,6 +114,7 @@ class Swo:
         try:
             self._probe.swo_stop()
             self._target.run([Write(_ITM_TER, [0]), Write(_ITM_TCR, [0])])
+            self._target.clock_trace(on=False)
         except (PyocdError, TargetError) as error:
             log.debug("SWO could not be stopped: %s", error)
 

@@ -75,6 +75,7 @@ _LOW_POWER: Final = (
     | DbgmcuCr.D1DBGCKEN
     | DbgmcuCr.D3DBGCKEN
 )
+_TRACE_CLOCKS: Final = DbgmcuCr.TRACECLKEN | DbgmcuCr.D1DBGCKEN | DbgmcuCr.D3DBGCKEN
 _DBGMCU_SETTINGS: Final = (
     (DBGMCU_CR_OFFSET, int(_LOW_POWER)),  # debugging goes on while the program sleeps
     (DBGMCU_APB3FZ1_OFFSET, APB3FZ1_WWDG1),  # a halted core cannot feed its watchdogs
@@ -129,6 +130,7 @@ class Target:
         """What to catch while somebody debugs; a loader may catch more for its own time."""
         self._dbgmcu: tuple[Port, int] | None = None
         self._dbgmcu_before: list[int] = []
+        self._dbgmcu_trace = 0
         self._idcode = 0
 
     # --- From open to close -----------------------------------------------------------------------
@@ -207,7 +209,22 @@ class Target:
         if self._dbgmcu is not None:
             port, base = self._dbgmcu
             settings = zip(_DBGMCU_SETTINGS, self._dbgmcu_before, strict=True)
-            port.run([Write(base + offset, [b | bits]) for (offset, bits), b in settings])
+            words = {offset: before | bits for (offset, bits), before in settings}
+            words[DBGMCU_CR_OFFSET] |= self._dbgmcu_trace
+            port.run([Write(base + offset, [word]) for offset, word in words.items()])
+
+    def clock_trace(self, *, on: bool) -> None:
+        """Whether the trace components have a clock, from now on and after each reset."""
+        self._dbgmcu_trace = int(_TRACE_CLOCKS) if on else 0
+        self._write_dbgmcu()
+
+    def trace_is_clocked(self) -> bool:
+        """No more after a power cycle, or where the program has written DBGMCU_CR."""
+        if self._dbgmcu is None:
+            return False
+        port, base = self._dbgmcu
+        (cr,) = port.read(base + DBGMCU_CR_OFFSET)
+        return cr & _TRACE_CLOCKS == _TRACE_CLOCKS
 
     def _wake(self, stall: AccessStalled) -> None:
         """The program has switched off what keeps the clock going in its sleep: on it again.

@@ -86,6 +86,24 @@ def test_a_new_start_can_be_lived_through(talker: Bench, *, power_cycle: bool) -
     swo.stop()
 
 
+def test_what_is_printed_right_after_a_reset_is_heard(talker: Bench) -> None:
+    swo = Swo(talker.target, TRACE_HZ, 2_000_000)
+    swo.start()
+    talker.target.reset(halt=True)
+    talker.target.resume()
+    heard = listen(talker, swo, 100)
+    assert PortText(0).feed(heard).startswith(b"Hello, wire.\nHello, wire.\n")
+    swo.stop()
+
+
+def test_the_trace_clock_goes_with_the_listener(talker: Bench) -> None:
+    swo = Swo(talker.target, TRACE_HZ, 2_000_000)
+    swo.start()
+    assert talker.target.trace_is_clocked()
+    swo.stop()
+    assert not talker.target.trace_is_clocked()
+
+
 def test_what_keeps_the_pin_silent_is_told(talker: Bench, caplog: pytest.LogCaptureFixture) -> None:
     moder = GPIOA + GPIO_STRIDE
     talker.target.write_word(0x58024400 + 0xE0, 1 << 1)  # RCC_AHB4ENR: GPIOB has a clock
