@@ -17,6 +17,8 @@ from gdbserver.errors import GdbServerError, NotInControl, explain
 
 # A client that reconnects at once can be heard before its old connection's end is.
 _GRACE = 0.25
+# More failures than that nobody reads.
+_MEMORY = 12
 
 
 @dataclass
@@ -76,9 +78,11 @@ class Control:
             self.flash_job = None
 
     def remember(self, action: str, error: GdbServerError) -> None:
-        """Keep the last failure of each kind of action for `monitor why`."""
+        """Keep the last failure of each kind of action, in the words of `deeds`."""
         self._failures.pop(action, None)
         self._failures[action] = list(explain(error))
+        while len(self._failures) > _MEMORY:
+            del self._failures[next(iter(self._failures))]
 
     def failures(self) -> Iterator[tuple[str, list[str]]]:
         """What failed and why, the newest first."""

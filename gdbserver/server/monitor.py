@@ -22,6 +22,7 @@ from gdbserver.flash import repair
 from gdbserver.flash.machine import describe_chip
 from gdbserver.flash.programmer import Programmer, Step
 from gdbserver.rsp.documents import target_description
+from gdbserver.server import deeds
 from gdbserver.server.control import Control
 from gdbserver.server.hosting import MODES, Hosting
 from gdbserver.server.worker import Bench
@@ -87,7 +88,7 @@ async def _halt(desk: Desk, _arguments: str) -> None:
 async def _why(desk: Desk, _arguments: str) -> None:
     nothing = True
     # Reads come last: GDB looks at many a place by itself, and takes a refusal for an answer.
-    failures = sorted(desk.control.failures(), key=lambda failure: failure[0] == "ReadMemory")
+    failures = sorted(desk.control.failures(), key=lambda failed: failed[0] == deeds.READING_MEMORY)
     for action, lines in failures:
         nothing = False
         await desk.say(f"{action}: {lines[0]}\n" + "".join(f"  {line}\n" for line in lines[1:]))

@@ -34,7 +34,7 @@ from gdbserver.errors import (
 from gdbserver.program.known import KnownProgram
 from gdbserver.rsp import commands, replies
 from gdbserver.rsp.packets import MAX_PACKET, Disconnected, Event, Interrupt, Packet
-from gdbserver.server import monitor
+from gdbserver.server import deeds, monitor
 from gdbserver.server.client import Client
 from gdbserver.server.control import Control
 from gdbserver.server.downloading import Downloading
@@ -200,7 +200,7 @@ class Session:
 
     def _note(self, command: commands.Command, error: GdbServerError) -> str:
         """Keep what has failed, for whoever asks; the whole of it."""
-        action = type(command).__name__
+        action = deeds.deed(command)
         story = "; ".join(explain(error))
         # GDB looks at many a place where nothing is, to find out how far a stack goes.
         prying = isinstance(command, commands.ReadMemory) and isinstance(error, MemoryFault)

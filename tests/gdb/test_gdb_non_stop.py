@@ -88,7 +88,7 @@ def test_a_probe_that_is_lost_stops_the_program_for_gdb(gdb_program: str, demo_e
         here.board.unplug()
         stop = gdb.wait_stop()
         assert (stop.reason, stop.values["signal-name"]) == ("exited-signalled", "SIGLOST")
-        says(here, "monitor why", "Running: the debug probe stopped working")
+        says(here, "monitor why", "continue: the debug probe stopped working")
         here.board.replug()
         gdb.break_at("main", temporary=True)
         gdb.ask('-interpreter-exec console "run &"')

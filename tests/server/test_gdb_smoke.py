@@ -82,7 +82,7 @@ def test_gdb_goes_once_around(drills_elf: Path) -> None:
         "0x20000000 <watched>\n1 pattern found.",
         "0xe000ed00:\t0x411fc271",
         "Cannot access memory at address 0x70000000",
-        "ReadMemory: cannot read memory at 0x70000000",
+        "reading memory: cannot read memory at 0x70000000",
         "reset; the core is halted at its first instruction",
         "[Inferior 1 (Remote target) killed]",
         "Temporary breakpoint 3, step_1 () at",

@@ -193,7 +193,7 @@ def test_why_is_answered_also_when_the_core_cannot_be_asked(drills_elf: Path) ->
         said, reply = await monitor(client, "why")
         board.replug()
         assert reply == b"OK"
-        assert said.startswith("Continue: the debug probe stopped working\n")
+        assert said.startswith("continue: the debug probe stopped working\n")
         assert "core: the debug probe stopped working\n" in said
 
     in_session(drills_elf, story)

@@ -254,7 +254,7 @@ def test_a_download_that_fails_is_told_to_gdb_and_to_monitor_why(machine: Machin
             reply = await client.ask(b"vFlashDone") or b""
             assert reply[:2] == b"E."
             said = await client.ask(b"qRcmd," + b"why".hex().encode()) or b""
-            assert bytes.fromhex(said[1:].decode()).startswith(b"FlashDone: " + reply[2:])
+            assert bytes.fromhex(said[1:].decode()).startswith(b"load: " + reply[2:])
             assert await client.hear() == b"OK"
             # What failed is forgotten; the next download is one of its own.
             assert await client.ask(b"vFlashErase:8000000,20000") == b"OK"
@@ -286,7 +286,7 @@ def test_a_client_that_vanishes_during_a_download_leaves_order(
             assert board.flash.contents(Span.of(BANK1.start, len(program))) == program
 
     on_bench(machine, story)
-    assert "FlashDone: the client disconnected in the middle; what was done stays done" in [
+    assert "load: the client disconnected in the middle; what was done stays done" in [
         r.message for r in caplog.records
     ]
     erased = sum(board.flash.erases.values())
