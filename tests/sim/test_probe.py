@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -163,6 +164,7 @@ def test_trace_components_appear_once_their_clocks_are_on(connected: Any):
 
 
 def test_connecting_as_cortex_m_survives_dead_trace_components(caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.ERROR, "pyocd")  # whatever opened a probe in this process before us
     with session("sim:ideal", "cortex_m") as connected:
         assert connected.target.aps[2].rom_table.components == []
     assert "Error attempting to probe CoreSight component" in caplog.text
