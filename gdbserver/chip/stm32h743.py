@@ -89,6 +89,7 @@ QUADSPI_BANKS = {1: QUADSPI_PINS, 2: QUADSPI_BANK2_PINS}
 
 FLASH_IRQ = 4
 QUADSPI_IRQ = 92
+MDMA_IRQ = 122
 IRQ_COUNT = 150
 
 # --- Debug ----------------------------------------------------------------------------------
@@ -116,6 +117,133 @@ class DbgmcuCr(IntFlag):
     D1DBGCKEN = 1 << 21
     D3DBGCKEN = 1 << 22
     TRGOEN = 1 << 28
+
+
+# --- Reset and clock control: addresses ------------------------------------------------------
+RCC_CR = RCC + 0x00
+RCC_CFGR = RCC + 0x10
+RCC_D1CFGR = RCC + 0x18  # D2CFGR and D3CFGR follow
+RCC_PLLCKSELR = RCC + 0x28
+RCC_PLLCFGR = RCC + 0x2C  # DIVR and FRACR of PLL1 to PLL3 follow
+RCC_D1CCIPR = RCC + 0x4C  # D2CCIP1R, D2CCIP2R and D3CCIPR follow
+RCC_CSR = RCC + 0x74
+RCC_AHB3RSTR = RCC + 0x7C
+RCC_RSR = RCC + 0xD0
+RCC_AHB3ENR = RCC + 0xD4
+RCC_AHB2ENR = RCC + 0xDC
+RCC_AHB4ENR = RCC + 0xE0  # bit n: port n of GPIOA to GPIOK
+RCC_APB3ENR = RCC + 0xE4
+
+AHB3_MDMA = 1 << 0  # in AHB3RSTR and AHB3ENR
+AHB3_QSPI = 1 << 14  # in AHB3RSTR and AHB3ENR
+AHB2_SRAM = {SRAM1: 1 << 29, SRAM2: 1 << 30, SRAM3: 1 << 31}  # in AHB2ENR
+APB3_WWDG1 = 1 << 6  # in APB3ENR
+
+
+# --- QUADSPI: addresses ----------------------------------------------------------------------
+QUADSPI_CR = QUADSPI + 0x00
+QUADSPI_DCR = QUADSPI + 0x04
+QUADSPI_SR = QUADSPI + 0x08
+QUADSPI_FCR = QUADSPI + 0x0C
+QUADSPI_DLR = QUADSPI + 0x10
+QUADSPI_CCR = QUADSPI + 0x14
+QUADSPI_AR = QUADSPI + 0x18
+QUADSPI_ABR = QUADSPI + 0x1C
+QUADSPI_DR = QUADSPI + 0x20  # a read takes something out of the FIFO, or waits for it
+QUADSPI_PSMKR = QUADSPI + 0x24  # PSMAR, PIR and LPTR follow
+
+
+class QuadspiCr(IntFlag):
+    """QUADSPI_CR."""
+
+    EN = 1 << 0
+    ABORT = 1 << 1
+    DFM = 1 << 6
+    FSEL = 1 << 7
+
+
+QUADSPI_CR_FTHRES_SHIFT = 8
+QUADSPI_CR_PRESCALER_SHIFT = 24
+QUADSPI_DCR_CSHT_SHIFT = 8
+QUADSPI_DCR_FSIZE_SHIFT = 16
+
+
+class QuadspiSr(IntFlag):
+    """QUADSPI_SR.  The level of the FIFO is behind `QUADSPI_SR_FLEVEL_SHIFT`."""
+
+    TEF = 1 << 0
+    TCF = 1 << 1
+    FTF = 1 << 2
+    SMF = 1 << 3
+    TOF = 1 << 4
+    BUSY = 1 << 5
+
+
+QUADSPI_SR_FLEVEL_SHIFT = 8
+QUADSPI_CLEARED = QuadspiSr.TEF | QuadspiSr.TCF | QuadspiSr.SMF | QuadspiSr.TOF  # by FCR
+
+
+class QuadspiCcr(IntFlag):
+    """QUADSPI_CCR: what a frame is made of.  Its low byte is the instruction."""
+
+    IMODE = 3 << 8
+    INSTRUCTION_ON_ONE = 1 << 8  # line
+    INSTRUCTION_ON_FOUR = 3 << 8
+    ADMODE = 3 << 10  # 0: no address
+    ADDRESS_ON_ONE = 1 << 10
+    ADDRESS_ON_FOUR = 3 << 10
+    ADSIZE = 3 << 12
+    THREE_ADDRESS_BYTES = 2 << 12
+    FOUR_ADDRESS_BYTES = 3 << 12
+    ALTERNATE_ON_FOUR = 3 << 14
+    FOUR_ALTERNATE_BYTES = 3 << 16
+    DMODE = 3 << 24  # 0: no data
+    DATA_ON_ONE = 1 << 24
+    DATA_ON_FOUR = 3 << 24
+    FMODE = 3 << 26  # 0: indirect write; 2: automatic polling
+    INDIRECT_READ = 1 << 26
+    MEMORY_MAPPED = 3 << 26
+    FRCM = 1 << 29
+
+
+QUADSPI_CCR_DCYC_SHIFT = 18
+QUADSPI_CCR_FMODE_SHIFT = 26
+
+
+# --- MDMA: offsets in the registers of a channel -----------------------------------------------
+MDMA_CHANNELS = 16
+MDMA_CHANNEL = 0x40  # from MDMA to the first, and from each to the next
+MDMA_CISR = 0x00
+MDMA_CIFCR = 0x04
+MDMA_CESR = 0x08
+MDMA_CCR = 0x0C
+MDMA_CTCR = 0x10  # CBNDTR, CSAR, CDAR, CBRUR, CLAR and CTBR follow
+MDMA_CSAR = 0x18
+MDMA_CMAR = 0x30  # CMDR follows
+
+MDMA_FLAGS = 0x1F  # in CISR, cleared by CIFCR
+MDMA_CISR_TEIF = 1 << 0
+MDMA_CISR_CTCIF = 1 << 1
+MDMA_CCR_EN = 1 << 0
+MDMA_CCR_PL_SHIFT = 6
+MDMA_CCR_SWRQ = 1 << 16
+MDMA_CTBR_SBUS = 1 << 16  # the source is a TCM
+
+
+class MdmaCtcr(IntFlag):
+    """MDMA_CxTCR: how a channel moves.  Bytes of a buffer, less one: `MDMA_CTCR_TLEN_SHIFT`."""
+
+    SOURCE_COUNTS_UP = 2 << 0
+    DESTINATION_COUNTS_UP = 2 << 2
+    SOURCE_WORDS = 2 << 4 | 2 << 8  # SSIZE, SINCOS
+    DESTINATION_WORDS = 2 << 6 | 2 << 10  # DSIZE, DINCOS
+    SOURCE_BURSTS_OF_8 = 3 << 12
+    DESTINATION_BURSTS_OF_8 = 3 << 15
+    A_BLOCK_PER_REQUEST = 1 << 28  # TRGM
+    SWRM = 1 << 30
+
+
+MDMA_CTCR_TLEN_SHIFT = 18
 
 
 # --- Flash controller: offsets; a bank's own registers repeat at +0x100 for bank 2 -----------

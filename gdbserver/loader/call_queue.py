@@ -76,7 +76,7 @@ from construct import Array, Const, Int32ul, Padding, Struct
 
 from gdbserver.chip import cortex_m as cm
 from gdbserver.chip.memory import Span, merge
-from gdbserver.chip.stm32h743 import AXI_SRAM, DTCM, RCC, SRAM1, SRAM2, SRAM3
+from gdbserver.chip.stm32h743 import AHB2_SRAM, AXI_SRAM, DTCM, RCC_AHB2ENR, RCC_RSR
 from gdbserver.errors import (
     LoaderBroken,
     LoaderFault,
@@ -88,7 +88,7 @@ from gdbserver.errors import (
     TargetError,
 )
 from gdbserver.loader.clocks import quick_clocks, same_clocks
-from gdbserver.loader.diagnosis import RCC_RSR, inherited, reset_cause
+from gdbserver.loader.diagnosis import inherited, reset_cause
 from gdbserver.loader.file import Image, built, load_image
 from gdbserver.loader.known_state import VECTORS, known_state
 from gdbserver.loader.nor_survey import describe_quadspi
@@ -159,8 +159,6 @@ _EXC_RETURN = 0xFFFFFFE0
 _BASIC_FRAME = 1 << 4  # EXC_RETURN: without FPU registers
 _FRAME, _FRAME_WITH_FPU = 32, 104
 _XPSR_RESERVED = 0x00F00000
-_RCC_AHB2ENR = RCC + 0xDC
-_D2_SRAMS = {SRAM1: 1 << 29, SRAM2: 1 << 30, SRAM3: 1 << 31}
 _SEMIHOSTING = 0xAB
 _SLEEPERS = (b"\x30\xbf", b"\x20\xbf")  # WFI, WFE
 
@@ -906,17 +904,17 @@ class CallQueue:
 def _clocked(target: Target, image: Image) -> Iterator[None]:
     """With a clock for the SRAMs of the D2 domain that the loader lies in: a reset stops them."""
     needed = sum(
-        bit for ram, bit in _D2_SRAMS.items() if any(len(ram & span) for span in image.memory)
+        bit for ram, bit in AHB2_SRAM.items() if any(len(ram & span) for span in image.memory)
     )
-    enabled = target.read_word(_RCC_AHB2ENR) if needed else 0
+    enabled = target.read_word(RCC_AHB2ENR) if needed else 0
     if enabled & needed == needed:
         yield
         return
-    target.write_word(_RCC_AHB2ENR, enabled | needed)
+    target.write_word(RCC_AHB2ENR, enabled | needed)
     try:
         yield
     finally:
-        target.write_word(_RCC_AHB2ENR, target.read_word(_RCC_AHB2ENR) & ~needed | enabled)
+        target.write_word(RCC_AHB2ENR, target.read_word(RCC_AHB2ENR) & ~needed | enabled)
 
 
 def _words(data: tuple[int, bytes] | None) -> Iterator[Write]:

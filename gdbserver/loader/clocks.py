@@ -25,12 +25,12 @@ from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)
 
-_CR, _CFGR = chip.RCC + 0x00, chip.RCC + 0x10
+_CR, _CFGR = chip.RCC_CR, chip.RCC_CFGR
 _D3CR = chip.PWR + 0x18
 _ACR = chip.FLASH + chip.FLASH_ACR
-_DIVIDERS = chip.RCC + 0x18  # D1CFGR, D2CFGR, D3CFGR
-_PLLS = chip.RCC + 0x28  # PLLCKSELR, PLLCFGR, and DIVR and FRACR of PLL1 to PLL3
-_KERNELS = chip.RCC + 0x4C  # D1CCIPR, D2CCIP1R, D2CCIP2R, D3CCIPR
+_DIVIDERS = chip.RCC_D1CFGR  # D1CFGR, D2CFGR, D3CFGR
+_PLLS = chip.RCC_PLLCKSELR  # PLLCKSELR, PLLCFGR, and DIVR and FRACR of PLL1 to PLL3
+_KERNELS = chip.RCC_D1CCIPR  # D1CCIPR, D2CCIP1R, D2CCIP2R, D3CCIPR
 _RCC_OFFSETS = (0x00, 0x10, *range(0x18, 0x24, 4), *range(0x28, 0x48, 4), *range(0x4C, 0x5C, 4))
 
 _HSION, _HSIRDY = 1 << 0, 1 << 2

@@ -21,7 +21,6 @@ from gdbserver.loader.own import identity
 from gdbserver.target.link import Read
 from gdbserver.target.target import Target
 
-RCC_RSR = chip.RCC + 0xD0
 _RESETS = {
     30: "low power (LPWR)",
     28: "the window watchdog (WWDG1)",

@@ -8,6 +8,7 @@ W25Q256JV, MT25QL512ABB, IS25LP256D, "Instructions"; RM0433, "Quad-SPI interface
 
 from __future__ import annotations
 
+from gdbserver.chip.stm32h743 import QUADSPI_CCR_DCYC_SHIFT, QuadspiCcr
 from gdbserver.loader.nor_survey import missing_signals, read_ids, transfer, used_pins
 from gdbserver.target.target import Target
 
@@ -17,10 +18,19 @@ _ENTER_QPI = {_WINBOND: 0x38, _GIGADEVICE: 0x38, _ISSI: 0x35, _MICRON: 0x35, _MA
 _WRITE_ENABLE, _WRITE_DISABLE, _ENTER_4BYTE, _EXIT_4BYTE = 0x06, 0x04, 0xB7, 0xE9
 _POWER_DOWN, _WAKE_UP = 0xB9, 0xAB
 _RESET_ENABLE, _RESET, _LEAVE_QPI, _LEAVE_QPI_OTHERS = 0x66, 0x99, 0xFF, 0xF5
-_ONE, _FOUR = 1 << 8, 3 << 8  # CCR.IMODE
+_ONE, _FOUR = QuadspiCcr.INSTRUCTION_ON_ONE, QuadspiCcr.INSTRUCTION_ON_FOUR
 
 # Fast Read Quad I/O: address, mode byte and data on four lines, four dummy cycles more.
-_QUAD_READ = 1 << 26 | 3 << 24 | 4 << 18 | 3 << 14 | 2 << 12 | 3 << 10 | _ONE | 0xEB
+_QUAD_READ = (
+    QuadspiCcr.INDIRECT_READ
+    | QuadspiCcr.DATA_ON_FOUR
+    | 4 << QUADSPI_CCR_DCYC_SHIFT
+    | QuadspiCcr.ALTERNATE_ON_FOUR
+    | QuadspiCcr.THREE_ADDRESS_BYTES
+    | QuadspiCcr.ADDRESS_ON_FOUR
+    | _ONE
+    | 0xEB
+)
 _STAY_IN_READ = 0xA0  # mode byte: the next frame begins with its address
 _WITHOUT_MODE_BYTES = {_MICRON, _MACRONIX}  # they want registers set, or other values
 

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from gdbserver.chip import stm32h743 as chip
+from gdbserver.chip.stm32h743 import QuadspiCcr, QuadspiCr, QuadspiSr
 from gdbserver.errors import TargetError
 from gdbserver.target.link import Read, Write
 from gdbserver.target.target import Target
@@ -49,21 +50,13 @@ _STACKED = {0xEF71}  # W25M: several dies behind one chip select, each of which 
 _PART = re.compile(rf"({'|'.join(_FAMILIES)})[A-Z]*0*(\d+)(G?)", re.IGNORECASE)
 _MEGABITS = (2048, 1024, 512, 256, 128, 64, 32, 16, 8)
 
-# RCC: the registers and bits that QUADSPI and its pins depend on.
-_AHB3RSTR, _AHB3ENR, _AHB4ENR = chip.RCC + 0x7C, chip.RCC + 0xD4, chip.RCC + 0xE0
-_QSPI = 1 << 14
-
-# QUADSPI: offsets, and the bits that are used here.
-_CR, _DCR, _SR, _FCR, _DLR, _CCR, _AR, _ABR, _DR = (
-    *(0x00, 0x04, 0x08, 0x0C, 0x10, 0x14, 0x18, 0x1C, 0x20),
+_SLOWEST = 0xFF << chip.QUADSPI_CR_PRESCALER_SHIFT
+# Any address; chip select high for eight cycles.
+_LARGEST = 31 << chip.QUADSPI_DCR_FSIZE_SHIFT | 7 << chip.QUADSPI_DCR_CSHT_SHIFT
+_READ_ON_ONE_LINE = (
+    QuadspiCcr.INDIRECT_READ | QuadspiCcr.DATA_ON_ONE | QuadspiCcr.INSTRUCTION_ON_ONE
 )
-_CR_EN, _CR_DFM, _CR_FSEL, _CR_SLOWEST = 1 << 0, 1 << 6, 1 << 7, 0xFF << 24
-_SR_TEF, _SR_TCF, _SR_BUSY = 1 << 0, 1 << 1, 1 << 5
-_ALL_FLAGS = 0x1B
-_ADDRESS = 3 << 10  # CCR.ADMODE
-_DCR_LARGEST = 31 << 16 | 7 << 8  # any address; chip select high for eight cycles
-_READ_ID = 1 << 26 | 1 << 24 | 1 << 8 | 0x9F  # indirect read, instruction and data on one line
-_ON_ONE_LINE, _ON_FOUR_LINES = 1 << 8, 3 << 8
+_READ_ID = _READ_ON_ONE_LINE | 0x9F
 _WAKE_UP, _LEAVE_QPI, _LEAVE_QPI_MICRON = 0xAB, 0xFF, 0xF5
 _FUNCTIONAL_MODES = ("indirect write", "indirect read", "automatic polling", "memory-mapped")
 _TRANSFER_SECONDS = 0.1
@@ -71,10 +64,23 @@ _RESUMES_AT = 28  # bytes in the FIFO: RM0433, "QUADSPI indirect mode"; FTHRES m
 
 # All lines high for as long as the longest address and mode bits take: whatever a NOR in QPI or in
 # continuous read makes of it, it leaves that mode.
-_ALL_ONES = 3 << 14 | 3 << 16 | 3 << 12 | 3 << 10 | 3 << 8 | 0xFF
+_ALL_ONES = (
+    QuadspiCcr.INSTRUCTION_ON_FOUR
+    | QuadspiCcr.ADDRESS_ON_FOUR
+    | QuadspiCcr.FOUR_ADDRESS_BYTES
+    | QuadspiCcr.ALTERNATE_ON_FOUR
+    | QuadspiCcr.FOUR_ALTERNATE_BYTES
+    | 0xFF
+)
 
 # JESD216, "Serial Flash Discoverable Parameters": three address bytes, eight dummy cycles.
-_READ_SFDP = 1 << 26 | 1 << 24 | 8 << 18 | 2 << 12 | 1 << 10 | 1 << 8 | 0x5A
+_READ_SFDP = (
+    _READ_ON_ONE_LINE
+    | QuadspiCcr.ADDRESS_ON_ONE
+    | QuadspiCcr.THREE_ADDRESS_BYTES
+    | 8 << chip.QUADSPI_CCR_DCYC_SHIFT
+    | 0x5A
+)
 _SFDP = 0x50444653
 
 
@@ -201,7 +207,7 @@ def _read_sfdp(target: Target, bank: int, address: int, words: int) -> list[int]
     length = 4 * words * nors
     if not transfer(target, bank, _READ_SFDP, length=length, address=address * nors):
         return None
-    there = target.run([Read(chip.QUADSPI + _DR)] * (length // 4))
+    there = target.run([Read(chip.QUADSPI_DR)] * (length // 4))
     data = b"".join(word.to_bytes(4, "little") for (word,) in there)[::nors]
     return [int.from_bytes(data[at : at + 4], "little") for at in range(0, len(data), 4)]
 
@@ -282,23 +288,23 @@ def missing_signals(pins: Mapping[str, str], bank: int) -> list[str]:
 def survey(target: Target) -> Survey:
     """Look at the pins, and read the JEDEC id.  The QUADSPI is in reset state afterwards."""
     pins, bank = used_pins(target)
-    with_clock = target.read_word(_AHB3ENR)
+    with_clock = target.read_word(chip.RCC_AHB3ENR)
     try:
-        target.write_word(_AHB3ENR, with_clock | _QSPI)
+        target.write_word(chip.RCC_AHB3ENR, with_clock | chip.AHB3_QSPI)
         ids = read_ids(target, bank)
         woken = any(jedec in (0, 0xFFFFFF) for jedec in ids)
         if woken:
             # It may be in QPI, in continuous read, or powered down.
             transfer(target, bank, _ALL_ONES, address=0xFFFFFFFF, alternate=0xFFFFFFFF)
-            transfer(target, bank, _ON_FOUR_LINES | _LEAVE_QPI)
-            transfer(target, bank, _ON_FOUR_LINES | _LEAVE_QPI_MICRON)
-            transfer(target, bank, _ON_ONE_LINE | _WAKE_UP)
+            transfer(target, bank, QuadspiCcr.INSTRUCTION_ON_FOUR | _LEAVE_QPI)
+            transfer(target, bank, QuadspiCcr.INSTRUCTION_ON_FOUR | _LEAVE_QPI_MICRON)
+            transfer(target, bank, QuadspiCcr.INSTRUCTION_ON_ONE | _WAKE_UP)
             ids = read_ids(target, bank)
         reset_quadspi(target)
     except TargetError:
         ids, woken = (None, None), False
     finally:
-        target.write_word(_AHB3ENR, with_clock)
+        target.write_word(chip.RCC_AHB3ENR, with_clock)
     found = Survey(pins, ids[0], ids[1] if bank == BOTH_BANKS else None, bank)
     return replace(found, woken=woken and found.answers)
 
@@ -308,7 +314,7 @@ def used_pins(target: Target) -> tuple[dict[str, str], int]:
 
     Both are in use in dual-flash mode, and when all data lines of both are set up.
     """
-    clocks = target.read_word(_AHB4ENR)
+    clocks = target.read_word(chip.RCC_AHB4ENR)
     found: list[dict[str, str]] = []
     for table in (chip.QUADSPI_PINS, chip.QUADSPI_BANK2_PINS):
         pins = {}
@@ -324,7 +330,7 @@ def used_pins(target: Target) -> tuple[dict[str, str], int]:
                     pins[signal] = pin
         found.append(pins)
     lines = all(line in pins for pins in found for line in _LINES)
-    if lines or target.read_word(chip.QUADSPI + _CR) & _CR_DFM:
+    if lines or target.read_word(chip.QUADSPI_CR) & QuadspiCr.DFM:
         second = {f"BK2_{s}": pin for s, pin in found[1].items() if s != "CLK"}
         return found[0] | second, BOTH_BANKS
     bank = 2 if len(found[1]) > len(found[0]) else 1
@@ -333,8 +339,13 @@ def used_pins(target: Target) -> tuple[dict[str, str], int]:
 
 def reset_quadspi(target: Target) -> None:
     """To its reset state, with its clock on or off."""
-    held = target.read_word(_AHB3RSTR)
-    target.run([Write(_AHB3RSTR, [held | _QSPI]), Write(_AHB3RSTR, [held & ~_QSPI])])
+    held = target.read_word(chip.RCC_AHB3RSTR)
+    target.run(
+        [
+            Write(chip.RCC_AHB3RSTR, [held | chip.AHB3_QSPI]),
+            Write(chip.RCC_AHB3RSTR, [held & ~chip.AHB3_QSPI]),
+        ]
+    )
 
 
 def transfer(
@@ -345,26 +356,25 @@ def transfer(
     On `BOTH_BANKS`, address and length are those of both NORs together.
     """
     reset_quadspi(target)
-    base = chip.QUADSPI
-    select = {1: 0, 2: _CR_FSEL, BOTH_BANKS: _CR_DFM}[bank]
-    enable = _CR_EN | _CR_SLOWEST | select
-    start = [Write(base + _AR, [address])] if ccr & _ADDRESS else []
+    select = {1: 0, 2: QuadspiCr.FSEL, BOTH_BANKS: QuadspiCr.DFM}[bank]
+    start = [Write(chip.QUADSPI_AR, [address])] if ccr & QuadspiCcr.ADMODE else []
     target.run(
         [
-            Write(base + _DCR, [_DCR_LARGEST]),
-            Write(base + _CR, [enable]),
-            Write(base + _FCR, [_ALL_FLAGS]),
-            Write(base + _DLR, [length - 1]),
-            Write(base + _ABR, [alternate]),
-            Write(base + _CCR, [ccr]),
+            Write(chip.QUADSPI_DCR, [_LARGEST]),
+            Write(chip.QUADSPI_CR, [QuadspiCr.EN | _SLOWEST | select]),
+            Write(chip.QUADSPI_FCR, [chip.QUADSPI_CLEARED]),
+            Write(chip.QUADSPI_DLR, [length - 1]),
+            Write(chip.QUADSPI_ABR, [alternate]),
+            Write(chip.QUADSPI_CCR, [ccr]),
             *start,
         ]
     )
     deadline = target.deadline(_TRANSFER_SECONDS)
-    while not (status := target.read_word(base + _SR)) & (_SR_TCF | _SR_TEF):
+    ends = QuadspiSr.TCF | QuadspiSr.TEF
+    while not (status := target.read_word(chip.QUADSPI_SR)) & ends:
         if deadline.expired():
             return False
-    return not status & _SR_TEF
+    return not status & QuadspiSr.TEF
 
 
 def read_ids(target: Target, bank: int) -> tuple[int | None, ...]:
@@ -372,29 +382,32 @@ def read_ids(target: Target, bank: int) -> tuple[int | None, ...]:
     nors = 2 if bank == BOTH_BANKS else 1
     if not transfer(target, bank, _READ_ID, length=3 * nors):
         return (None,) * nors
-    data = bytes(byte for (byte,) in target.run([Read(chip.QUADSPI + _DR, 1, 1)] * 3 * nors))
+    data = bytes(byte for (byte,) in target.run([Read(chip.QUADSPI_DR, 1, 1)] * 3 * nors))
     return tuple(int.from_bytes(data[nor::nors], "big") for nor in range(nors))
 
 
 def describe_quadspi(target: Target) -> str:
     """The QUADSPI's registers in one line, as they are now."""
-    if not target.read_word(_AHB3ENR) & _QSPI:
+    if not target.read_word(chip.RCC_AHB3ENR) & chip.AHB3_QSPI:
         return "QUADSPI: its clock is off (RCC_AHB3ENR.QSPIEN)"
-    cr, dcr, sr = target.read_words(chip.QUADSPI + _CR, 3)
-    (ccr,), (ar,) = target.run([Read(chip.QUADSPI + _CCR), Read(chip.QUADSPI + _AR)])
-    mode = _FUNCTIONAL_MODES[ccr >> 26 & 3]
+    cr, dcr, sr = target.read_words(chip.QUADSPI_CR, 3)
+    (ccr,), (ar,) = target.run([Read(chip.QUADSPI_CCR), Read(chip.QUADSPI_AR)])
+    mode = _FUNCTIONAL_MODES[ccr >> chip.QUADSPI_CCR_FMODE_SHIFT & 3]
     state = [f"{mode}, instruction {ccr & 0xFF:#04x}"]
-    if cr & _CR_DFM:
+    if cr & QuadspiCr.DFM:
         state.insert(0, "dual-flash mode")
-    if not cr & _CR_EN:
+    if not cr & QuadspiCr.EN:
         state.insert(0, "disabled")
-    if sr & _SR_BUSY:
+    if sr & QuadspiSr.BUSY:
         state.append("busy")
-    if sr & _SR_TEF:
+    if sr & QuadspiSr.TEF:
         state.append("transfer error")
-    if fifo := sr >> 8 & 0x3F:
+    if fifo := sr >> chip.QUADSPI_SR_FLEVEL_SHIFT & 0x3F:
         state.append(f"{fifo} bytes in the FIFO")
-        if mode == _FUNCTIONAL_MODES[1] and _RESUMES_AT < fifo <= cr >> 8 & 0x1F:
+        if (
+            mode == _FUNCTIONAL_MODES[1]
+            and _RESUMES_AT < fifo <= cr >> chip.QUADSPI_CR_FTHRES_SHIFT & 0x1F
+        ):
             state.append(f"which stopped when full, and goes on at {_RESUMES_AT}")
     return (
         f"QUADSPI: {', '.join(state)} (SR {sr:#010x}, CR {cr:#010x}, DCR {dcr:#010x}, "

@@ -21,6 +21,7 @@ from typing import Self
 
 from gdbserver.chip import stm32h743 as chip
 from gdbserver.chip.memory import Span
+from gdbserver.chip.stm32h743 import QuadspiCcr, QuadspiCr, QuadspiSr
 from gdbserver.errors import MemoryFault
 from gdbserver.loader.nor_states import Nor
 from gdbserver.loader.nor_survey import reset_quadspi
@@ -29,21 +30,8 @@ from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)
 
-_AHB3ENR, _QSPIEN = chip.RCC + 0xD4, 1 << 14
-_AHB4ENR = chip.RCC + 0xE0  # behind AHB1ENR and AHB2ENR
 _PORTS = 11  # A to K
 
-_CR, _DCR, _SR, _FCR, _CCR, _ABR = (
-    chip.QUADSPI + at for at in (0x00, 0x04, 0x08, 0x0C, 0x14, 0x1C)
-)
-_POLLING = chip.QUADSPI + 0x24  # PSMKR, PSMAR, PIR, LPTR
-_EN, _ABORT = 1 << 0, 1 << 1
-_BUSY = 1 << 5
-_FREE_RUNNING = 1 << 29  # CCR.FRCM
-_ALL_FLAGS = 0x1B
-_MAPPED = 3 << 26  # CCR.FMODE
-_INSTRUCTION_ON_FOUR_LINES = 3 << 8
-_FOUR_ADDRESS_BYTES = 3 << 12
 _THREE_BYTE_READS = {0x03, 0x0B, 0x3B, 0x6B, 0xBB, 0xEB}
 
 _GPIO_MODES, _GPIO_ODR, _GPIO_FUNCTIONS = 0x00, 0x14, 0x20  # MODER to PUPDR; AFRL, AFRH
@@ -77,33 +65,33 @@ class QuadspiState:
     @classmethod
     def of(cls, target: Target) -> Self | None:
         """As it is now; None when nobody has set it up."""
-        enabled, *_, clocks = target.read_words(_AHB3ENR, 4)
-        if not enabled & _QSPIEN:
+        enabled, *_, clocks = target.read_words(chip.RCC_AHB3ENR, 4)  # up to AHB4ENR
+        if not enabled & chip.AHB3_QSPI:
             return None
-        # Not DR, which lies between: a read takes something out of the FIFO, or waits for it.
-        registers = target.read_words(_CR, 8)
+        # Not DR, which lies between these and those for polling.
+        registers = target.read_words(chip.QUADSPI_CR, 8)
         control, device, status, _, _, communication, _, alternate = registers
-        if not control & _EN:
+        if not control & QuadspiCr.EN:
             return None
         used = [port for port in range(_PORTS) if clocks >> port & 1]
         polling, *words = target.run(
             [
-                Read(_POLLING, 4),
+                Read(chip.QUADSPI_PSMKR, 4),
                 *(Read(chip.GPIOA + chip.GPIO_STRIDE * port, _GPIO_WORDS) for port in used),
             ]
         )
         ports = {}
         for port, (*modes, _, output, _, _, low, high) in zip(used, words, strict=True):
             ports[port] = (*modes, output, low, high)
-        mapped = communication & _MAPPED == _MAPPED
+        mapped = communication & QuadspiCcr.FMODE == QuadspiCcr.MEMORY_MAPPED
         return cls(
-            control & ~_ABORT,
+            control & ~int(QuadspiCr.ABORT),  # of a flag, ~ is the other flags: no prescaler
             device,
             communication,
             alternate,
             tuple(polling),
             # Memory-mapped it is busy as long as it keeps the NOR selected, which harms nobody.
-            bool(status & _BUSY) and not mapped,
+            bool(status & QuadspiSr.BUSY) and not mapped,
             clocks,
             ports,
         )
@@ -111,7 +99,7 @@ class QuadspiState:
     @property
     def mapped(self) -> bool:
         """Whether the program reads the NOR as memory."""
-        return self.communication & _MAPPED == _MAPPED
+        return self.communication & QuadspiCcr.FMODE == QuadspiCcr.MEMORY_MAPPED
 
     def put_back(self, target: Target, sample: Sample | None = None) -> None:
         """Registers and pins, and the NOR's mode, as far as `sample` tells that it is another.
@@ -131,10 +119,10 @@ class QuadspiState:
         if not self.mapped or sample is None or self._reads(target, sample):
             return
         nor = Nor(target)
-        if self.communication & _INSTRUCTION_ON_FOUR_LINES == _INSTRUCTION_ON_FOUR_LINES:
+        if self.communication & QuadspiCcr.IMODE == QuadspiCcr.INSTRUCTION_ON_FOUR:
             nor.leave_in_qpi()
         elif (
-            self.communication & _FOUR_ADDRESS_BYTES == _FOUR_ADDRESS_BYTES
+            self.communication & QuadspiCcr.ADSIZE == QuadspiCcr.FOUR_ADDRESS_BYTES
             and self.communication & 0xFF in _THREE_BYTE_READS
         ):
             nor.leave_in_four_byte_mode()
@@ -156,14 +144,20 @@ class QuadspiState:
     def put_registers_back(self, target: Target) -> None:
         """All but the NOR's own mode."""
         # A loader that tidies up may have taken its clock away.
-        target.write_word(_AHB3ENR, target.read_word(_AHB3ENR) | _QSPIEN)
+        enabled = target.read_word(chip.RCC_AHB3ENR)
+        target.write_word(chip.RCC_AHB3ENR, enabled | chip.AHB3_QSPI)
         reset_quadspi(target)
         accesses: list[Access] = [
             # Its clock runs free for a moment, or the first frame may be misread.
-            *(Write(_CCR, [_FREE_RUNNING]), Write(_CCR, [_FREE_RUNNING]), Write(_CR, [_ABORT])),
-            *(Read(_CR), Write(_FCR, [_ALL_FLAGS])),
-            *(Write(_DCR, [self.device]), Write(_POLLING, self.polling)),
-            *(Write(_CR, [self.control]), Write(_ABR, [self.alternate])),
+            Write(chip.QUADSPI_CCR, [QuadspiCcr.FRCM]),
+            Write(chip.QUADSPI_CCR, [QuadspiCcr.FRCM]),
+            Write(chip.QUADSPI_CR, [QuadspiCr.ABORT]),
+            Read(chip.QUADSPI_CR),
+            Write(chip.QUADSPI_FCR, [chip.QUADSPI_CLEARED]),
+            Write(chip.QUADSPI_DCR, [self.device]),
+            Write(chip.QUADSPI_PSMKR, self.polling),
+            Write(chip.QUADSPI_CR, [self.control]),
+            Write(chip.QUADSPI_ABR, [self.alternate]),
         ]
         for port, (*modes, output, low, high) in self.ports.items():
             base = chip.GPIOA + chip.GPIO_STRIDE * port
@@ -174,9 +168,9 @@ class QuadspiState:
                 Write(base + _GPIO_MODES + 4, modes[1:]),
                 Write(base + _GPIO_MODES, modes[:1]),
             ]
-        accesses.append(Write(_AHB4ENR, [self.clocks]))
+        accesses.append(Write(chip.RCC_AHB4ENR, [self.clocks]))
         if self.mapped:
-            accesses.append(Write(_CCR, [self.communication]))
+            accesses.append(Write(chip.QUADSPI_CCR, [self.communication]))
         target.run(accesses)
 
 

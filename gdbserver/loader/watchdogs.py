@@ -21,8 +21,7 @@ from gdbserver.chip import stm32h743 as chip
 from gdbserver.target.link import Read, Write
 from gdbserver.target.target import Target
 
-_RCC_CSR, _LSIRDY = chip.RCC + 0x74, 1 << 1
-_RCC_APB3ENR, _WWDG1EN = chip.RCC + 0xE4, 1 << 6
+_LSIRDY = 1 << 1  # in RCC_CSR
 
 _IWDG_KR, _IWDG_PR, _IWDG_RLR = chip.IWDG1, chip.IWDG1 + 0x04, chip.IWDG1 + 0x08
 _IWDG_SR, _IWDG_WINR = chip.IWDG1 + 0x0C, chip.IWDG1 + 0x10
@@ -46,10 +45,10 @@ class Watchdogs:
     def __init__(self, target: Target) -> None:
         self._target = target
         self._now = target.link.monotonic or time.monotonic
-        (csr,), (clocks,) = target.run([Read(_RCC_CSR), Read(_RCC_APB3ENR)])
+        (csr,), (clocks,) = target.run([Read(chip.RCC_CSR), Read(chip.RCC_APB3ENR)])
         # A started IWDG keeps LSI on; a program may have other uses for LSI, and no harm is done.
         self.iwdg = bool(csr & _LSIRDY)
-        self.wwdg = bool(clocks & _WWDG1EN) and bool(target.read_word(_WWDG_CR) & _WDGA)
+        self.wwdg = bool(clocks & chip.APB3_WWDG1) and bool(target.read_word(_WWDG_CR) & _WDGA)
         self._fed = self._now()
 
     @property

@@ -17,6 +17,7 @@ Open-CMSIS-Pack, "Flash Programming Algorithms"; RM0433, "Quad-SPI interface (QU
 from __future__ import annotations
 
 from gdbserver.chip import stm32h743 as chip
+from gdbserver.chip.stm32h743 import QuadspiCcr, QuadspiCr, QuadspiSr
 from gdbserver.errors import TargetError
 from gdbserver.loader.file import LoaderFile
 from gdbserver.target.link import Read
@@ -25,14 +26,6 @@ from gdbserver.target.target import Target
 SHOWN_BYTES = 256
 """How many a routine is to look at: it stops at the first that is wrong, after it has begun."""
 
-_AHB3ENR, _QSPIEN = chip.RCC + 0xD4, 1 << 14
-_CR, _SR, _FCR, _CCR, _AR = (chip.QUADSPI + at for at in (0x00, 0x08, 0x0C, 0x14, 0x18))
-_EN, _ABORT, _DFM = 1 << 0, 1 << 1, 1 << 6
-_BUSY = 1 << 5
-_ALL_FLAGS = 0x1B
-_MODE, _INDIRECT_READ, _MAPPED = 3 << 26, 1 << 26, 3 << 26  # CCR.FMODE
-_ADDRESS, _DATA = 3 << 10, 3 << 24  # CCR.ADMODE, CCR.DMODE: on no line at all if 0
-_ADDRESS_SIZE, _FOUR_BYTES = 3 << 12, 3 << 12  # CCR.ADSIZE
 THREE_BYTES = 1 << 24
 """How many bytes three bytes of address reach."""
 _ABORT_SECONDS = 0.1
@@ -61,8 +54,9 @@ class Window:
 
     def learn(self) -> None:
         """The routine has just returned."""
-        ccr = self._target.read_word(_CCR)
-        if ccr & _MODE == _INDIRECT_READ and ccr & _ADDRESS and ccr & _DATA:
+        ccr = self._target.read_word(chip.QUADSPI_CCR)
+        reads = ccr & QuadspiCcr.FMODE == QuadspiCcr.INDIRECT_READ
+        if reads and ccr & QuadspiCcr.ADMODE and ccr & QuadspiCcr.DMODE:
             self._command = ccr
 
     def open(self) -> None:
@@ -70,7 +64,7 @@ class Window:
         if self._command is None or self._is_mapped():
             return
         self._be_idle()
-        self._target.write_word(_CCR, self._command | _MAPPED)
+        self._target.write_word(chip.QUADSPI_CCR, self._command | QuadspiCcr.MEMORY_MAPPED)
         self._is_open = True
 
     def close(self) -> None:
@@ -80,22 +74,22 @@ class Window:
             self._be_idle()
 
     def _is_mapped(self) -> bool:
-        if not self._target.read_word(_AHB3ENR) & _QSPIEN:
+        if not self._target.read_word(chip.RCC_AHB3ENR) & chip.AHB3_QSPI:
             return False
-        (control,), (ccr,) = self._target.run([Read(_CR), Read(_CCR)])
-        return bool(control & _EN) and ccr & _MODE == _MAPPED
+        (control,), (ccr,) = self._target.run([Read(chip.QUADSPI_CR), Read(chip.QUADSPI_CCR)])
+        return bool(control & QuadspiCr.EN) and ccr & QuadspiCcr.FMODE == QuadspiCcr.MEMORY_MAPPED
 
     def _be_idle(self) -> None:
-        control = self._target.read_word(_CR)
-        if not control & _EN:
+        control = self._target.read_word(chip.QUADSPI_CR)
+        if not control & QuadspiCr.EN:
             return  # somebody has reset it
-        self._target.write_word(_CR, control | _ABORT)
+        self._target.write_word(chip.QUADSPI_CR, control | QuadspiCr.ABORT)
         deadline = self._target.deadline(_ABORT_SECONDS)
-        while self._target.read_word(_SR) & _BUSY:
+        while self._target.read_word(chip.QUADSPI_SR) & QuadspiSr.BUSY:
             if deadline.expired():
                 raise TargetError("the QUADSPI does not end what it is doing")
         # An abort counts as a transfer that is complete, which the loader's next one is not yet.
-        self._target.write_word(_FCR, _ALL_FLAGS)
+        self._target.write_word(chip.QUADSPI_FCR, chip.QUADSPI_CLEARED)
 
 
 def falls_short(target: Target, offset: int) -> bool:
@@ -104,9 +98,14 @@ def falls_short(target: Target, offset: int) -> bool:
     The QUADSPI drops the bits of an address that it has no bytes for (CCR.ADSIZE): what a loader
     reads there, and erases and programs, lies 16 MiB below, or a multiple of it.
     """
-    (control,), (ccr,), (address,) = target.run([Read(_CR), Read(_CCR), Read(_AR)])
-    reach = (2 if control & _DFM else 1) * THREE_BYTES  # of two NORs each gets half the address
-    if not control & _EN or not ccr & _ADDRESS or ccr & _ADDRESS_SIZE == _FOUR_BYTES:
+    (control,), (ccr,), (address,) = target.run(
+        [Read(chip.QUADSPI_CR), Read(chip.QUADSPI_CCR), Read(chip.QUADSPI_AR)]
+    )
+    # Of two NORs each gets half the address.
+    reach = (2 if control & QuadspiCr.DFM else 1) * THREE_BYTES
+    four_bytes = ccr & QuadspiCcr.ADSIZE == QuadspiCcr.FOUR_ADDRESS_BYTES
+    if not control & QuadspiCr.EN or not ccr & QuadspiCcr.ADMODE or four_bytes:
         return False
-    indirect = ccr & _MODE == _INDIRECT_READ and address >= reach
-    return offset >= reach and (indirect or ccr & _MODE == _MAPPED)
+    mode = ccr & QuadspiCcr.FMODE
+    indirect = mode == QuadspiCcr.INDIRECT_READ and address >= reach
+    return offset >= reach and (indirect or mode == QuadspiCcr.MEMORY_MAPPED)

@@ -50,7 +50,7 @@ PERIPHERALS = (
     Span.of(chip.PWR, 0x2C),
     Span.of(chip.RCC, 0x160),
     Span.of(chip.FLASH, 0x164),
-    Span.of(chip.QUADSPI, 0x20),  # DR, which follows, would take data from the FIFO
+    Span(chip.QUADSPI_CR, chip.QUADSPI_DR),  # a read of DR would take data from the FIFO
 )
 """Registers that may be read at any time without a trace."""
 

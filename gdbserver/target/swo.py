@@ -23,7 +23,9 @@ from gdbserver.chip.cortex_m import DEMCR, Demcr
 from gdbserver.chip.stm32h743 import (
     GPIO_STRIDE,
     GPIOA,
-    RCC,
+    RCC_AHB4ENR,
+    RCC_CR,
+    RCC_PLLCFGR,
     SWO_APB_D,
     SWTF_APB_D,
 )
@@ -40,9 +42,7 @@ _TCR_BUSID, _TCR_TXENA, _TCR_ITMENA = 1 << 16, 1 << 3, 1 << 0
 _CODR, _CODR_MAX, _SPPR, _NRZ = 0x010, 0x1FFF, 0x0F0, 2
 _FUNNEL_CTRL, _HOLD_TIME, _PORT_0 = 0x000, 3 << 8, 1
 
-_RCC_CR, _PLL1RDY = RCC + 0x00, 1 << 25
-_RCC_PLLCFGR, _DIVR1EN = RCC + 0x2C, 1 << 18
-_RCC_AHB4ENR, _GPIOBEN = RCC + 0xE0, 1 << 1
+_PLL1RDY, _DIVR1EN, _GPIOBEN = 1 << 25, 1 << 18, 1 << 1  # in RCC_CR, PLLCFGR, AHB4ENR
 _GPIOB_MODER = GPIOA + GPIO_STRIDE
 _GPIOB_AFRL = _GPIOB_MODER + 0x20
 
@@ -129,9 +129,9 @@ class Swo:
         """What would keep the pin silent."""
         (cr,), (pll,), (clocks,), (moder,), (alternate,), (demcr,) = self._target.run(
             [
-                Read(_RCC_CR),
-                Read(_RCC_PLLCFGR),
-                Read(_RCC_AHB4ENR),
+                Read(RCC_CR),
+                Read(RCC_PLLCFGR),
+                Read(RCC_AHB4ENR),
                 Read(_GPIOB_MODER),
                 Read(_GPIOB_AFRL),
                 Read(DEMCR),
