@@ -205,11 +205,14 @@ class Core:
                 self._explain(self._halt)
                 self._halt.reason = self._halted(self._halt)
             return
-        mask = Dhcsr.C_MASKINTS if self._masked else 0
-        ((status,),) = self._port.run([Write(DHCSR, [_HALTED | mask]), Read(DHCSR)])
-        self._note_status(status)
+        status = self._request_halt()
         self._asked = "halt"
         self._wait_halted(status)
+
+    def _request_halt(self) -> int:
+        mask = Dhcsr.C_MASKINTS if self._masked else 0
+        ((status,),) = self._port.run([Write(DHCSR, [_HALTED | mask]), Read(DHCSR)])
+        return self._note_status(status)
 
     def _wait_halted(self, status: int) -> None:
         deadline = self._link.deadline(HALT_TIMEOUT)
@@ -221,7 +224,8 @@ class Core:
                     "the core does not halt",
                     hint="it may be waiting for a bus that never answers; try `monitor reset halt`",
                 )
-            status = self._look()
+            # A reset that comes in between takes away what was asked for before it.
+            status = self._request_halt() if self._reset_seen else self._look()
         self._found_halted()
 
     def _found_halted(self) -> _Halt:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from target_bench import Bench
 
 from gdbserver.chip.cortex_m import DHCSR, ICSR, Dhcsr, Icsr
 from gdbserver.errors import TargetError
+from gdbserver.sim.clock import MILLISECOND
 from gdbserver.target.breakpoints import BreakKind
 
 DRILLS = {"BREAK": 6, "WAIT": 8}
@@ -46,6 +49,20 @@ def test_halt_stops_a_running_core(bench: Bench) -> None:
     stop = bench.target.poll_stop()
     assert stop is not None
     assert (stop.kind, stop.signal) == ("halted", 2)
+
+
+def test_a_core_is_halted_although_the_button_that_resets_it_bounces(bench: Bench) -> None:
+    """What was asked for in the first reset is forgotten in the second."""
+    board = bench.board
+    bench.target.resume()
+    bench.target.poll_stop()
+    board.hold_reset(True, who="button")
+    for milliseconds, low in ((20, False), (20.01, True), (30, False)):
+        delay = int(milliseconds * MILLISECOND)
+        board.clock.after(delay, partial(board.hold_reset, low, who="button"))
+    bench.target.halt()
+    assert board.core.halted
+    assert bench.target.unasked_resets == 1
 
 
 def test_a_breakpoint_that_wins_the_race_against_halt_is_reported(bench: Bench) -> None:
