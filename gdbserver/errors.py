@@ -193,6 +193,14 @@ class AccessStalled(TargetError):
     code = errno.ETIMEDOUT
 
 
+class MdmaFailed(TargetError):
+    """The MDMA did not do what the host had set it up for."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"the MDMA {what}")
+        self.hint = "reset the chip first (monitor reset halt)"
+
+
 class MemoryFault(TargetError):
     """The bus refused an access: nothing is mapped there, or it has no clock.
 

@@ -8,6 +8,9 @@ and `feed` (``loaders/queue``) moves it into flash: two flash words at a time, w
 has nothing to do.  It never waits on the bus, so one bank does not hold up the other, and
 no probe ever sees a WAIT.  It learns how long a bank takes and looks at its register only then.
 
+The MDMA in its place (`mover`) was measured: for one bank it is 1 to 2 % quicker, for both 6 %
+slower, since it waits for one before it turns to the other; and it cannot read blank sectors back.
+
 The routine runs beside the call queue, as one call that lasts until the end, on a core in a
 known state.  It looks at this, which the host has put into SRAM::
 

@@ -21,9 +21,10 @@ leave one half written:
    it is completed with the words that are missing.
 3. Where TAR and WBNE contradict each other, the buffer is dropped (a write to another flash
    word does that, and sets INCERR).  Flash itself is read to see what has arrived.
-4. From then on this probe gets no more than what executing and queueing takes: two flash
-   words at a time.  They are done when the longest time that the data sheet allows has passed,
-   which on most links the next trip takes anyway; else QW is polled.
+4. From then on the `mover` takes the wait where it can.  Else this probe gets no more than what
+   executing and queueing takes: two flash words at a time.  They are done when the longest time
+   that the data sheet allows has passed, which on most links the next trip takes anyway; else QW
+   is polled.
 
 RM0433, "Embedded flash memory (FLASH)"; times from DS12110, "Flash memory characteristics".
 """
@@ -68,6 +69,7 @@ from gdbserver.errors import (
     AccessRefused,
     AccessStalled,
     FlashError,
+    MdmaFailed,
     MemoryFault,
     ProbeError,
     StreamStalled,
@@ -76,6 +78,7 @@ from gdbserver.errors import (
 from gdbserver.flash.diff import crc_unit
 from gdbserver.flash.driver import Did, Event
 from gdbserver.flash.feeder import BUFFER, Feeder, Lane
+from gdbserver.flash.mover import Mover
 from gdbserver.flash.packing import PIECE, pack
 from gdbserver.flash.plan import RegionPlan, Run, SectorPlan
 from gdbserver.loader.call_queue import Busy
@@ -91,6 +94,7 @@ _CRC_BURST = 3  # 256 flash words, 8 KiB: the coarsest, and still a part of a se
 _ONGOING = FlashSr.BSY | FlashSr.WBNE | FlashSr.QW
 _WORTH_FEEDING = 16 * 1024  # bytes: less is programmed while the feeder would be set up,
 _WORTH_FILLING = 64 * 1024  # or, with nothing to be erased, while its buffers would be filled
+_WORTH_MOVING = 1024  # bytes: less is there before the MDMA is told of it
 _SAMPLE = 1024  # bytes read to see how fast the link is
 _SLOW = 2.0  # times slower than a bank: it is done with one word long before the next
 _PACKS = 0.9  # of its length: what is left of data that is worth packing
@@ -124,7 +128,7 @@ class Pace:
     seconds_per_byte: float = 0.0
     """What the link takes; 0 until it was measured."""
     rushing: FlashRegion | None = None
-    """The bank that has a slow link for itself until it is erased again, or done."""
+    """The bank that has a slow link, or the MDMA, for itself until it is erased again, or done."""
 
 
 class InternalBank:
@@ -142,6 +146,7 @@ class InternalBank:
         parallelism: int = 3,
         pace: Pace | None = None,
         feeder: Feeder | None = None,
+        mover: Mover | None = None,
     ) -> None:
         self.region = region
         self._target = target
@@ -151,6 +156,7 @@ class InternalBank:
         self._mass_erase_seconds = MASS_ERASE_SECONDS[parallelism]
         self._pace = pace or Pace()
         self._feeder = feeder
+        self._mover = mover
         self._lane: Lane | None = None
         self._registers = FLASH + (FLASH_BANK2_OFFSET if region.span.start in BANK2 else 0)
 
@@ -189,10 +195,11 @@ class InternalBank:
         traceback: TracebackType | None,
     ) -> None:
         """Wait for what is under way, lock.  With the probe gone, there is nothing to be done."""
-        self._let_others_rush()
         try:
             if self._lane is not None:
                 self._lane.switch_off()
+            if self._mover is not None and self._pace.rushing == self.region:
+                self._mover.stop()
             self._wait_idle(self._mass_erase_seconds[1])
             self._target.run(
                 [
@@ -204,6 +211,8 @@ class InternalBank:
             if error is None:
                 raise
             log.warning("%s was not locked again: %s", self.region.name, failure)
+        finally:
+            self._let_others_rush()
 
     def seconds(self, plan: RegionPlan) -> float:
         erases = sum(sector.erase for sector in plan.sectors)
@@ -242,15 +251,27 @@ class InternalBank:
         return pace.seconds_per_byte > _SLOW * self._program_seconds[0] / FLASH_WORD
 
     def _change(self, sector: SectorPlan) -> Generator[Event, None, None]:
+        size = sum(len(run.span) for run in sector.runs)
+        moving = self._opening(size)
         if sector.erase:
-            yield from self._erase(sector.sector)
+            yield from self._erase(sector.sector, moving)
         else:
             yield Busy(0)  # an erase elsewhere had better begin first
-        size = sum(len(run.span) for run in sector.runs)
+        yield from moving
         rushing = size >= _WORTH_FEEDING and self._pace.patient and self._is_link_slow()
         for run in sector.runs:
             try:
-                yield from self._rush(run) if rushing else self._program(run)
+                if self._may_move(run):
+                    yield from self._move(run)
+                else:
+                    yield from self._rush(run) if rushing else self._program(run)
+            except MdmaFailed as failed:
+                log.info("%s; erasing %s again, and going on slowly", failed, sector.sector)
+                assert self._mover is not None
+                self._mover.give_up()
+                yield from self._force_out()
+                yield from self._change(replace(sector, erase=True))
+                return
             except AccessStalled as stalled:
                 log.info("%s; erasing %s again, and going on slowly", stalled, sector.sector)
                 self._pace.patient = False
@@ -402,6 +423,9 @@ class InternalBank:
                 log.info("%s; going on at the pace of the flash", stalled)
                 self._pace.patient = False
                 done += self._recover(part, stalled.written)
+                if self._may_move(rest := run.part(done, len(run.data))):
+                    yield from self._move(rest)
+                    return
                 continue
             done += len(part.data)
             free = self._target.monotonic() + 2 * self._program_seconds[1]
@@ -426,6 +450,48 @@ class InternalBank:
             part = run.part(start, start + _RUSH)
             self._target.rush(part.span.start, part.data)
             yield Busy(0)
+        status = yield from self._when_idle(self._program_seconds[1], 0)
+        self._check("program", run.span, status)
+        self._control(0)
+        yield Did("programmed", run.span)
+
+    def _opening(self, size: int) -> Iterator[Event]:
+        """Set up the MDMA where it is of use: during an erase that takes no time."""
+        if self._mover is not None and not self._pace.patient and size >= _WORTH_FEEDING:
+            self._mover.open()
+            yield Busy(_TURN)
+
+    def _may_move(self, run: Run) -> bool:
+        if self._mover is None or self._pace.patient:
+            return False
+        worth = _WORTH_MOVING if self._mover.is_open else _WORTH_FEEDING
+        return len(run.data) >= worth and self._mover.open()
+
+    def _move(self, run: Run) -> Generator[Event, None, None]:
+        """Program by way of the MDMA, when the other bank does not.
+
+        Raises: MdmaFailed: how much of `run` is in flash is not known.
+        """
+        mover = self._mover
+        assert mover is not None
+        while self._pace.rushing not in (None, self.region):
+            yield Busy(_LOOK)
+        if not mover.open():  # meanwhile the other bank has had trouble with it
+            yield from self._program(run)
+            return
+        self._pace.rushing = self.region
+        self._control(FlashCr.PG)
+        mover.begin()
+        for start, end in mover.sizes(len(run.data)):
+            while not mover.has_room():
+                yield Busy(max(_SOON, mover.until_due()))
+                mover.look()
+            part = run.part(start, end)
+            mover.move(part.span, part.data, self._program_seconds[0] / FLASH_WORD)
+            yield Busy(_TURN)
+        while mover.is_busy():
+            yield Busy(max(_SOON, mover.until_due()))
+            mover.look()
         status = yield from self._when_idle(self._program_seconds[1], 0)
         self._check("program", run.span, status)
         self._control(0)

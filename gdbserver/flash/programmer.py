@@ -25,6 +25,7 @@ from gdbserver.chip.stm32h743 import (
     FLASH_BANK2_OFFSET,
     FLASH_PRAR_CUR,
     FLASH_SCAR_CUR,
+    ITCM,
     KIB,
     OPTSR_SECURITY,
     bank,
@@ -35,6 +36,7 @@ from gdbserver.flash.driver import Did, Event, FlashDriver
 from gdbserver.flash.external import ExternalFlash, measured
 from gdbserver.flash.feeder import Feeder
 from gdbserver.flash.internal import InternalBank, Pace
+from gdbserver.flash.mover import Mover
 from gdbserver.flash.plan import Download, RegionPlan, SectorPlan, plan
 from gdbserver.loader.call_queue import Busy
 from gdbserver.loader.diagnosis import pattern
@@ -131,13 +133,12 @@ class Programmer:
             FlashError: a device failed; the others have come to rest.
         """
         plans = self._plans(download)
-        with Feeder(self._target) as feeder:
+        with Feeder(self._target) as feeder, Mover(self._target) as mover:
             # A loader needs the core for itself: beside it, internal flash is streamed to.
             alone = all(p.region in self._banks for p in plans)
-            lanes = [
-                _Lane(self._driver(p.region, feeder if alone else None), p, self._verify)
-                for p in plans
-            ]
+            beside = None if self._is_itcm_taken() else mover
+            helpers = (feeder, None) if alone else (None, beside)
+            lanes = [_Lane(self._driver(p.region, *helpers), p, self._verify) for p in plans]
             lanes.sort(key=lambda lane: lane.seconds, reverse=True)
             yield from self._run(lanes)
 
@@ -241,11 +242,17 @@ class Programmer:
         start = region.span.start
         return Span(start + 256 * first, start + 256 * max(first, last + 1 if last > first else 0))
 
-    def _driver(self, region: FlashRegion, feeder: Feeder | None = None) -> FlashDriver:
+    def _driver(
+        self, region: FlashRegion, feeder: Feeder | None = None, mover: Mover | None = None
+    ) -> FlashDriver:
         for loader in self._loaders:
             if loader.region == region:
                 return ExternalFlash(self._target, loader)
-        return InternalBank(self._target, region, pace=self._pace, feeder=feeder)
+        return InternalBank(self._target, region, pace=self._pace, feeder=feeder, mover=mover)
+
+    def _is_itcm_taken(self) -> bool:
+        """Whether a loader lies where the MDMA's buffers would."""
+        return any(len(ITCM & span) for loader in self._loaders for span in loader.image.memory)
 
     def _worker(self, region: FlashRegion) -> str:
         """Who programs a device, in words."""

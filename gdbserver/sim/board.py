@@ -34,6 +34,8 @@ from gdbserver.chip.stm32h743 import (
     GPIOA,
     ITCM,
     IWDG1,
+    MDMA,
+    MDMA_IRQ,
     PPB,
     PWR,
     QSPI_WINDOW,
@@ -62,6 +64,7 @@ from gdbserver.sim.debug_units import Dwt, Fpb, Itm, SystemControl
 from gdbserver.sim.flash_interface import FlashInterface, SharedRegisters
 from gdbserver.sim.gpio import Gpio
 from gdbserver.sim.link import Link
+from gdbserver.sim.mdma import Mdma
 from gdbserver.sim.nor import Nor
 from gdbserver.sim.nor_parts import PARTS
 from gdbserver.sim.options import CHIP_SELECTS, DEFAULT_PINS, BoardOptions
@@ -241,6 +244,13 @@ class Board:
             lost_bits=self._lost_nor_bits,
             clocked=lambda: self.rcc.clocked("QSPI"),
         )
+        self.mdma = Mdma(
+            self.clock,
+            self.bus,
+            axi_hz=lambda: self.rcc.hclk3_hz,
+            clocked=lambda: self.rcc.clocked("MDMA"),
+            on_irq=lambda level: self.scs.set_irq(MDMA_IRQ, level),
+        )
         self.gpio = {port: Gpio(port) for port in "ABCDEFGHIJK"}
         self.syscfg = Syscfg()
         self.exti = Exti()
@@ -258,6 +268,7 @@ class Board:
         )
         self._peripherals: dict[str, Peripheral] = {
             "QSPI": self.quadspi,
+            "MDMA": self.mdma,
             "SYSCFG": self.syscfg,
             "CRC": self.crc,
             "WWDG1": self.wwdg,
@@ -278,6 +289,7 @@ class Board:
         self.wwdg.on_irq = lambda level: self.scs.set_irq(_WWDG_IRQ, level)
         self.rcc.on_peripheral_reset = self._reset_peripheral
         self.rcc.on_gates_changed.append(self.quadspi.gates_changed)
+        self.rcc.on_gates_changed.append(self.mdma.gates_changed)
         self._fill_rams()
         self._end_reset()
 
@@ -340,6 +352,7 @@ class Board:
         self._attach_gated(WWDG1, "WWDG1", self.wwdg, self.wwdg.size)
         self._attach_gated(SYSCFG, "SYSCFG", self.syscfg, self.syscfg.size)
         self._attach_gated(CRC, "CRC", self.crc, self.crc.size)
+        self._attach_gated(MDMA, "MDMA", self.mdma, self.mdma.size)
         for index, (name, port) in enumerate(self.gpio.items()):
             device = PinMux(port, self.quadspi.pins_changed)
             self._attach_gated(GPIOA + index * GPIO_STRIDE, f"GPIO{name}", device, port.size)

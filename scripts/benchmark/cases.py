@@ -43,6 +43,7 @@ Image = dict[int, bytes]
 
 USUAL = ("stlink-v3", "cmsis-dap-v2")
 SLOW = ("stlink-v2", "cmsis-dap-v1")
+IMPATIENT = tuple(f"{link},waits=4" for link in (*USUAL, "stlink-v2"))
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,10 @@ def cases(*, quick: bool) -> Iterator[Case]:
     if not quick:
         yield Case("slow link: internal flash", old_internal, internal, 1.10, 1.10, links=SLOW)
         yield Case("slow link: QSPI, blank before", {}, external, 1.10, 1.10, links=SLOW)
+        little, old_little = ({NOR.start: i[NOR.start][: 2 * BLOCK]} for i in (external, old))
+        name = "impatient probe: internal flash beside a little NOR"
+        before, image = old_internal | old_little, internal | little
+        yield Case(name, before, image, 1.10, 1.40, links=IMPATIENT)
     compare = 0.15 * sum(len(data) for data in mixed.values()) / MIB
     yield Case("reload, unchanged", mixed, mixed, 1.0, 1.0, compare)
     edited = {address: _edited(data) for address, data in mixed.items()}
