@@ -200,7 +200,7 @@ class _Translated:
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         if isinstance(error, Exception) and is_drivers(error):
-            self._link.recover()
+            self._link.recover(error)
             raise _ours(error, f"{self._access} at {self._address:#010x}") from error
 
 
@@ -218,6 +218,7 @@ class Link:
         self._quick: Final = quicken(probe)
         self.takes_buffers: Final = self._quick is not None
         """Words for `write_ap_multiple` may be a memoryview; other drivers get a list of them."""
+        self._is_stlink = False
         self._session = session
         self._dp: Any = session.board.target.dp
         self._ports: dict[int, Port] = {}
@@ -345,6 +346,7 @@ class Link:
             if interface is None:
                 self._ports[number] = RegisterPort(self, self._dp, base, csw)
             else:
+                self._is_stlink = isinstance(interface, STLinkMemoryInterface)
                 self._ports[number] = InterfacePort(self, self._dp, base, csw, interface)
         return self._ports[number]
 
@@ -401,8 +403,11 @@ class Link:
         if not self.manages_select:
             self._session.notify(PyocdTarget.Event.POST_RESET, self)
 
-    def recover(self) -> None:
+    def recover(self, error: Exception) -> None:
         """Forget what is assumed about the debug port, and clear its sticky flags.
+
+        A driver with a queue sends that together with the next access: ABORT is always taken
+        (ADIv5.2, IHI 0031, "ABORT, AP Abort register").
 
         Past `DebugPort`, which would answer WAIT with an abort: a word that a slave holds up
         would be lost, where patience lets it through.
@@ -410,13 +415,14 @@ class Link:
         for port in self._ports.values():
             port.forget()
         self.forget_select()
+        if self._is_stlink and getattr(error, "fault_address", None) is not None:
+            return  # pyOCD's driver, which says where, has cleared them
         try:
             self.probe.write_dp(DP_ABORT, _CLEAR_STICKY)
-            self.probe.flush()
-        except Exception as error:
-            if not is_drivers(error):
+        except Exception as another:
+            if not is_drivers(another):
                 raise
-            log.debug("the debug port is busy, or gone: %s", error)
+            log.debug("the debug port is busy, or gone: %s", another)
 
     def _translated(self, access: str, address: int) -> _Translated:
         """What a driver raises becomes one of our errors, and the port usable again."""

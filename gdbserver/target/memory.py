@@ -31,6 +31,7 @@ from gdbserver.chip.stm32h743 import (
     ITCM,
     PERIPHERALS,
     PPB,
+    QSPI_WINDOW,
     FlashSr,
 )
 from gdbserver.errors import AccessRefused, AccessStalled, MemoryFault
@@ -43,6 +44,11 @@ CHUNK: Final = 0x10000
 
 STALL_TIMEOUT: Final = 5.0
 """Seconds that a bus may be busy with something else: erasing a sector takes up to 4."""
+
+PAGE: Final = 256
+"""Of external flash: what is mapped of it is mapped up to a power of two, which is more.
+
+RM0433, "QUADSPI memory-mapped mode" and "QUADSPI device configuration register"."""
 
 CACHE_LINE: Final = 32
 _WAYS, _SETS, _WAY_SHIFT, _SET_SHIFT = 4, 128, 30, 5
@@ -140,11 +146,17 @@ class Memory:
         except AccessRefused as refused:
             raise MemoryFault("read", Span.of(address, 4 * count)) from refused
 
-    def try_words(self, address: int, count: int) -> list[int] | None:
-        """Words that nobody has asked for; None where some cannot be read, or not now."""
+    def try_words(self, address: int, count: int, asked: Span) -> list[int] | None:
+        """Words around those that were `asked` for; None where some cannot be read, or not now.
+
+        Raises:
+            MemoryFault: none of them can, so there is no need to try those that were asked for.
+        """
         try:
             return list(self._port.run([Read(address, count)], cacheable=True)[0])
-        except AccessRefused:
+        except AccessRefused as refused:
+            if address in QSPI_WINDOW and address // PAGE == (address + 4 * count - 1) // PAGE:
+                raise MemoryFault("read", asked) from refused
             self._flash_trouble(address)  # no flag of the controller's stays behind
         except AccessStalled:
             log.debug("%#010x: whatever is there is busy", address)

@@ -108,7 +108,7 @@ class Snapshot:
             start, end = start & -RUN, end + RUN - 1 & -RUN
         elif start == self._next:
             end = max(end, min(start + RUN, region.end))
-        words = self._memory.try_words(start, (end - start) // 4)
+        words = self._memory.try_words(start, (end - start) // 4, span)
         if words is None:
             return False
         self._keep(start, words)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from target_bench import Bench
 
+from gdbserver.errors import MemoryFault
 from gdbserver.target.breakpoints import BreakKind
 from gdbserver.target.registers import CORE_COUNT, EXPEDITED, REGISTERS
 from gdbserver.target.target import Target
@@ -86,6 +87,19 @@ def test_nothing_is_read_twice_at_one_stop(bench: Bench) -> None:
     bench.target.poll_stop()
     assert cost(bench, all_registers) == 0
     assert cost(bench, lambda b: b.target.poll_stop()) == 0
+
+
+def test_flash_that_nobody_has_mapped_is_asked_once(bench: Bench) -> None:
+    def look(bench: Bench) -> None:
+        with pytest.raises(MemoryFault, match="cannot read memory at 0x90000002-0x90000003"):
+            bench.target.view_memory(0x90000002, 2)
+
+    bench.run_to("step_1")
+    assert cost(bench, look) <= (3 if "stlink" in bench.target.probe_uid else 1)
+    assert cost(bench, look) == 0
+    assert cost(bench, lambda b: b.target.view_memory(b.names["counter"], 4)) <= (
+        2 if "stlink" in bench.target.probe_uid else 1
+    ), "what was refused has left nothing behind that would have to be cleared first"
 
 
 def test_polling_a_running_core_is_one_transaction(bench: Bench) -> None:
