@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 _QUICK: Final = 0.005
 _SLOW: Final = 0.1
 """Seconds between two looks, while the program talks and while it does not."""
-_SEARCHING: Final = 0.02
+_SEARCHING: Final = 0.01
 _PIECE: Final = 0x1000
 
 

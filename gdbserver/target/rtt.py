@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -39,6 +39,10 @@ _WRITE_OFFSET, _READ_OFFSET = 12, 16
 _NAME_LENGTH: Final = 32
 SCAN_PIECE: Final = 0x2000
 """Bytes that are searched at one look: some milliseconds of the link."""
+_HEAD: Final = 0x400
+"""Bytes at the beginning of each RAM, where linkers put variables, and so most blocks are."""
+_HEADS_EVERY: Final = 4
+"""Looks: a program writes its block at its own time, often when RAM has been searched once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +135,9 @@ class Rtt:
         self._symbol = symbol
         self._block: ControlBlock | None = None
         self._names: Mapping[int, str] = {}
+        self._looks = 0
         self._searched = 0
+        self._clocked: Sequence[Span] = ()
 
     @property
     def channels(self) -> Mapping[int, str]:
@@ -186,7 +192,7 @@ class Rtt:
             log.debug("RTT: %s", fault)
 
     def _lose(self) -> None:
-        self._block, self._searched = None, 0
+        self._block, self._looks, self._searched = None, 0, 0
 
     def _take(self, ring: Ring) -> bytes:
         data = b"".join(self._target.read_memory(s.start, len(s)) for s in ring.filled())
@@ -223,19 +229,36 @@ class Rtt:
         return None if length is None else parse(where, self._target.read_memory(where, length))
 
     def _search(self) -> int | None:
-        """Search one more piece of RAM."""
+        """Search one more piece of RAM; now and then, the beginning of each."""
         if self.likely is not None:
             with suppress(MemoryFault):  # it is a guess
                 if self._block_at(self.likely) is not None:
                     return self.likely
-        pieces = [Span(a, min(a + SCAN_PIECE, r.end)) for r in RAM for a in _steps(r)]
-        here = pieces[self._searched % len(pieces)]
+        self._looks += 1
+        if self._looks % _HEADS_EVERY == 1:
+            self._clocked = [ram for ram in RAM if self._answers(ram)]
+            heads = (self._search_in(Span.of(ram.start, _HEAD)) for ram in self._clocked)
+            return next((found for found in heads if found is not None), None)
+        pieces = [piece for ram in self._clocked for piece in _pieces(ram)]
+        if not pieces:
+            return None
         self._searched += 1
+        return self._search_in(pieces[(self._searched - 1) % len(pieces)])
+
+    def _answers(self, ram: Span) -> bool:
+        """Whether a memory has a clock."""
+        try:
+            self._target.read_memory(ram.start, 4)
+        except MemoryFault:
+            return False
+        return True
+
+    def _search_in(self, here: Span) -> int | None:
         try:
             # An identifier may begin in this piece and end in the next.
             end = min(here.end + len(IDENTIFIER) - 4, next(r for r in RAM if here in r).end)
             data = self._target.read_memory(here.start, end - here.start)
-        except MemoryFault as fault:  # a memory without a clock
+        except MemoryFault as fault:
             data = fault.readable
         at = data.find(IDENTIFIER)
         while at >= 0:
@@ -259,5 +282,6 @@ class Rtt:
         return name if name.isprintable() else ""
 
 
-def _steps(span: Span) -> range:
-    return range(span.start, span.end, SCAN_PIECE)
+def _pieces(span: Span) -> Iterator[Span]:
+    for start in range(span.start, span.end, SCAN_PIECE):
+        yield Span(start, min(start + SCAN_PIECE, span.end))

@@ -14,7 +14,7 @@ from target_bench import LINKS, Bench, make_bench
 
 from gdbserver.chip.memory import Span
 from gdbserver.chip.stm32h743 import AXI_SRAM, DTCM, SRAM4
-from gdbserver.target.rtt import IDENTIFIER, MAX_CHANNELS, Ring, Rtt, parse
+from gdbserver.target.rtt import IDENTIFIER, MAX_CHANNELS, RAM, SCAN_PIECE, Ring, Rtt, parse
 
 PATIENCE = 2000
 START = AXI_SRAM.start
@@ -120,6 +120,35 @@ def test_a_block_is_found_in_ram_without_being_told_where(link: str) -> None:
         assert collect(bench, rtt, b"line 99\n") == EVERYTHING
 
 
+@pytest.mark.parametrize("looks", range(1, 5))
+def test_a_block_that_is_written_while_ram_is_searched_is_found_soon(
+    talking: Bench, looks: int
+) -> None:
+    """It is at the beginning of a RAM, where the search was long ago."""
+    rtt = Rtt(talking.target)
+    for _ in range(20 + looks):
+        assert rtt.poll() == {}
+    talking.target.resume()
+    for _ in range(50):
+        talking.target.poll_stop()
+    for _ in range(4):
+        rtt.poll()
+    assert rtt.found
+
+
+def test_a_block_anywhere_is_found_when_ram_was_searched_once(talking: Bench) -> None:
+    old, new = talking.names["_SEGGER_RTT"], SRAM4.end - 96
+    talking.target.resume()
+    collect(talking, Rtt(talking.target), b"line 99\n")
+    talking.target.halt()
+    talking.target.write_memory(new, talking.target.read_memory(old, 96))
+    talking.target.write_memory(old, bytes(4))
+    rtt = Rtt(talking.target)
+    pieces = sum(len(ram) for ram in RAM) // SCAN_PIECE + 1
+    looks = next(n for n in range(PATIENCE) if rtt.poll() or rtt.found)
+    assert looks <= pieces * 4 // 3
+
+
 def test_looking_when_nothing_is_new_is_one_read(talking: Bench) -> None:
     rtt = Rtt(talking.target, talking.names["_SEGGER_RTT"])
     talking.target.resume()
@@ -193,12 +222,12 @@ def test_a_block_that_is_overwritten_is_lost_and_found_again_elsewhere(talking: 
     )
 
 
-@pytest.mark.parametrize("likely", [SRAM4.start + 0x100, None, 0x00F00000])
+@pytest.mark.parametrize("likely", [SRAM4.start + 0x1100, None, 0x00F00000])
 def test_the_likely_place_is_looked_at_before_ram_is_searched(
     talking: Bench, likely: int | None
 ) -> None:
     rtt = Rtt(talking.target)
-    old, new = talking.names["_SEGGER_RTT"], SRAM4.start + 0x100
+    old, new = talking.names["_SEGGER_RTT"], SRAM4.start + 0x1100
     talking.target.resume()
     collect(talking, rtt, b"line 99\n")
     talking.target.halt()
