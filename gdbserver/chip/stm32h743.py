@@ -48,6 +48,7 @@ def bank(number: int, size: int = MIB) -> FlashRegion:
 
 
 # --- Peripherals -------------------------------------------------------------------------
+AXI_SRAM_FN_MOD = 0x51008108  # AXI_TARG7_FN_MOD of the AXI interconnect
 MDMA = 0x52000000
 FLASH = 0x52002000
 FMC = 0x52004000
@@ -95,6 +96,9 @@ IRQ_COUNT = 150
 # --- Debug ----------------------------------------------------------------------------------
 DEVICE_ID = 0x450  # DBGMCU_IDCODE[11:0]: H742, H743, H750, H753
 REVISIONS = {0x1000: "A", 0x1001: "Z", 0x1003: "Y", 0x2001: "X", 0x2003: "V"}
+# ES0392, "Reading from AXI SRAM may lead to data read corruption"
+AXI_SRAM_MISREAD_BY = frozenset("AZY")
+AXI_READ_ISS_OVERRIDE = 1 << 0  # in AXI_SRAM_FN_MOD: one read at a time, which cures it
 DPIDR = 0x6BA02477
 DBGMCU_IDCODE_OFFSET = 0x00
 DBGMCU_CR_OFFSET = 0x04

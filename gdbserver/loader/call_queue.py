@@ -76,7 +76,16 @@ from construct import Array, Const, Int32ul, Padding, Struct
 
 from gdbserver.chip import cortex_m as cm
 from gdbserver.chip.memory import Span, merge
-from gdbserver.chip.stm32h743 import AHB2_SRAM, AXI_SRAM, DTCM, RCC_AHB2ENR, RCC_RSR
+from gdbserver.chip.stm32h743 import (
+    AHB2_SRAM,
+    AXI_READ_ISS_OVERRIDE,
+    AXI_SRAM,
+    AXI_SRAM_FN_MOD,
+    AXI_SRAM_MISREAD_BY,
+    DTCM,
+    RCC_AHB2ENR,
+    RCC_RSR,
+)
 from gdbserver.errors import (
     LoaderBroken,
     LoaderFault,
@@ -309,6 +318,7 @@ class CallQueue:
         with ExitStack() as stack:
             stack.enter_context(_clocked(target, self._image))
             if self._careful:
+                stack.enter_context(_read_reliably(target))
                 stack.enter_context(target.saved_core(with_fpu=not self._quick))
                 stack.enter_context(self._ram)
                 self._ram.borrow(layout.always)
@@ -915,6 +925,24 @@ def _clocked(target: Target, image: Image) -> Iterator[None]:
         yield
     finally:
         target.write_word(RCC_AHB2ENR, target.read_word(RCC_AHB2ENR) & ~needed | enabled)
+
+
+@contextmanager
+def _read_reliably(target: Target) -> Iterator[None]:
+    """Keep early silicon from reading wrong data, or code, out of AXI SRAM.
+
+    ES0392, "Reading from AXI SRAM may lead to data read corruption".  Programs that need it do the
+    same when they start, but a chip that was reset has not come so far.
+    """
+    if target.chip.revision not in AXI_SRAM_MISREAD_BY:
+        yield
+        return
+    before = target.read_word(AXI_SRAM_FN_MOD)
+    target.write_word(AXI_SRAM_FN_MOD, before | AXI_READ_ISS_OVERRIDE)
+    try:
+        yield
+    finally:
+        target.write_word(AXI_SRAM_FN_MOD, before)
 
 
 def _words(data: tuple[int, bytes] | None) -> Iterator[Write]:

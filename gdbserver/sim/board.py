@@ -19,6 +19,7 @@ from gdbserver.chip.cortex_m import DWT_BASE, FPB_BASE, ITM_BASE, SCS_BASE
 from gdbserver.chip.memory import Span
 from gdbserver.chip.stm32h743 import (
     AXI_SRAM,
+    AXI_SRAM_FN_MOD,
     BACKUP_SRAM,
     BANK1,
     BANK2,
@@ -72,7 +73,7 @@ from gdbserver.sim.pwr import Pwr
 from gdbserver.sim.quadspi import QuadSpi
 from gdbserver.sim.rcc import ClockGated, Rcc, ResetCause
 from gdbserver.sim.registers import Peripheral
-from gdbserver.sim.system import CrcUnit, Dbgmcu, Exti, Syscfg
+from gdbserver.sim.system import AxiSramPort, CrcUnit, Dbgmcu, Exti, Syscfg
 from gdbserver.sim.trace import Funnel, SerialWireOutput
 from gdbserver.sim.watchdog import Iwdg, Wwdg
 
@@ -256,6 +257,9 @@ class Board:
         self.exti = Exti()
         self.crc = CrcUnit()
         self.dbgmcu = Dbgmcu(self.options.revision)
+        self.axi_sram_port = AxiSramPort(self.options.revision)
+        if self.axi_sram_port.misreads:
+            self.core.watch_reads(AXI_SRAM, self.axi_sram_port.read_by_core)
         self.iwdg = Iwdg(
             self.clock,
             lsi_hz=lambda: self.rcc.lsi_hz,
@@ -348,6 +352,7 @@ class Board:
         attach(RCC, self.rcc.size, self.rcc)
         attach(PWR, self.pwr.size, self.pwr)
         attach(EXTI, self.exti.size, self.exti)
+        attach(AXI_SRAM_FN_MOD, self.axi_sram_port.size, self.axi_sram_port)
         attach(IWDG1, self.iwdg.size, self.iwdg)
         self._attach_gated(WWDG1, "WWDG1", self.wwdg, self.wwdg.size)
         self._attach_gated(SYSCFG, "SYSCFG", self.syscfg, self.syscfg.size)
@@ -512,7 +517,7 @@ class Board:
         self._reset_peripherals()
 
     def _reset_peripherals(self) -> None:
-        for peripheral in (*self._peripherals.values(), self.exti, self.iwdg):
+        for peripheral in (*self._peripherals.values(), self.exti, self.iwdg, self.axi_sram_port):
             peripheral.reset()
         self.quadspi.pins_changed()
 

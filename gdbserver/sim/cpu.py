@@ -493,6 +493,18 @@ class Core:
     def _on_stale_code(self, _uc: Any, address: int, _size: int, _data: Any) -> None:
         self.scs.caches.execute(address)
 
+    def watch_reads(self, span: Span, note: Callable[[int], None]) -> None:
+        """Have `note` told where in `span` the core reads data and code, from now on."""
+
+        def on_read(_uc: Any, _kind: int, address: int, *_: Any) -> None:
+            note(address)
+
+        def on_block(_uc: Any, address: int, *_: Any) -> None:
+            note(address)
+
+        self._uc.hook_add(uc.UC_HOOK_MEM_READ, on_read, None, span.start, span.end - 1)
+        self._uc.hook_add(uc.UC_HOOK_BLOCK, on_block, None, span.start, span.end - 1)
+
     def _stopping_conditions(self) -> tuple[object, ...]:
         """All that decides where Unicorn has to stop."""
         scs = self.scs

@@ -1,20 +1,24 @@
-"""Small blocks around the core: DBGMCU, SYSCFG, EXTI, and the CRC calculation unit.
+"""Small blocks around the core: DBGMCU, SYSCFG, EXTI, AXI interconnect, CRC calculation unit.
 
 RM0433, "Debug infrastructure" (DBGMCU), "System configuration controller (SYSCFG)", "Extended
-interrupt and event controller (EXTI)", "CRC calculation unit".
+interrupt and event controller (EXTI)", "AXI interconnect matrix (AXIM)", "CRC calculation unit".
 """
 
 from __future__ import annotations
 
+import logging
+
 from gdbserver.chip.stm32h743 import (
     APB3FZ1_WWDG1,
     APB4FZ1_IWDG1,
+    AXI_SRAM_MISREAD_BY,
     DBGMCU_APB1LFZ1_OFFSET,
     DBGMCU_APB3FZ1_OFFSET,
     DBGMCU_APB4FZ1_OFFSET,
     DBGMCU_CR_OFFSET,
     DBGMCU_IDCODE_OFFSET,
     DEVICE_ID,
+    REVISIONS,
 )
 from gdbserver.sim.bus import Master
 from gdbserver.sim.registers import (
@@ -27,6 +31,8 @@ from gdbserver.sim.registers import (
     Register,
     Unmodelled,
 )
+
+log = logging.getLogger(__name__)
 
 
 class Dbgmcu(Peripheral):
@@ -104,6 +110,32 @@ class Dbgmcu(Peripheral):
     def freezes_wwdg(self) -> bool:
         """Whether WWDG1 stands still while the core is halted."""
         return bool(self.raw(self.APB3FZ1) & APB3FZ1_WWDG1)
+
+
+class AxiSramPort(Peripheral):
+    """How the interconnect reads AXI SRAM: on early silicon one read at a time, or not reliably.
+
+    The data are right here; but that the core has relied on them is told of in the log, and in
+    `doubtful`.  ES0392, "Reading from AXI SRAM may lead to data read corruption".
+    """
+
+    size = 4
+
+    FN_MOD = Register(
+        0x0, BitStruct(Padding(30), Unmodelled("WRITE_ISS_OVERRIDE"), "READ_ISS_OVERRIDE" / Flag)
+    )
+
+    def __init__(self, revision: int) -> None:
+        self.misreads = REVISIONS[revision] in AXI_SRAM_MISREAD_BY
+        self.doubtful: list[int] = []
+        """Lines of AXI SRAM that the core has read, each once."""
+        super().__init__("AXI SRAM port")
+
+    def read_by_core(self, address: int) -> None:
+        line = address & -32
+        if not self[self.FN_MOD].READ_ISS_OVERRIDE and line not in self.doubtful:
+            self.doubtful.append(line)
+            log.warning("%#010x: read, and the data may be wrong (READ_ISS_OVERRIDE = 0)", address)
 
 
 def _exticr(offset: int, first: int) -> Register:

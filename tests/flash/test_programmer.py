@@ -206,3 +206,17 @@ def test_full_verification_moves_every_byte(quick: Bench) -> None:
         list(programmer.carry_out(image))
         moved[verify] = counters.bytes_in - before
     assert moved["full"] - moved["digest"] > 0x20000
+
+
+def test_early_silicon_reads_axi_sram_one_word_at_a_time_and_then_as_before(
+    bench_at: Callable[..., Bench],
+) -> None:
+    bench = bench_at("sim:cmsis-dap-v2,revision=0x1003")
+    port = bench.board.axi_sram_port
+    bench.carry_out(download((0x08000000, noise(0x8000)), (0x90000000, noise(0x1000))))
+    bench.carry_out(download((0x08000000, noise(0x8000, seed=2))))
+    assert bench.contents(Span.of(0x08000000, 0x8000)) == noise(0x8000, seed=2)
+    assert bench.contents(Span.of(0x90000000, 0x1000)) == noise(0x1000)
+    assert port.misreads
+    assert port.doubtful == []
+    assert port.raw(port.FN_MOD) == 0

@@ -22,6 +22,7 @@ from gdbserver.chip.cortex_m import (
 )
 from gdbserver.chip.stm32h743 import (
     AXI_SRAM,
+    AXI_SRAM_FN_MOD,
     BACKUP_SRAM,
     BANK1,
     BANK2,
@@ -470,3 +471,16 @@ def test_two_boards_do_the_same():
         return board.clock.now, board.core.read_register(0)
 
     assert life() == life()
+
+
+@pytest.mark.parametrize(
+    ("revision", "override", "told"), [(0x1003, 0, 1), (0x1003, 1, 0), (0x2003, 0, 0)]
+)
+def test_early_silicon_may_misread_axi_sram_until_told_otherwise(
+    revision: int, override: int, told: int
+):
+    board = Board(BoardOptions(revision=revision))
+    boot(board, bytes.fromhex("4ff01051 0868 fee7"))  # mov.w r1, #0x24000000; ldr r0, [r1]; b .
+    write(board, AXI_SRAM_FN_MOD, override)
+    pass_time(board, MILLISECOND)
+    assert len(board.axi_sram_port.doubtful) == told
