@@ -25,7 +25,7 @@ from gdbserver.flash.mover import BUFFER
 from gdbserver.flash.programmer import Programmer, Step
 from gdbserver.loader.own import builtin
 from gdbserver.sim.board import NotModelled
-from gdbserver.sim.bus import BusError, Device, Master
+from gdbserver.sim.bus import BusError, Device, Master, Ram
 
 PINS = {"CLK": "PB2", "NCS": "PB6", "IO0": "PF8", "IO1": "PF9", "IO2": "PF7", "IO3": "PF6"}
 SIZE = 0x8000  # of each bank's part: 1024 flash words, 0.1 s
@@ -181,6 +181,13 @@ def test_an_mdma_that_does_not_answer_is_not_used(impatient: Bench, nobody: Devi
     impatient.carry_out(download(*IMAGE.items()))
     assert all_there(impatient)
     assert set(impatient.board.flash.programs.values()) == {1}
+
+
+def test_an_mdma_that_never_moves_anything_is_given_up(impatient: Bench) -> None:
+    impatient.board.bus.find(MDMA)[1].device = Ram(0x1000)
+    impatient.carry_out(download(*IMAGE.items()))
+    assert all_there(impatient)
+    assert sorted(impatient.board.flash.erases.values()) == [1, 2]
 
 
 @pytest.mark.parametrize("how", ["reset", "clock"])
