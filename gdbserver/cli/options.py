@@ -26,7 +26,7 @@ def names_the_simulator(probe: str | None) -> bool:
     return probe is not None and _SIMULATED.fullmatch(probe) is not None
 
 
-class Frequency(click.ParamType[int]):
+class Frequency(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
     """Hertz, with k or M behind the number where that is shorter."""
 
     name = "HZ"
@@ -42,7 +42,7 @@ class Frequency(click.ParamType[int]):
         return round(float(match[1]) * {"": 1, "k": 1_000, "M": 1_000_000}[match[2]])
 
 
-class Pins(click.ParamType[dict[str, str]]):
+class Pins(click.ParamType):  # type: ignore[type-arg]
     """SIGNAL=PIN, separated by commas.  Which pins can be is not decided here."""
 
     name = "PINS"
