@@ -324,16 +324,25 @@ class LoaderWrong(FlashError):
         super().__init__(f"loader {path.name}: {what}")
 
 
-class LoaderReset(FlashError):
-    """The chip was reset while a routine of a loader ran."""
+class ChipReset(FlashError):
+    """The chip was reset while its flash was being changed."""
 
-    def __init__(self, path: Path, call: str, cause: str) -> None:
-        super().__init__(f"loader {path.name}: the chip was reset during {call}, by {cause}")
+    def __init__(self, during: str, cause: str, *, who: str = "") -> None:
+        super().__init__(f"{who}the chip was reset during {during}, by {cause}")
         if "watchdog" in cause:
             self.hint = (
                 "the loader, or a program that ran before it, has started the watchdog, and "
                 "only a reset stops it: try `monitor reset halt` before `load`"
             )
+        else:
+            self.hint = "load again; if it comes back: who pulls NRST, and is the supply steady?"
+
+
+class LoaderReset(ChipReset):
+    """The same, while a routine of a loader ran."""
+
+    def __init__(self, path: Path, call: str, cause: str) -> None:
+        super().__init__(call, cause, who=f"loader {path.name}: ")
 
 
 class LoaderTimeout(FlashError):

@@ -28,9 +28,18 @@ from gdbserver.chip.stm32h743 import (
     ITCM,
     KIB,
     OPTSR_SECURITY,
+    RCC_RSR,
     bank,
 )
-from gdbserver.errors import ChipLocked, FlashError, GdbServerError, VerifyError
+from gdbserver.errors import (
+    ChipLocked,
+    ChipReset,
+    FlashError,
+    GdbServerError,
+    HeldInReset,
+    TargetError,
+    VerifyError,
+)
 from gdbserver.flash.diff import diff
 from gdbserver.flash.driver import Did, Event, FlashDriver
 from gdbserver.flash.external import ExternalFlash, measured
@@ -39,7 +48,7 @@ from gdbserver.flash.internal import InternalBank, Pace
 from gdbserver.flash.mover import Mover
 from gdbserver.flash.plan import Download, RegionPlan, SectorPlan, plan
 from gdbserver.loader.call_queue import Busy
-from gdbserver.loader.diagnosis import pattern
+from gdbserver.loader.diagnosis import pattern, reset_cause
 from gdbserver.loader.file import LoaderFile
 from gdbserver.loader.own import identity, resized
 from gdbserver.target.target import Target
@@ -132,6 +141,10 @@ class Programmer:
             OutsideFlash, FlashError: refused; nothing has been erased.
             FlashError: a device failed; the others have come to rest.
         """
+        with self._noticing_resets("the download"):
+            yield from self._carry_out(download)
+
+    def _carry_out(self, download: Download) -> Generator[Step, None, None]:
         plans = self._plans(download)
         with Feeder(self._target) as feeder, Mover(self._target) as mover:
             # A loader needs the core for itself: beside it, internal flash is streamed to.
@@ -193,6 +206,10 @@ class Programmer:
 
     def mass_erase(self, which: Literal["internal", "external", "all"]) -> Iterator[Step]:
         """Erase whole devices."""
+        with self._noticing_resets("the mass erase"):
+            yield from self._mass_erase(which)
+
+    def _mass_erase(self, which: Literal["internal", "external", "all"]) -> Iterator[Step]:
         internal = list(self._banks) if which != "external" else []
         for region in internal:
             self._check_allowed([region.span], region)
@@ -201,6 +218,29 @@ class Programmer:
             self._meet([loader.region for loader in self._loaders])
         external = [loader.region for loader in self._loaders] if which != "internal" else []
         yield from self._run([_EraseLane(self._driver(r)) for r in [*external, *internal]])
+
+    @contextmanager
+    def _noticing_resets(self, job: str) -> Iterator[None]:
+        """Whatever it is that fails because the chip was reset: that it was is what helps."""
+        target = self._target
+        resets, before, after = target.unasked_resets, 0, 0
+        try:
+            before = target.read_word(RCC_RSR)
+            yield
+        except ChipReset:
+            raise
+        except (FlashError, TargetError) as error:
+            try:
+                if not target.is_halted():
+                    target.halt()
+                after = target.read_word(RCC_RSR)
+            except HeldInReset as held:
+                raise held from error
+            except GdbServerError as failure:
+                log.debug("whether there was a reset cannot be seen: %s", failure)
+            if target.unasked_resets == resets:
+                raise
+            raise ChipReset(job, reset_cause(before, after)) from error
 
     def _check_allowed(self, spans: Sequence[Span], region: FlashRegion) -> None:
         """Refuse what the option bytes forbid, before anything is done."""

@@ -70,7 +70,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar, cast
 
 from construct import Array, Const, Int32ul, Padding, Struct
 
@@ -87,6 +87,7 @@ from gdbserver.chip.stm32h743 import (
     RCC_RSR,
 )
 from gdbserver.errors import (
+    AccessStalled,
     LoaderBroken,
     LoaderFault,
     LoaderRefused,
@@ -103,10 +104,13 @@ from gdbserver.loader.known_state import VECTORS, known_state
 from gdbserver.loader.nor_survey import describe_quadspi
 from gdbserver.loader.reentry import Stage
 from gdbserver.loader.watchdogs import WWDG_FOOD, Watchdogs, patient_watchdogs
+from gdbserver.target.core import RESET_TIMEOUT
 from gdbserver.target.link import Write, bytes_of, words_of
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 RECORD = Struct(
     "function" / Int32ul,  # entry address, thumb bit set; 0 ends the queue
@@ -254,11 +258,23 @@ class BorrowedRam:
 
     def give_back(self, start: int) -> None:
         """Restore what was borrowed from `start` on."""
-        self._target.write_memory(start, self._before.pop(start))
+        self._target.write_memory(start, self._before[start])
+        del self._before[start]
 
     def __exit__(self, *_: object) -> None:
+        """Restore all that can be; a chip in reset, or a bus that is busy, has a while to pass."""
+        deadline = self._target.deadline(RESET_TIMEOUT)
+        failure: TargetError | None = None
         while self._before:
-            self.give_back(next(iter(self._before)))
+            start = next(iter(self._before))
+            try:
+                self.give_back(start)
+            except (MemoryFault, AccessStalled) as error:
+                if deadline.expired():
+                    failure = failure or error
+                    del self._before[start]
+        if failure is not None:
+            raise failure
 
 
 class CallQueue:
@@ -773,8 +789,7 @@ class CallQueue:
             return
         self._broken = True
         self._target.halt()
-        flags = self._target.read_word(RCC_RSR)
-        cause = reset_cause(flags & ~self._reset_flags or flags)
+        cause = reset_cause(self._reset_flags, self._target.read_word(RCC_RSR))
         raise LoaderReset(self._image.path, str(self._calls[0]), cause) from error
 
     def _overwritten(self) -> LoaderBroken | None:
@@ -925,6 +940,15 @@ def _clocked(target: Target, image: Image) -> Iterator[None]:
         yield
     finally:
         target.write_word(RCC_AHB2ENR, target.read_word(RCC_AHB2ENR) & ~needed | enabled)
+
+
+def finish(events: Generator[object, None, T]) -> T:
+    """Run what lets others have the link, and let nobody have it."""
+    while True:
+        try:
+            next(events)
+        except StopIteration as end:
+            return cast(T, end.value)
 
 
 @contextmanager

@@ -30,6 +30,7 @@ _RESETS = {
     21: "brown-out",
     22: "the reset pin (NRST)",
 }
+_POWER = 1 << 23 | 1 << 21  # power-on, brown-out
 _CODE = (
     *(chip.ITCM, chip.SYSTEM_FLASH_1, chip.SYSTEM_FLASH_2, chip.BANK1, chip.BANK2, chip.DTCM),
     *(chip.AXI_SRAM, chip.SRAM1, chip.SRAM2, chip.SRAM3, chip.SRAM4, chip.QSPI_WINDOW),
@@ -39,9 +40,13 @@ _TICKING = 3  # SYST_CSR: ENABLE and TICKINT
 _PENDSTSET = 1 << 26
 
 
-def reset_cause(flags: int) -> str:
-    """What RCC_RSR says of the last reset, strongest cause first: the pin follows every other."""
-    return next((cause for bit, cause in _RESETS.items() if flags >> bit & 1), "an unknown cause")
+def reset_cause(before: int, after: int) -> str:
+    """What RCC_RSR says of a reset: the strongest cause that is new, for the pin follows every
+    other.  Where none is, any could be it that was there, but loss of power, which takes the
+    debugger's registers as well."""
+    new = [cause for bit, cause in _RESETS.items() if after & ~before & 1 << bit]
+    old = [cause for bit, cause in _RESETS.items() if after & ~_POWER & 1 << bit]
+    return new[0] if new else " or ".join(old) or "an unknown cause"
 
 
 def inherited(target: Target, *, primask: int) -> Iterator[str]:

@@ -845,7 +845,12 @@ class Core:
                 yield
             finally:
                 self.halt()
-                self._store(self._need_halt(), saved)
+                try:
+                    self._store(self._need_halt(), saved)
+                except TargetError as error:  # it was reset after it had been halted
+                    log.debug("%s", error)
+                    self.halt()
+                    self._store(self._need_halt(), saved)
                 # What DFSR knows now are the stops of what ran here, not the client's.
                 self._port.run([Write(DEMCR, [demcr]), Write(DFSR, [_ALL_DFSR])])
         # For the client, the core has not moved: it is stopped for the same reason.

@@ -54,14 +54,16 @@ def test_noise_looks_like_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "cause"),
+    ("before", "after", "cause"),
     [
-        (0x04420000, "the independent watchdog (IWDG1)"),
-        (0x10420000, "the window watchdog (WWDG1)"),
-        (0x01420000, "software (SYSRESETREQ)"),
-        (0x00420000, "the reset pin (NRST)"),
-        (0, "an unknown cause"),
+        (0, 0x04420000, "the independent watchdog (IWDG1)"),
+        (0x00420000, 0x10420000, "the window watchdog (WWDG1)"),
+        (0x00420000, 0x01420000, "software (SYSRESETREQ)"),
+        (0x01020000, 0x01420000, "the reset pin (NRST)"),
+        (0x00E90000, 0x00E90000, "the reset pin (NRST)"),
+        (0x01420000, 0x01420000, "software (SYSRESETREQ) or the reset pin (NRST)"),
+        (0, 0, "an unknown cause"),
     ],
 )
-def test_the_cause_of_a_reset_is_read_from_its_flags(flags: int, cause: str) -> None:
-    assert reset_cause(flags) == cause
+def test_the_cause_of_a_reset_is_read_from_its_flags(before: int, after: int, cause: str) -> None:
+    assert reset_cause(before, after) == cause
