@@ -15,7 +15,8 @@ TOOL = f"{sys.executable} -m gdbserver"
 
 
 def gdb(target: str, elf: Path, *commands: str) -> str:
-    script = [f"target extended-remote {target}", *commands]
+    # The server starts while GDB waits for its first answer, and the machine may be busy.
+    script = ["set remotetimeout 20", f"target extended-remote {target}", *commands]
     result = subprocess.run(
         ["gdb-multiarch", "-q", "-nx", "-batch", *(f"-ex={c}" for c in script), str(elf)],
         capture_output=True,
