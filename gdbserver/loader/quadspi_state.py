@@ -34,6 +34,13 @@ _PORTS = 11  # A to K
 
 _THREE_BYTE_READS = {0x03, 0x0B, 0x3B, 0x6B, 0xBB, 0xEB}
 
+_ON_FOUR_LINES = (
+    QuadspiCcr.INSTRUCTION_ON_FOUR,
+    QuadspiCcr.ADDRESS_ON_FOUR,
+    QuadspiCcr.ALTERNATE_ON_FOUR,
+    QuadspiCcr.DATA_ON_FOUR,
+)
+
 _GPIO_MODES, _GPIO_ODR, _GPIO_FUNCTIONS = 0x00, 0x14, 0x20  # MODER to PUPDR; AFRL, AFRH
 _GPIO_WORDS = 10  # with IDR, BSRR and LCKR among them
 
@@ -128,11 +135,21 @@ class QuadspiState:
             nor.leave_in_four_byte_mode()
         self.put_registers_back(target)
         if not self._reads(target, sample):
-            log.warning(
-                "the program cannot read the NOR until it initialises it again: it had chosen a "
-                "mode of the NOR (QUADSPI_CCR %#010x) that the loader has ended; reset it",
-                self.communication,
+            log.warning("%s", self._unreadable())
+
+    def _unreadable(self) -> str:
+        """What is known of a way of reading that reads no more, and what it can come from."""
+        sentence = (
+            "the NOR cannot be read in the way that was set up before the loader ran (QUADSPI_CCR "
+            f"{self.communication:#010x}): if a program had chosen a mode of the NOR for it, the "
+            "loader has ended that, and the program has to be reset"
+        )
+        if any(self.communication & four == four for four in _ON_FOUR_LINES):
+            sentence += (
+                "; if it never worked, IO2 or IO3, which it needs, may not be on the pins that "
+                "were named"
             )
+        return sentence
 
     def _reads(self, target: Target, sample: Sample) -> bool:
         target.forget_caches()

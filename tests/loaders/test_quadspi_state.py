@@ -74,10 +74,25 @@ def test_a_mode_that_cannot_be_had_again_is_told(
     """The program has set four dummy cycles in the NOR, which the loader's reset has undone."""
     as_the_program_has_it(here, (FAST_READ & ~(31 << 18)) | 4 << 18 | FOUR_BYTES | 0x0C)
     here.load((NOR + 0x10000, noise(300)))
-    assert any(
-        line.startswith("the program cannot read the NOR until it initialises it again")
-        for line in caplog.messages
-    )
+    told = {line for line in caplog.messages if line.startswith("the NOR cannot be read")}
+    assert told == {
+        "the NOR cannot be read in the way that was set up before the loader ran (QUADSPI_CCR "
+        "0x0d10350c): if a program had chosen a mode of the NOR for it, the loader has ended "
+        "that, and the program has to be reset"
+    }
+
+
+def test_four_lines_that_give_wrong_data_may_be_wrong_pins(
+    here: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There is no program, but a set-up with IO3 on a pin where the NOR is not."""
+    data_on_four = MAPPED | 3 << 24 | 8 << 18 | 1 << 10 | 1 << 8 | FOUR_BYTES | 0x6C
+    as_the_program_has_it(here, data_on_four)
+    moder = here.target.read_word(PORT_F)
+    here.target.write_word(PORT_F, moder | 3 << 2 * 6)  # PF6, where IO3 is, is an analog pin
+    assert here.target.read_memory(NOR, 64) != CONTENTS[:64]
+    here.load((NOR + 0x10000, noise(300)))
+    assert any("IO2 or IO3, which it needs, may not be on the pins" in m for m in caplog.messages)
 
 
 def test_a_transfer_that_a_program_was_in_is_lost_and_that_is_told(
