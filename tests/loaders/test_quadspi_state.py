@@ -76,9 +76,11 @@ def test_a_mode_that_cannot_be_had_again_is_told(
     here.load((NOR + 0x10000, noise(300)))
     told = {line for line in caplog.messages if line.startswith("the NOR cannot be read")}
     assert told == {
-        "the NOR cannot be read in the way that was set up before the loader ran (QUADSPI_CCR "
-        "0x0d10350c): if a program had chosen a mode of the NOR for it, the loader has ended "
-        "that, and the program has to be reset"
+        (
+            "the NOR cannot be read in the way that was set up before the loader ran (QUADSPI_CCR "
+            "0x0d10350c): if a program had chosen a mode of the NOR for it, the loader has ended "
+            "that, and the program has to be reset"
+        )
     }
 
 
