@@ -8,19 +8,18 @@ the device works.
 What is said to which kind of loader is `dialect`'s business.
 
 Digests are CRC-32s of blocks, computed by the resident helpers where the device is mapped; a
-block that must be read through the loader's `Read` is read into a buffer first.
+block that must be read through the loader's `Read` is read into a buffer first.  How the device is
+read is `readout`'s business; how many buffers there are, and how large, `buffer_pool`'s.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import zlib
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from functools import partial
 from types import TracebackType
-from typing import Self, TypeVar, cast
+from typing import Self
 
 from gdbserver.chip import cortex_m as cm
 from gdbserver.chip.memory import Span
@@ -33,6 +32,7 @@ from gdbserver.errors import (
     ProbeError,
     TargetError,
 )
+from gdbserver.flash.buffer_pool import BufferPool
 from gdbserver.flash.driver import Did, Event
 from gdbserver.flash.packing import MARGIN, pack
 from gdbserver.flash.plan import RegionPlan, SectorPlan
@@ -43,6 +43,7 @@ from gdbserver.loader.call_queue import (
     SPREAD,
     Busy,
     CallQueue,
+    finish,
 )
 from gdbserver.loader.diagnosis import (
     explain_refusal,
@@ -55,19 +56,11 @@ from gdbserver.loader.file import LoaderFile, cut
 from gdbserver.loader.known_state import caches_off
 from gdbserver.loader.nor_survey import Die, find_die
 from gdbserver.loader.quadspi_state import QuadspiState, Sample, switch_off_unless_mapped
-from gdbserver.loader.window import SHOWN_BYTES, THREE_BYTES, Window, falls_short
+from gdbserver.loader.readout import Readout
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-_BUFFER = 12 * 1024  # 48 pages of 256 bytes, 34 ms of programming; two commands to an ST-LINK
-_SMALL = 1024  # the device gets something to do at once
-_LAST = 4096  # the last ones: only one of them cannot be given back before the device is done
-_FEW = 3  # buffers can keep the device busy, and fewer cannot
-_BUFFERS = 12  # a quarter of a second, for as long as other lanes keep the link
-_SLOW_BUFFERS = 5  # the same over a link that is slower than the device, for as long as that erases
 _BLOCK = 64 * 1024  # what one CRC-32 covers; no more than a buffer holds, where it is read first
 _BLOCKS = 64  # digests per call: four megabytes, a tenth of a second
 _PAUSE = 0.005  # seconds between two looks, while others may have the link
@@ -79,8 +72,6 @@ _LOOKS = 4096  # bytes from one look to the next: no NOR erases less, and files 
 # W25Q256JV, "AC Electrical Characteristics".
 _TYPICAL_ERASE = 0.15 / 65536  # seconds per byte
 _TYPICAL_PROGRAM = 0.7e-3 / 256
-
-_SLOW = 1.2 * _TYPICAL_PROGRAM  # seconds per byte of a link that had better get data packed
 
 
 def _fold(crcs: Sequence[int]) -> int:
@@ -114,45 +105,34 @@ class ExternalFlash:
         self._target = target
         self._loader = loader
         self._dialect = dialect(loader)
-        self._window = Window(target, loader, for_good=for_good)
-        self._new_queue = partial(
-            CallQueue,
-            target,
+        self._make_queue(queued=queued)
+        self._under_way: deque[tuple[int, Did | None]] = deque()
+        self._work = 0.0
+        """Seconds that these take the device, typically, from `_since` on."""
+        self._since = 0.0
+        """When the first of those under way had its turn, at the latest."""
+        self._changed: int | None = None  # where something has been programmed
+        self._modes_kept = True  # of the NOR: those that the loader has chosen
+        self._pause_ends = 0.0  # of the last pause that was asked for
+        self._block = _BLOCK if self._readout.mapped else min(_BLOCK, self._buffers.full_size)
+
+    def _make_queue(self, *, queued: bool) -> None:
+        """With what depends on it: buffers in the RAM that it leaves, and calls that read."""
+        loader = self._loader
+        self._queue = CallQueue(
+            self._target,
             loader.image,
             good=loader.good,
             queued=queued,
             quick=loader.finds_out,
             stack=OWN_STACK if loader.finds_out else FOREIGN_STACK,
         )
-        self._queue = self._new_queue()
-        self._under_way: deque[tuple[int, Did | None]] = deque()
-        self._work = 0.0
-        """Seconds that these take the device, typically, from `_since` on."""
-        self._used: deque[tuple[int, int]] = deque()  # buffers: (address, call that reads it)
-        self._free: deque[int] = deque()
-        self._since = 0.0
-        """When the first of those under way had its turn, at the latest."""
-        self._changed: int | None = None  # where something has been programmed
-        self._modes_kept = True  # of the NOR: those that the loader has chosen
-        free = self._queue.free
-        page = self.region.page_size
-        self._unit = -(-_SMALL // page) * page
-        self._last_unit = -(-_LAST // page) * page
-        self._left = 0  # bytes that have no buffer yet
-        self._buffer_size = min(max(_BUFFER // page, 1), len(free) // page) * page
-        if not self._buffer_size:
+        self._buffers = BufferPool(self._queue, self.region.page_size)
+        if not self._buffers.full_size:
             raise LoaderRejected(loader.path, "leaves no RAM for a buffer")
-        self._next_buffer = free.start
-        self._grows = False  # begins with small buffers
-        self._sizes: dict[int, int] = {}  # of buffers, by address
-        self._spare = 0  # bytes behind each, where its contents come packed
-        self._buffers_end = min(free.end, free.start + _BUFFERS * (self._buffer_size + MARGIN))
-        self._pause_ends = 0.0  # of the last pause that was asked for
-        # Where there is a routine that reads, mapped reads need not work, whatever the device's
-        # type says; but our own loader leaves the NOR mapped after every routine.
-        by_routine = "Read" in loader.image.entries and loader.kind == "stldr"
-        self._mapped = "found" in loader.image.symbols or not by_routine
-        self._block = _BLOCK if self._mapped else min(_BLOCK, self._buffer_size)
+        self._readout = Readout(
+            self._target, loader, self._queue, self._buffers.whole, for_good=self._for_good
+        )
 
     # --- Opening and closing --------------------------------------------------------------
 
@@ -166,15 +146,15 @@ class ExternalFlash:
             # A program may have left it in QPI, in continuous read or powered down, which a reset
             # of the chip does not end; finding out whether it answers has.
             log.info("%s; but the NOR answers: once more", error)
-            self._queue = self._new_queue()
+            self._make_queue(queued=self._queue.helpers)
             self._begin()
         return self
 
     def _begin(self) -> None:
         self._queue.__enter__()
         try:
-            _finish(self._say(self._dialect.start()))
-            _finish(self._open_window())
+            finish(self._say(self._dialect.start()))
+            finish(self._readout.open())
             if self._tells:
                 self._queue.check_stack()
                 self._note_hazards()
@@ -203,9 +183,9 @@ class ExternalFlash:
             if error is None:
                 sample = self._sample()
                 if not self._for_good:  # else it would not stay mapped
-                    self._window.close()
+                    self._readout.close()
                     if self._modes_kept:  # else an UnInit may wait for ever for a NOR in QPI
-                        _finish(self._say(self._dialect.finish()))
+                        finish(self._say(self._dialect.finish()))
                 self._queue.check_stack()
                 if self._tells:
                     log.info("%s used %d bytes of stack", self._loader.path.name, self.stack_used())
@@ -239,10 +219,10 @@ class ExternalFlash:
 
     def refresh(self) -> None:
         """Start anew, so that nothing read from now on was read before."""
-        self._window.close()
+        self._readout.close()
         self._dialect = dialect(self._loader)
-        _finish(self._say(self._dialect.start()))
-        _finish(self._open_window())
+        finish(self._say(self._dialect.start()))
+        finish(self._readout.open())
 
     def found(self) -> dict[str, int] | None:
         """What our own loader has learned about the NOR; None for other loaders."""
@@ -265,19 +245,11 @@ class ExternalFlash:
     def change(self, sectors: Sequence[SectorPlan]) -> Generator[Event, None, None]:
         if not sectors:
             return
-        self._window.close()
+        self._readout.close()
         if self._queue.bring_image_back():
             yield from self._say(self._dialect.start())
-        seconds = self._queue.seconds_per_byte
-        waits = seconds > _TYPICAL_PROGRAM  # the device for the link, anyway
-        self._grows = not waits
-        if waits:
-            most = self._queue.free.start + _SLOW_BUFFERS * (self._buffer_size + MARGIN)
-            self._buffers_end = min(self._buffers_end, most)
-        slow = seconds > _SLOW
-        roomy = len(self._queue.free) >= _BUFFER + MARGIN
-        self._spare = MARGIN if slow and roomy and self._queue.helpers else 0
-        self._left = sum(len(run.span) for sector in sectors for run in sector.runs)
+        length = sum(len(run.span) for sector in sectors for run in sector.runs)
+        self._buffers.begin(length, _TYPICAL_PROGRAM)
         for sectors_together in _erased_together(sectors):
             spans = [s.sector for s in sectors_together]
             if sectors_together[0].erase:
@@ -287,16 +259,15 @@ class ExternalFlash:
                 for run in sector.runs:
                     start = 0
                     while start < len(run.span):
-                        buffer = yield from self._buffer()
-                        part = run.part(start, start + self._sizes[buffer])
+                        buffer = yield from self._take_buffer(len(run.span) - start)
+                        part = run.part(start, start + len(buffer))
                         start += len(part.data)
-                        self._left -= len(part.data)
                         carrying = yield from self._contents(buffer, part.data)
                         self._changed = part.span.start
                         did = Did("programmed", part.span)
-                        requests = self._dialect.program(part.span, buffer)
+                        requests = self._dialect.program(part.span, buffer.start)
                         number = yield from self._post(requests, did, carrying)
-                        self._used.append((buffer, number))
+                        self._buffers.lend(buffer, number)
                         yield Busy(0)
         yield from self._post(self._dialect.look())
         if self._queue.helpers:
@@ -304,7 +275,7 @@ class ExternalFlash:
         yield from self._give_back_buffers()
         while self._under_way:
             yield from self._collect()
-        yield from self._open_window()
+        yield from self._readout.open()
         if self._tells:
             self._queue.check_stack()
 
@@ -317,25 +288,25 @@ class ExternalFlash:
             ]
             yield from self.change(all_of_it)
             return
-        self._window.close()
+        self._readout.close()
         yield from self._post([*requests, *self._dialect.look()], Did("erased", self.region.span))
         while self._under_way:
             yield from self._collect(self._queue.patience)
-        yield from self._open_window()
+        yield from self._readout.open()
 
     def _contents(
-        self, buffer: int, data: bytes
+        self, buffer: Span, data: bytes
     ) -> Generator[Event, None, tuple[int, bytes] | None]:
         """What is to be written where, so that a call finds `data` in a buffer; None if all is
         under way.  Over a slow link it goes packed, and is unpacked first."""
-        packed = pack(data) if self._spare else None
+        packed = pack(data) if self._buffers.packs else None
         if packed is None:
-            return buffer, data
+            return buffer.start, data
         yield from self._room_in_queue()
-        source = buffer + self._sizes[buffer] + self._spare - len(packed)
+        source = buffer.end + MARGIN - len(packed)
         number = self._queue.post(
             "unpack",
-            *(source, len(packed), buffer, len(data)),
+            *(source, len(packed), buffer.start, len(data)),
             timeout=read_seconds(len(data)),
             expected=len(data),
             carrying=(source, packed),
@@ -372,20 +343,6 @@ class ExternalFlash:
                 request.routine, *request.arguments, timeout=request.timeout
             )
 
-    def _open_window(self) -> Generator[Event, None, None]:
-        """Have the NOR mapped, where the loader does not do it."""
-        if self._window.routine is not None and self._window.needs_showing():
-            buffer = self._whole_buffer()
-            yield from self._queue.call(
-                self._window.routine,
-                *(self.region.span.start, min(SHOWN_BYTES, self._buffer_size), buffer),
-                timeout=read_seconds(SHOWN_BYTES),
-                checked=False,
-            )
-            self._free.append(buffer)
-            self._window.learn()
-        self._window.open()
-
     def _note_hazards(self) -> None:
         """What Init has left running would meet whatever came next; here it is taken away."""
         vtor = self._target.read_word(cm.VTOR)
@@ -408,16 +365,11 @@ class ExternalFlash:
         unwanted = self._target.monotonic() < self._pause_ends
         spare = self._work_left() / _IN_NO_HURRY if unwanted else 0.0
         # In the end each buffer is to be given back as soon as it is free.
-        longest = _SLOWEST_LOOK if self._left else _SLOW_LOOK
+        longest = _SLOWEST_LOOK if self._buffers.left else _SLOW_LOOK
         finished = self._queue.poll(min(spare, longest) if spare >= _SLOW_LOOK else 0.0)
         if not self._under_way or self._under_way[0][0] >= finished:
             yield from self._pause(pause)
-        while self._used and self._used[0][1] < finished:
-            address, _ = self._used.popleft()
-            if self._is_too_small(address):
-                self._give_back(address)
-            else:
-                self._free.append(address)
+        self._buffers.collect(finished)
         while self._under_way and self._under_way[0][0] < finished:
             _, did = self._under_way.popleft()
             self._since = self._target.monotonic()
@@ -430,98 +382,27 @@ class ExternalFlash:
         self._pause_ends = self._target.monotonic() + seconds
         yield Busy(seconds)
 
-    def _buffer(self) -> Generator[Event, None, int]:
-        """A buffer that no call uses: an old one, a new one, or one that has to be waited for."""
-        if not self._free and self._used:
+    def _take_buffer(self, wanted: int) -> Generator[Event, None, Span]:
+        """A buffer for up to `wanted` bytes, when there is one that no call reads."""
+        if self._buffers.has_lent and not self._buffers.has_free:
             yield from self._collect(0)
-        while not self._free:
-            if size := self._new_size():
-                self._queue.borrow(Span.of(self._next_buffer, size + self._spare))
-                self._free.append(self._next_buffer)
-                self._sizes[self._next_buffer] = size
-                self._next_buffer += size + self._spare
-            else:
-                yield from self._pause(_PAUSE)
-                yield from self._collect(0)
-        buffer = max(self._free, key=self._sizes.__getitem__)
-        self._free.remove(buffer)
-        if self._ends():
-            self._cut(buffer)
+        while (buffer := self._buffers.take(wanted, self._work_left())) is None:
+            yield from self._pause(_PAUSE)
+            yield from self._collect(0)
         return buffer
-
-    def _ends(self) -> bool:
-        """Whether so little is left that RAM is to be given back, and no more to be borrowed."""
-        return self._left < 2 * self._buffer_size and not self._spare
-
-    def _cut(self, buffer: int) -> None:
-        """Make small ones of a buffer, to be used next."""
-        size, unit = self._sizes[buffer], self._last_unit
-        if size > unit:
-            self._queue.cut(buffer, unit)
-            for start in range(buffer, buffer + size, unit):
-                self._sizes[start] = min(unit, buffer + size - start)
-                if start != buffer:
-                    self._free.append(start)
-
-    def _whole_buffer(self) -> int:
-        """One of full size, to read into, while nothing is programmed."""
-        for buffer in self._free:
-            if self._sizes[buffer] == self._buffer_size:
-                self._free.remove(buffer)
-                return buffer
-        self._give_back_free()
-        self._queue.borrow(Span.of(self._next_buffer, self._buffer_size))
-        self._sizes[self._next_buffer] = self._buffer_size
-        self._next_buffer += self._buffer_size
-        return self._next_buffer - self._buffer_size
-
-    def _new_size(self) -> int:
-        """How large one more buffer may be; 0 for none.
-
-        What is there before has to cross the link as well, and the device shall not wait for that:
-        so they begin small, and grow with what the link is ahead.
-        """
-        size = self._buffer_size
-        if self._grows:
-            time = max(0.0, self._work_left()) / (2 * self._queue.seconds_per_byte)
-            size = min(size, int(time) // self._unit * self._unit)
-            if len(self._used) < _FEW:
-                size = max(size, min(self._unit, self._buffer_size))
-            elif self._ends():
-                return 0
-        return size if self._next_buffer + size + self._spare <= self._buffers_end else 0
-
-    def _is_too_small(self, address: int) -> bool:
-        """Whether a buffer was for the beginning: there are enough of full size."""
-        enough = list(self._sizes.values()).count(self._buffer_size) >= _FEW
-        return enough and self._sizes[address] < self._buffer_size
-
-    def _give_back(self, address: int) -> None:
-        self._queue.give_back(address)
-        del self._sizes[address]
-
-    def _work_left(self) -> float:
-        """Seconds for which the device will be busy, typically."""
-        return self._work - (self._target.monotonic() - self._since)
 
     def _give_back_buffers(self) -> Generator[Event, None, None]:
         """Let the RAM of each buffer be as it was, while the device works on what was in others.
 
         The last one's comes while digests are computed, and what would keep the device waiting.
         """
-        while self._used:
-            self._give_back_free(self._work_left())
+        while self._buffers.has_lent:
+            self._buffers.give_back(self._work_left())
             yield from self._collect()
 
-    def _give_back_free(self, time: float = math.inf) -> None:
-        while self._free:
-            time -= self._sizes[self._free[0]] * self._queue.seconds_per_byte
-            if time < 0:
-                return
-            self._give_back(self._free.popleft())
-        if not self._used:
-            self._next_buffer = self._queue.free.start
-            self._grows = False
+    def _work_left(self) -> float:
+        """Seconds for which the device will be busy, typically."""
+        return self._work - (self._target.monotonic() - self._since)
 
     # --- Looking --------------------------------------------------------------------------
 
@@ -542,7 +423,7 @@ class ExternalFlash:
         wanted = [s.sector for s in sectors]
         yield from self._check_reach(max(s.start for s in wanted))
         told: dict[int, int | None] = {}
-        known = self._loader.finds_out and self._queue.helpers and self._mapped
+        known = self._loader.finds_out and self._queue.helpers and self._readout.mapped
         if known and all(len(s) > 4 * SPREAD for s in wanted):
             first = next(_adjacent([s.sector for s in self._written(sectors)], 1 << 32), [])
             blank = set(first[: (yield from self._count_blank(first))])
@@ -559,15 +440,7 @@ class ExternalFlash:
 
     def _check_reach(self, farthest: int) -> Generator[Event, None, None]:
         """Raises: FlashError when a loader's addresses are too short, before it does harm."""
-        offset = farthest - self.region.span.start
-        if self._loader.finds_out or self.region.span not in QSPI_WINDOW or offset < THREE_BYTES:
-            return
-        if not self._mapped:
-            buffer = self._whole_buffer()
-            size = self.region.page_size
-            yield from self._queue.call("Read", farthest, size, buffer, timeout=read_seconds(size))
-            self._free.append(buffer)
-        if falls_short(self._target, offset):
+        if (yield from self._readout.falls_short(farthest)):
             raise FlashError(
                 f"loader {self._loader.path.name} sends three address bytes, which do not reach "
                 f"{farthest:#010x}",
@@ -650,7 +523,7 @@ class ExternalFlash:
         results = self._queue.results
         for together in _adjacent(sectors, _BLOCKS * self._block):
             blocks = [block for sector in together for block in self._blocks(sector)]
-            if self._mapped:
+            if self._readout.mapped:
                 yield from self._crc_mapped(blocks, results)
             else:
                 yield from self._crc_through_read(blocks, results)
@@ -683,7 +556,7 @@ class ExternalFlash:
                 timeout=read_seconds(size * count),
                 checked=False,
             ):
-                self._give_back_free()
+                self._buffers.give_back()
                 if self._changed is not None and self._loader.finds_out:
                     self._queue.put_image_away()
                 yield busy
@@ -692,28 +565,18 @@ class ExternalFlash:
     def _crc_through_read(
         self, blocks: Sequence[Span], results: int
     ) -> Generator[Event, None, None]:
-        buffer = self._whole_buffer()
-        for number, block in enumerate(blocks):
-            seconds = read_seconds(len(block))
-            where = results + 4 * number
-            yield from self._queue.call("Read", block.start, len(block), buffer, timeout=seconds)
-            yield from self._queue.call(
-                "crc32_each", buffer, len(block), 1, where, timeout=seconds, checked=False
-            )
-        self._free.append(buffer)
+        with self._buffers.whole() as buffer:
+            for number, block in enumerate(blocks):
+                yield from self._readout.fetch(block, buffer)
+                yield from self._queue.call(
+                    "crc32_each",
+                    *(buffer.start, len(block), 1, results + 4 * number),
+                    timeout=read_seconds(len(block)),
+                    checked=False,
+                )
 
     def read(self, span: Span) -> bytes:
-        if self._mapped:
-            return self._target.read_memory(span.start, len(span))
-        buffer = self._whole_buffer()
-        data = bytearray()
-        for start in range(span.start, span.end, self._buffer_size):
-            length = min(self._buffer_size, span.end - start)
-            seconds = read_seconds(length)
-            _finish(self._queue.call("Read", start, length, buffer, timeout=seconds))
-            data += self._target.read_memory(buffer, length)
-        self._free.append(buffer)
-        return bytes(data)
+        return finish(self._readout.read(span))
 
 
 def measured(target: Target, loader: LoaderFile) -> LoaderFile:
@@ -750,15 +613,6 @@ def measured(target: Target, loader: LoaderFile) -> LoaderFile:
         die,
     )
     return cut(loader, room)
-
-
-def _finish(events: Generator[Event, None, T]) -> T:
-    """Run a generator without letting anyone else have the link."""
-    while True:
-        try:
-            next(events)
-        except StopIteration as end:
-            return cast(T, end.value)
 
 
 def _erased_together(sectors: Sequence[SectorPlan]) -> Iterator[list[SectorPlan]]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from random import Random
 from typing import Literal
@@ -32,7 +32,7 @@ from gdbserver.errors import (
     UsageError,
     explain,
 )
-from gdbserver.loader.call_queue import CallQueue
+from gdbserver.loader.call_queue import CallQueue, finish
 from gdbserver.loader.diagnosis import (
     explain_refusal,
     explain_timeout,
@@ -43,7 +43,7 @@ from gdbserver.loader.dialect import Request, dialect, program_seconds, read_sec
 from gdbserver.loader.file import LoaderFile, built, load_image
 from gdbserver.loader.nor_states import Nor
 from gdbserver.loader.own import identity, resized
-from gdbserver.loader.window import SHOWN_BYTES, THREE_BYTES, Window
+from gdbserver.loader.readout import THREE_BYTES, Readout
 from gdbserver.target.target import Target
 
 Outcome = Literal["ok", "remark", "failed", "skipped"]
@@ -471,25 +471,18 @@ class _Session:
         self._target = target
         self._loader = loader
         self._queue = queue
-        self._by_routine = (
-            "Read" in loader.image.entries and loader.kind == "stldr" and not loader.finds_out
-        )
         self.dialect = dialect(loader)
-        self._window = Window(target, loader, for_good=False)
-        self._buffer = queue.free.start
-        queue.borrow(Span.of(self._buffer, _BUFFER))
+        buffer = Span.of(queue.free.start, _BUFFER)
+        queue.borrow(buffer)
+        self._buffer = buffer.start
+        self._readout = Readout(target, loader, queue, lambda: nullcontext(buffer))
 
     def say(self, requests: Sequence[Request]) -> None:
         for request in requests:
             self._call(request.routine, *request.arguments, timeout=request.timeout)
 
     def _call(self, routine: str, *arguments: int, timeout: float, checked: bool = True) -> int:
-        calling = self._queue.call(routine, *arguments, timeout=timeout, checked=checked)
-        while True:
-            try:
-                next(calling)
-            except StopIteration as end:
-                return int(end.value)
+        return finish(self._queue.call(routine, *arguments, timeout=timeout, checked=checked))
 
     def stack_used(self) -> int:
         return self._queue.stack_used()
@@ -516,27 +509,9 @@ class _Session:
 
     def read(self, span: Span) -> bytes:
         self.say(self.dialect.look())
-        if not self._by_routine:
-            return self._read_mapped(span)
-        data = b""
-        for start in range(span.start, span.end, _BUFFER):
-            length = min(_BUFFER, span.end - start)
-            self._call("Read", start, length, self._buffer, timeout=read_seconds(length))
-            data += self._target.read_memory(self._buffer, length)
-        return data
-
-    def _read_mapped(self, span: Span) -> bytes:
-        window = self._window
-        if window.routine is not None and window.needs_showing():
-            self._call(
-                *(window.routine, span.start, min(SHOWN_BYTES, len(span)), self._buffer),
-                timeout=read_seconds(SHOWN_BYTES),
-                checked=False,
-            )
-            window.learn()
-        window.open()
-        data = self._target.read_memory(span.start, len(span))
-        window.close()
+        finish(self._readout.open())
+        data = finish(self._readout.read(span))
+        self._readout.close()
         return data
 
     def verify(self, address: int, data: bytes) -> int | None:

@@ -12,7 +12,7 @@ CMSIS ``.FLM``
     `Init(address, clock, function)` before and `UnInit(function)` after each kind of work: 1
     erasing, 2 programming, 3 looking.  `EraseSector` erases one sector, `ProgramPage` programs
     no more than a page.  There is no routine that reads: the device is looked at where it is
-    mapped; by us, if Init does not map it (`window`).  `Verify` and `BlankCheck` are optional, and
+    mapped; by us, if Init does not map it (`readout`).  `Verify` and `BlankCheck` are optional, and
     digests make them unnecessary.  0 is success.
 
 A dialect only says what to call; it never calls.  Time-outs come from what is asked for: the

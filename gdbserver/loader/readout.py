@@ -1,0 +1,167 @@
+"""How the host gets to see what a loader's device holds: as memory, or through the loader's `Read`.
+
+A .stldr may have a `Read`, and where it has one mapped reads need not work, whatever the type of
+its device says; but our own leaves the NOR mapped after every routine.  There is no routine in a
+CMSIS .FLM that reads.  Some leave the NOR memory-mapped after Init; many do not, and read it by
+commands inside `Verify` and `BlankCheck`.  To send every byte there only to have it compared would
+take the link as long as programming does.  And a debugger that looks at variables in the NOR wants
+memory, behind a .stldr as well.
+
+So such a routine is called once, for the sake of what it leaves behind: the QUADSPI's communication
+register (CCR) then says how this loader reads this NOR, with which instruction, on how many
+lines, after how many dummy cycles.  The same command in memory-mapped mode makes the NOR memory,
+for as long as no routine of the loader is called.
+
+UM2237, "Loader creation"; Open-CMSIS-Pack, "Flash Programming Algorithms"; RM0433, "Quad-SPI
+interface (QUADSPI)": "Memory-mapped mode", "QUADSPI abort request".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
+
+from gdbserver.chip import stm32h743 as chip
+from gdbserver.chip.memory import Span
+from gdbserver.chip.stm32h743 import QuadspiCcr, QuadspiCr, QuadspiSr
+from gdbserver.errors import TargetError
+from gdbserver.loader.call_queue import Busy, CallQueue
+from gdbserver.loader.dialect import read_seconds
+from gdbserver.loader.file import LoaderFile
+from gdbserver.target.link import Read
+from gdbserver.target.target import Target
+
+THREE_BYTES = 1 << 24
+"""How many bytes three bytes of address reach."""
+
+_SHOWN_BYTES = 256  # to look at: a routine stops at the first that is wrong, after it has begun
+_ABORT_SECONDS = 0.1
+
+
+class Readout:
+    """Reading the device of a loader that is in a call queue, between its other routines."""
+
+    def __init__(
+        self,
+        target: Target,
+        loader: LoaderFile,
+        queue: CallQueue,
+        buffer: Callable[[], AbstractContextManager[Span]],
+        *,
+        for_good: bool = False,
+    ) -> None:
+        """`buffer` lends RAM that a routine may fill.
+
+        `for_good`: it is for a debugger, which has no other way to read than as memory.
+        """
+        self._target = target
+        self._region = loader.region
+        self._queue = queue
+        self._buffer = buffer
+        self._in_window = loader.region.span in chip.QSPI_WINDOW
+        self._reaches_all = loader.finds_out or not self._in_window
+        routines = loader.image.entries
+        by_routine = loader.kind == "stldr" and "Read" in routines and not loader.finds_out
+        self.mapped = not by_routine
+        """Whether the device is read as memory, which may take an `open`."""
+        # All of them take an address, a number of bytes, and a third.
+        shows: tuple[str, ...] = ("Read",) if for_good and not loader.finds_out else ()
+        if loader.kind == "flm":
+            shows = ("Verify", "BlankCheck")
+        self._shows = next((name for name in shows if name in routines and self._in_window), None)
+        self._command: int | None = None  # CCR that reads
+        self._is_open = False
+
+    # --- As memory ----------------------------------------------------------------------------
+
+    def open(self) -> Generator[Busy, None, None]:
+        """Have the NOR mapped, where the loader does not do it, and it is known how."""
+        if self._shows is None or self._is_mapped():
+            return
+        if self._command is None:
+            self._command = yield from self._learn(self._shows)
+            if self._command is None or self._is_mapped():
+                return
+        self._be_idle()
+        self._target.write_word(chip.QUADSPI_CCR, self._command | QuadspiCcr.MEMORY_MAPPED)
+        self._is_open = True
+
+    def close(self) -> None:
+        """Let the loader find the QUADSPI as it left it: idle."""
+        if self._is_open:
+            self._is_open = False
+            self._be_idle()
+
+    def _learn(self, routine: str) -> Generator[Busy, None, int | None]:
+        """What is in CCR after it has read; None when it has not, or not by one command."""
+        with self._buffer() as buffer:
+            yield from self._queue.call(
+                *(routine, self._region.span.start, min(_SHOWN_BYTES, len(buffer)), buffer.start),
+                timeout=read_seconds(_SHOWN_BYTES),
+                checked=False,
+            )
+        ccr = self._target.read_word(chip.QUADSPI_CCR)
+        reads = ccr & QuadspiCcr.FMODE == QuadspiCcr.INDIRECT_READ
+        return ccr if reads and ccr & QuadspiCcr.ADMODE and ccr & QuadspiCcr.DMODE else None
+
+    def _is_mapped(self) -> bool:
+        if not self._target.read_word(chip.RCC_AHB3ENR) & chip.AHB3_QSPI:
+            return False
+        (control,), (ccr,) = self._target.run([Read(chip.QUADSPI_CR), Read(chip.QUADSPI_CCR)])
+        return bool(control & QuadspiCr.EN) and ccr & QuadspiCcr.FMODE == QuadspiCcr.MEMORY_MAPPED
+
+    def _be_idle(self) -> None:
+        control = self._target.read_word(chip.QUADSPI_CR)
+        if not control & QuadspiCr.EN:
+            return  # somebody has reset it
+        self._target.write_word(chip.QUADSPI_CR, control | QuadspiCr.ABORT)
+        deadline = self._target.deadline(_ABORT_SECONDS)
+        while self._target.read_word(chip.QUADSPI_SR) & QuadspiSr.BUSY:
+            if deadline.expired():
+                raise TargetError("the QUADSPI does not end what it is doing")
+        # An abort counts as a transfer that is complete, which the loader's next one is not yet.
+        self._target.write_word(chip.QUADSPI_FCR, chip.QUADSPI_CLEARED)
+
+    # --- Either way ---------------------------------------------------------------------------
+
+    def read(self, span: Span) -> Generator[Busy, None, bytes]:
+        """What is there."""
+        if self.mapped:
+            return self._target.read_memory(span.start, len(span))
+        data = bytearray()
+        with self._buffer() as buffer:
+            for start in range(span.start, span.end, len(buffer)):
+                part = Span(start, min(start + len(buffer), span.end))
+                yield from self.fetch(part, buffer)
+                data += self._target.read_memory(buffer.start, len(part))
+        return bytes(data)
+
+    def fetch(self, span: Span, buffer: Span) -> Generator[Busy, None, None]:
+        """What is not mapped, into RAM."""
+        yield from self._queue.call(
+            *("Read", span.start, len(span), buffer.start), timeout=read_seconds(len(span))
+        )
+
+    def falls_short(self, address: int) -> Generator[Busy, None, bool]:
+        """Whether the loader's addresses are too short for what is there.
+
+        The QUADSPI drops the bits of an address that it has no bytes for (CCR.ADSIZE): what a
+        loader reads there, and erases and programs, lies 16 MiB below, or a multiple of it.
+        """
+        offset = address - self._region.span.start
+        if self._reaches_all or offset < THREE_BYTES:
+            return False
+        if not self.mapped:
+            with self._buffer() as buffer:
+                yield from self.fetch(Span.of(address, self._region.page_size), buffer)
+        (control,), (ccr,), (sent,) = self._target.run(
+            [Read(chip.QUADSPI_CR), Read(chip.QUADSPI_CCR), Read(chip.QUADSPI_AR)]
+        )
+        # Of two NORs each gets half the address.
+        reach = (2 if control & QuadspiCr.DFM else 1) * THREE_BYTES
+        four_bytes = ccr & QuadspiCcr.ADSIZE == QuadspiCcr.FOUR_ADDRESS_BYTES
+        if not control & QuadspiCr.EN or not ccr & QuadspiCcr.ADMODE or four_bytes:
+            return False
+        mode = ccr & QuadspiCcr.FMODE
+        indirect = mode == QuadspiCcr.INDIRECT_READ and sent >= reach
+        return offset >= reach and (indirect or mode == QuadspiCcr.MEMORY_MAPPED)
