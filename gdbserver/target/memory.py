@@ -213,7 +213,11 @@ class Memory:
         if address not in BANK1 and address not in BANK2:
             return None
         base = FLASH + (FLASH_BANK2_OFFSET if address in BANK2 else 0)
-        (sr,), (failed,) = self._port.run([Read(base + FLASH_SR), Read(base + FLASH_ECC_FA)])
+        try:
+            (sr,), (failed,) = self._port.run([Read(base + FLASH_SR), Read(base + FLASH_ECC_FA)])
+        except (AccessRefused, AccessStalled) as error:
+            log.debug("%s", error)
+            return "the flash controller cannot be read either: is the chip held in reset?"
         seen = sr & (FlashSr.DBECCERR | FlashSr.RDPERR | FlashSr.RDSERR)
         if not seen:
             return None

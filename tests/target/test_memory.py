@@ -124,6 +124,15 @@ def test_an_ecc_error_in_flash_is_explained_and_its_neighbours_are_read(bench: B
     assert rest == bytes(range(0x60, 0x100))
 
 
+def test_flash_that_cannot_be_read_in_reset_is_named_and_not_its_controller(bench: Bench) -> None:
+    bench.board.hold_reset(True, who="button")
+    with pytest.raises(MemoryFault, match=r"cannot read memory at 0x08000100-0x08000103") as error:
+        bench.target.read_memory(BANK1.start + 0x100, 4)
+    assert error.value.hint is not None
+    assert error.value.hint.endswith("is the chip held in reset?")
+    bench.board.hold_reset(False, who="button")
+
+
 def test_memory_is_read_while_the_core_runs(bench: Bench) -> None:
     bench.run_to("step_1")
     bench.target.resume()
