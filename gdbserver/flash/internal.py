@@ -553,6 +553,7 @@ class InternalBank:
 
     def _first_missing(self, part: Run, first: int) -> int:
         """Where to go on: at the first flash word from offset `first` that is still blank."""
+        self.refresh()
         blank = bytes([self.region.erased]) * FLASH_WORD
         for offset in range(first, len(part.data), FLASH_WORD):
             word = part.part(offset, offset + FLASH_WORD)
@@ -615,6 +616,7 @@ class InternalBank:
 
     def read(self, span: Span) -> bytes:
         """Raises: FlashError where ECC cannot repair a flash word."""
+        self.refresh()  # a program's data cache may hold what was there before
         try:
             data = self._target.read_memory(span.start, len(span))
         except MemoryFault as fault:

@@ -314,6 +314,7 @@ class Programmer:
         a bank's erase begins in an instant, while a loader takes its time to begin.
         """
         with ExitStack() as stack:
+            stack.push(self._forget_caches)
             running = {lane: lane.run() for lane in _one_loader_at_a_time(lanes)}
             for steps in running.values():
                 stack.callback(steps.close)
@@ -345,7 +346,15 @@ class Programmer:
                         heartbeat = now() + _HEARTBEAT
                     if now() > begun:
                         break
-        self._target.forget_caches()
+
+    def _forget_caches(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        """A program's caches know nothing of what became of flash, also where that failed."""
+        try:
+            self._target.forget_caches()
+        except GdbServerError as failure:
+            if error is None:
+                raise
+            log.warning("the caches may hold what flash held before: %s", failure)
 
     # --- External flash as memory ---------------------------------------------------------
 

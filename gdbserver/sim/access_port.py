@@ -42,6 +42,8 @@ CSW_DEVICE_EN = 1 << 6
 CSW_TR_IN_PROG = 1 << 7
 _SINGLE, _PACKED = 1, 2
 
+_CSW_CACHEABLE = 1 << 27  # HPROT[3]
+
 _INCREMENT_WRAP = 0x400  # only TAR[9:0] counts up
 NO_ROM_TABLE = 0x00000002  # BASE: ADIv5 format, entry not present
 
@@ -106,6 +108,8 @@ class MemAp:
         self.enabled = enabled
         self.on_fault: Callable[[], None] = lambda: None
         """Called when the bus refused a transfer that the debugger still waits for."""
+        self.on_access: Callable[[Span, bool, bool], None] | None = None
+        """Called with what is accessed, whether that is a write, and whether it is cacheable."""
         self._clock = clock
         self._master = master
         self._reaches = reaches
@@ -223,6 +227,7 @@ class MemAp:
     def _transfer(self, access: _Access) -> None:
         if not self.enabled or not self._reaches(access.address):
             raise BusError("write" if access.write else "read", access.address)
+        self._tell(Span.of(access.address, access.size), access.write)
         lane = 8 * (access.address & 3)
         mask = (1 << 8 * access.size) - 1
         if access.write:
@@ -230,6 +235,10 @@ class MemAp:
             self.bus.write(access.address, access.size, value, self._master)
         else:
             self._data |= self.bus.read(access.address, access.size, self._master) << lane
+
+    def _tell(self, span: Span, write: bool) -> None:
+        if self.on_access is not None:
+            self.on_access(span, write, bool(self._csw & _CSW_CACHEABLE))
 
     def _increment(self, address: int, size: int) -> None:
         self.tar = address & ~(_INCREMENT_WRAP - 1) | address + size & _INCREMENT_WRAP - 1
@@ -269,6 +278,7 @@ class MemAp:
         elif isinstance(device, Mappable):
             data = _look(device, self.tar - span.start, 4 * words)
         if data is not None:
+            self._tell(Span.of(self.tar, len(data)), False)
             self._increment(self.tar, len(data))
         return data
 
@@ -291,6 +301,7 @@ class MemAp:
         They are fewer when one was refused, or hangs on the bus: that is the last.
         """
         start, done = self.tar, len(data)
+        self._tell(Span.of(start, done), True)
         try:
             self.bus.write_block(start, data, self._master)
         except BusStall as stall:

@@ -280,12 +280,14 @@ class Board:
         }
         """By the names of their bits in RCC."""
         self.debug_port = DebugPort(self.clock, self._access_ports())
+        self.debug_port.aps[0].on_access = self._debugger_accesses
 
         self._attach_memories()
         self._attach_peripherals()
         self._attach_debug()
         self.scs.on_system_reset = lambda: self.reset(ResetCause.SOFTWARE)
         self.flash.on_irq = lambda level: self.scs.set_irq(FLASH_IRQ, level)
+        self.flash.on_changing = self.scs.caches.flash_changes
         self.quadspi.set_irq = self.scs.set_irq
         self.iwdg.on_timeout = lambda: self.reset(ResetCause.IWDG1)
         self.rcc.lsi_forced = lambda: self.iwdg.running
@@ -438,6 +440,11 @@ class Board:
             ),
             2: MemAp(APB_AP, self.clock, self.apb_d, Master.AP2, base=components.AP2_ROM | 3),
         }
+
+    def _debugger_accesses(self, span: Span, write: bool, cacheable: bool) -> None:
+        caches = self.scs.caches
+        if caches.ccr:
+            caches.debugger_access(span, write=write, looks_up=cacheable)
 
     def _ap0_reaches(self, address: int) -> bool:
         """While the chip is in reset, the core's debug units answer and nothing behind them.

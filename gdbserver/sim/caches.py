@@ -5,12 +5,17 @@ cache is on, and flash that changes then, is remembered until the maintenance op
 makes the core see it on silicon:
 
 * the instruction cache knows nothing of it until ICIALLU, or ICIMVAU of each line;
-* and what the debugger has written through AHBD may wait in the data cache, past which
+* what the debugger has written through AHBD may wait in the data cache, past which
   instructions are fetched, until it is cleaned: by DCCMVAU and its like, line by line, or by set
-  and way, all of them.
+  and way, all of them;
+* and the data cache knows nothing of flash that has changed, until it is invalidated: by
+  DCIMVAC, DCCIMVAC, or by set and way.
 
 A core that executes such a line without that is told of in the log, and in `executed`: silicon
-would execute what was there before, if it was in the cache.  Reset invalidates both caches.
+would execute what was there before, if it was in the cache.  In the same way `misread` has where
+somebody has read flash of which the data cache may hold what was there before; and where a debugger
+went past the data cache (HPROT[3] = 0) to memory that it may hold newer data of, or whose line it
+then holds an older copy of.  Reset invalidates both caches.
 
 DDI 0489 (Cortex-M7), "Memory System", "AHBD"; Armv7-M ARM (DDI 0403E.e), "Cache maintenance
 operations", "The system address map" for what is cached when no MPU says otherwise.
@@ -44,13 +49,19 @@ class Caches:
         """What the core must not execute now."""
         self.executed: list[int] = []
         """Where it has done so, each line once."""
+        self.stale_data: list[Span] = []
+        """Flash that must not be read by way of the data cache now."""
+        self.misread: list[int] = []
+        """Where data may have been wrong, or have become so, each line once."""
         self._old: list[Span] = []
         self._unclean: list[Span] = []
         self._cleaned: set[int] = set()
+        self._invalidated: set[int] = set()
 
     def reset(self) -> None:
         self.ccr = Ccr(0)
         self._old, self._unclean = [], []
+        self.stale_data = []
         self._update()
 
     def changed(self, span: Span) -> None:
@@ -65,10 +76,14 @@ class Caches:
             self._cleaned.clear()
         self._update()
 
-    def revoked(self, span: Span) -> None:
+    def flash_changes(self, span: Span) -> None:
         """A bank of flash begins to be erased or programmed."""
-        if span in _FLASH:
-            self.changed(span)
+        if not self.ccr & (Ccr.IC | Ccr.DC):
+            return
+        self.changed(span)
+        if Ccr.DC in self.ccr and span not in self.stale_data:
+            self.stale_data = merge([*self.stale_data, span])
+            self._invalidated.clear()
 
     def execute(self, address: int) -> None:
         """The core fetches from a stale line."""
@@ -76,6 +91,28 @@ class Caches:
         if line not in self.executed:
             self.executed.append(line)
             log.warning("%#010x: executed, and a cache may hold what was there before", address)
+
+    def read(self, address: int) -> None:
+        """The core reads data from a stale line, or the debugger does."""
+        if self._note(address):
+            log.warning("%#010x: read, and the data cache may hold what was there before", address)
+
+    def debugger_access(self, span: Span, *, write: bool, looks_up: bool) -> None:
+        """An access through AHBD; `looks_up`: in the data cache."""
+        if Ccr.DC not in self.ccr or not _is_cached(span):
+            return
+        if looks_up:
+            if not write and any(len(span & stale) for stale in self.stale_data):
+                self.read(span.start)
+        elif not any(span in bank for bank in _FLASH) and self._note(span.start):
+            log.warning("%#010x: accessed past the data cache, which is on", span.start)
+
+    def _note(self, address: int) -> bool:
+        line = address & -LINE
+        new = line not in self.misread
+        if new:
+            self.misread.append(line)
+        return new
 
     # --- Maintenance -----------------------------------------------------------------------------
 
@@ -94,6 +131,16 @@ class Caches:
             self._unclean = []
             self._cleaned.clear()
             self._update()
+
+    def invalidate_data(self, address: int) -> None:
+        self.stale_data = _without(self.stale_data, address)
+
+    def invalidate_set_and_way(self, value: int) -> None:
+        """As with cleaning."""
+        self._invalidated.add(value)
+        if len(self._invalidated) == WAYS * SETS:
+            self.stale_data = []
+            self._invalidated.clear()
 
     def _update(self) -> None:
         """A new list where there is news: that is how whoever watches these lines sees it."""

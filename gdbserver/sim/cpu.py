@@ -26,6 +26,7 @@ from gdbserver.chip.cortex_m import (
     LOCKUP_PC,
     PPB,
     XPSR_THUMB,
+    Ccr,
     Cfsr,
     Demcr,
     Dfsr,
@@ -142,6 +143,7 @@ class Core:
         self._watch_hooks: list[Any] = []
         self._watch_hit = False
         self._stale: list[Span] = []
+        self._stale_data: list[Span] = []
         self._stale_hooks: list[Any] = []
         self._finishing = False
         self._scanned: dict[int, set[int]] = {}  # by page
@@ -167,7 +169,6 @@ class Core:
         bus.on_changed.append(self._on_changed)
         bus.on_revoked.append(self._on_changed)
         bus.on_changed.append(scs.caches.changed)
-        bus.on_revoked.append(scs.caches.revoked)
         systick = SysTick(clock, self._tick)
         scs.attach(self, systick)
         self._systick = systick
@@ -309,8 +310,9 @@ class Core:
         if self._handle_trap():
             return
         self._use_exits()
-        if self._stale is not self.scs.caches.stale:
-            self._watch_stale_code()
+        caches = self.scs.caches
+        if self._stale is not caches.stale or self._stale_data is not caches.stale_data:
+            self._watch_stale_lines()
         if self._stepping:
             self._run_slice(1, self._execute_one)
             return
@@ -479,19 +481,29 @@ class Core:
         traps = {address for address, trap in self._traps.items() if self._matters(trap)}
         self._set_exits(self._current_breakpoints() | traps)
 
-    def _watch_stale_code(self) -> None:
-        """Have `Caches` told of what is executed there."""
-        self._stale = self.scs.caches.stale
+    def _watch_stale_lines(self) -> None:
+        """Have `Caches` told of what is executed there, and read."""
+        caches = self.scs.caches
+        self._stale, self._stale_data = caches.stale, caches.stale_data
         for hook in self._stale_hooks:
             self._uc.hook_del(hook)
         self._stale_hooks = [
             self._uc.hook_add(uc.UC_HOOK_CODE, self._on_stale_code, None, span.start, span.end - 1)
             for span in self._stale
+        ] + [
+            self._uc.hook_add(
+                uc.UC_HOOK_MEM_READ, self._on_stale_data, None, span.start, span.end - 1
+            )
+            for span in self._stale_data
         ]
         self._uc.ctl_flush_tb()
 
     def _on_stale_code(self, _uc: Any, address: int, _size: int, _data: Any) -> None:
         self.scs.caches.execute(address)
+
+    def _on_stale_data(self, _uc: Any, _kind: int, address: int, *_: Any) -> None:
+        if self.scs.caches.ccr & Ccr.DC:
+            self.scs.caches.read(address)
 
     def watch_reads(self, span: Span, note: Callable[[int], None]) -> None:
         """Have `note` told where in `span` the core reads data and code, from now on."""

@@ -275,9 +275,9 @@ class SystemFlash:
 class FlashInterface:
     """The embedded flash memory and its controller.
 
-    `on_irq` is called with the level of interrupt line 4.  `axi_hz` is the clock that the
-    CRC unit runs on; `debugger` says whether one is connected, which readout protection
-    level 1 minds.
+    `on_irq` is called with the level of interrupt line 4, `on_changing` with a bank's addresses
+    when it begins to be erased or programmed.  `axi_hz` is the clock that the CRC unit runs on;
+    `debugger` says whether one is connected, which readout protection level 1 minds.
     """
 
     def __init__(
@@ -296,6 +296,7 @@ class FlashInterface:
         self._axi_hz = axi_hz
         self.debugger = debugger
         self.on_irq: Callable[[bool], None] = lambda level: None
+        self.on_changing: Callable[[Span], None] = lambda span: None
         self.erases: Counter[int] = Counter()
         """How often the sector that starts at an address was erased."""
         self.programs: Counter[int] = Counter()
@@ -401,6 +402,9 @@ class FlashInterface:
 
     def revoke(self, bank: FlashBank) -> None:
         self._bus.revoke(Span.of(self.base(bank), len(bank.cells.data)))
+
+    def changing(self, bank: FlashBank) -> None:
+        self.on_changing(Span.of(self.base(bank), len(bank.cells.data)))
 
     def update_irq(self) -> None:
         shared = self.shared

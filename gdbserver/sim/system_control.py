@@ -193,8 +193,8 @@ class SystemControl(CoreSightComponent):
     MVFR2 = Constant(0xF48, 0x00000040)
     ICIALLU = Word(0xF50)
     ICIMVAU = Word(0xF58)
-    DCIMVAC = Constant(0xF5C, 0)
-    DCISW = Constant(0xF60, 0)
+    DCIMVAC = Word(0xF5C)
+    DCISW = Word(0xF60)
     DCCMVAU = Word(0xF64)
     DCCMVAC = Word(0xF68)
     DCCSW = Word(0xF6C)
@@ -606,14 +606,30 @@ class SystemControl(CoreSightComponent):
 
     @DCCMVAU.writes
     @DCCMVAC.writes
-    @DCCIMVAC.writes
     def _clean_address(self, fields: Fields) -> None:
         self.caches.clean(fields.value)
 
+    @DCIMVAC.writes
+    def _invalidate_address(self, fields: Fields) -> None:
+        self.caches.invalidate_data(fields.value)
+
+    @DCCIMVAC.writes
+    def _clean_and_invalidate_address(self, fields: Fields) -> None:
+        self.caches.clean(fields.value)
+        self.caches.invalidate_data(fields.value)
+
     @DCCSW.writes
-    @DCCISW.writes
     def _clean_set_and_way(self, fields: Fields) -> None:
         self.caches.clean_set_and_way(fields.value)
+
+    @DCISW.writes
+    def _invalidate_set_and_way(self, fields: Fields) -> None:
+        self.caches.invalidate_set_and_way(fields.value)
+
+    @DCCISW.writes
+    def _clean_and_invalidate_set_and_way(self, fields: Fields) -> None:
+        self.caches.clean_set_and_way(fields.value)
+        self.caches.invalidate_set_and_way(fields.value)
 
     # --- MPU -------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from flash_bench import Bench, download, noise
 
+from gdbserver.chip.cortex_m import CCR, Ccr
 from gdbserver.chip.memory import Span
 from gdbserver.chip.stm32h743 import (
     FLASH,
@@ -246,3 +247,33 @@ def test_mass_erase_blanks_both_banks_at_once(quick: Bench) -> None:
     for bank in (0x08000000, 0x08100000):
         assert quick.contents(Span.of(bank, 8 * SECTOR)) == b"\xff" * 8 * SECTOR
     assert quick.seconds() - started < 5.5
+
+
+def use_data_cache(bench: Bench) -> list[int]:
+    """As a program does; the result is where it has been misread since."""
+    bench.target.halt()
+    bench.target.write_word(CCR, bench.target.read_word(CCR) | Ccr.DC)
+    misread: list[int] = bench.board.scs.caches.misread
+    return misread
+
+
+def test_what_a_data_cache_still_holds_of_a_sector_is_not_taken_for_its_contents(
+    bench_at: Callable[..., Bench],
+) -> None:
+    bench = bench_at("sim:cmsis-dap-v2,waits=1")
+    bench.board.flash.load(0x08000000, noise(SECTOR))
+    misread = use_data_cache(bench)
+    image = noise(4096, seed=1)
+    bench.carry_out(download((0x08000000, image)))
+    assert bench.target.read_memory(0x08000000, len(image)) == image
+    assert misread == []
+
+
+def test_after_a_failure_no_data_cache_shows_what_was_erased(quick: Bench) -> None:
+    quick.board.flash.load(0x08000000, noise(SECTOR))
+    quick.board.flash.fail_cell(0x08000040)
+    misread = use_data_cache(quick)
+    with pytest.raises(FlashError):
+        quick.carry_out(download((0x08000000, bytes(4096))))
+    quick.target.read_memory(0x08000000, 32)
+    assert misread == []
