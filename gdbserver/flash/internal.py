@@ -663,6 +663,13 @@ class InternalBank:
             error.hint = "the option bytes protect it: sector protection (WPSN), PCROP or RDP"
         elif status & (FlashSr.DBECCERR | FlashSr.SNECCERR):
             error.hint = "a flash word was programmed twice, or power failed meanwhile: erase it"
+        elif status & FlashSr.OPERR:
+            error.hint = "load again; if it comes back: is the supply steady, or flash worn out?"
+        elif status & (FlashSr.PGSERR | FlashSr.STRBERR | FlashSr.INCERR):
+            error.hint = (
+                "does somebody else write to this bank, such as a DMA channel of the program's? "
+                "monitor reset halt, then load again"
+            )
         raise error
 
     def _wait_idle(self, longest: float) -> int:

@@ -438,7 +438,10 @@ def _ours(error: Exception, access: str) -> GdbServerError:
     if isinstance(error, exceptions.TransferFaultError) or kind in JLINK_FAULTS:
         return AccessRefused(f"the chip refused a {access}")
     if isinstance(error, exceptions.TransferTimeoutError):
-        return AccessStalled(f"the chip kept a {access} waiting")
+        return AccessStalled(
+            f"the chip kept a {access} waiting",
+            hint="something holds the bus: try again, or `monitor reset halt`",
+        )
     if isinstance(error, exceptions.TransferError):
         return ProbeError("the chip stopped answering", hint="is it still powered and connected?")
     return ProbeError("the debug probe stopped working", hint="is it still plugged in?")

@@ -217,16 +217,28 @@ def test_a_dead_cell_is_found_and_named(quick: Bench) -> None:
     assert controls(quick) == [0x31, 0x31]
 
 
-def test_an_error_flag_of_the_controller_is_a_sentence(quick: Bench) -> None:
+@pytest.mark.parametrize(
+    ("flag", "what", "hint"),
+    [
+        (FlashSr.WRPERR, "WRPERR: it is write-protected", "the option bytes protect it"),
+        (FlashSr.OPERR, "OPERR: an operation was cut short", "is the supply steady"),
+        (FlashSr.INCERR, "INCERR: a flash word was left", "monitor reset halt, then load again"),
+    ],
+)
+def test_an_error_flag_of_the_controller_is_a_sentence(
+    quick: Bench, flag: FlashSr, what: str, hint: str
+) -> None:
     flash = quick.board.flash
     flash.load(0x08000000, noise(64))
     steps = quick.programmer.carry_out(download((0x08000000, noise(100))))
     for step in steps:
         if step.action == "waiting":
-            flash.raise_error(1, FlashSr.WRPERR)
+            flash.raise_error(1, flag)
             break
-    with pytest.raises(FlashError, match="cannot erase 0x08000000-0x0801ffff in bank 1: WRPERR"):
+    sentence = f"cannot erase 0x08000000-0x0801ffff in bank 1: {what}"
+    with pytest.raises(FlashError, match=sentence) as failed:
         list(steps)
+    assert hint in str(failed.value.hint)
 
 
 def test_pulling_the_probe_out_is_reported_and_not_made_worse(quick: Bench) -> None:

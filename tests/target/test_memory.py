@@ -12,8 +12,9 @@ from target_bench import LINKS, Bench
 
 from gdbserver.chip.cortex_m import CCR, Ccr
 from gdbserver.chip.stm32h743 import AXI_SRAM, BANK1, GPIOA, RCC
-from gdbserver.errors import AccessRefused, MemoryFault
+from gdbserver.errors import AccessRefused, AccessStalled, MemoryFault
 from gdbserver.sim.bus import Master
+from gdbserver.sim.clock import SECOND
 from gdbserver.target.breakpoints import BreakKind
 from gdbserver.target.link import Read, Write
 from gdbserver.target.target import Target
@@ -131,6 +132,18 @@ def test_flash_that_cannot_be_read_in_reset_is_named_and_not_its_controller(benc
     assert error.value.hint is not None
     assert error.value.hint.endswith("is the chip held in reset?")
     bench.board.hold_reset(False, who="button")
+
+
+@pytest.mark.parametrize("link", ["cmsis-dap-v2", "stlink-v3"])
+def test_a_bus_that_is_held_for_too_long_says_what_to_do(link: str) -> None:
+    target = Target.open(f"sim:{link},waits=4")
+    target.link.probe.board.wait_storm(SECOND)
+    with pytest.raises(AccessStalled) as error:
+        target.read_word(AXI_SRAM.start)
+    assert str(error.value) == "the chip kept a read at 0x24000000 waiting"
+    assert error.value.hint == "something holds the bus: try again, or `monitor reset halt`"
+    target.link.probe.board.wait_storm(0)
+    target.close()
 
 
 def test_memory_is_read_while_the_core_runs(bench: Bench) -> None:
