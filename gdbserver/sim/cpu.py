@@ -136,6 +136,8 @@ class Core:
         self._soon: list[Callable[[], None]] = []
         self._waits_until = 0
         """Until then it finds nothing new, unless somebody interferes; 0 if it does not wait."""
+        self.coincidence: ExceptionNumber | None = None
+        """An exception that comes in at the same moment as the next breakpoint is hit."""
         self._breakpoints: frozenset[int] = frozenset()
         self._instruction_watches: dict[int, Callable[[], None]] = {}
         self._halting_places: frozenset[int] = frozenset()
@@ -873,6 +875,11 @@ class Core:
             why = Dfsr.DWTTRAP
         self._stepping = False
         if self.scs.debug_enabled:
+            if self.coincidence is not None and why is Dfsr.BKPT:
+                # Cortex-M7 erratum 3092511: the exception is entered, and the core halts there.
+                self._nvic.pend(self.coincidence)
+                self.coincidence = None
+                self._exceptions.take_pending()
             self.enter_debug(why)
         elif not self._exceptions.monitor(why):
             self._run_slice(1, self._execute_one)

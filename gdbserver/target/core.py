@@ -16,6 +16,10 @@ code could go elsewhere (`thumb.exits`), with comparators that no breakpoint nee
 are masked meanwhile, unless the code goes in circles and may be waiting for one.  `poll_stop`
 carries that on, so to the caller it is a run that ends by itself.
 
+Rule 5: where an exception comes in at the very moment that a breakpoint is hit, this core may halt
+for it at the first instruction of the handler (Cortex-M7 erratum 3092511).  The instruction under
+the breakpoint has not been executed; so the handler runs, returns to it, and it is hit then.
+
 Armv7-M ARM (DDI 0403E.e), "Debug register support in the SCS", "Debug stepping".
 """
 
@@ -94,6 +98,8 @@ class _Halt:
     reason: StopReason | None = None
     bkpt: int | None = None
     """Where a BKPT of the program's own stopped the core: running on means stepping over it."""
+    wanted: bool = False
+    """Somebody wants the core to stand, whatever else has stopped it."""
     moved: bool = False
     """pc was written before anybody asked for the reason: the core stands where it was put."""
 
@@ -201,20 +207,21 @@ class Core:
         """Stop the core, if it is not stopped already."""
         leaving, self._leaving = self._leaving, None
         if self._halt is not None:
+            self._halt.wanted = True
             if leaving is not None:  # for the client, it was running
                 self._explain(self._halt)
                 self._halt.reason = self._halted(self._halt)
             return
         status = self._request_halt()
         self._asked = "halt"
-        self._wait_halted(status)
+        self._wait_halted(status).wanted = True
 
     def _request_halt(self) -> int:
         mask = Dhcsr.C_MASKINTS if self._masked else 0
         ((status,),) = self._port.run([Write(DHCSR, [_HALTED | mask]), Read(DHCSR)])
         return self._note_status(status)
 
-    def _wait_halted(self, status: int) -> None:
+    def _wait_halted(self, status: int) -> _Halt:
         deadline = self._link.deadline(HALT_TIMEOUT)
         while not status & Dhcsr.S_HALT:
             if deadline.expired():
@@ -544,6 +551,12 @@ class Core:
                 self.halt()
             halt = self._found_halted()
         stop = self._explain(halt, briefly=briefly or self._leaving is not None)
+        if stop.kind == "misplaced" and halt.wanted:
+            stop = halt.reason = self._halted(halt)
+        if stop.kind == "misplaced":
+            log.debug("%s: letting its handler run first", stop.detail)
+            self._set_off([], mask_interrupts=self._masked, look=False)
+            return None
         if self._leaving is not None:
             if stop.kind == "step" and self.read_registers(["pc"])["pc"] in self._leaving:
                 self._go_on_leaving(self._leaving)
@@ -639,11 +652,19 @@ class Core:
             if at is BreakKind.SOFTWARE:
                 return StopReason(SIGTRAP, "swbreak", f"breakpoint {where}")
             if not self._breakpoints.borrowed(pc):
+                if xpsr & 0x1FF and not self._is_bkpt(pc):
+                    return StopReason(SIGTRAP, "misplaced", f"a breakpoint, but {where}")
                 halt.bkpt = pc
                 return StopReason(SIGTRAP, "swbreak", f"BKPT instruction {where}")
         if self._asked == "step":
             return StopReason(SIGTRAP, "step", f"stepped to {pc:#010x}")
         return self._halted(halt)
+
+    def _is_bkpt(self, pc: int) -> bool:
+        try:
+            return int.from_bytes(self._memory.read(pc, 2), "little") & 0xFF00 == BKPT
+        except MemoryFault:
+            return False
 
     def _halted(self, halt: _Halt) -> StopReason:
         pc = halt.registers[Selector.PC]

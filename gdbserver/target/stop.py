@@ -23,6 +23,7 @@ StopKind = Literal[
     "step",
     "fault",  # vector catch
     "lockup",
+    "misplaced",  # at a handler's start, for a breakpoint at what that has interrupted
     "reset",  # caught at the reset vector
     "exited",  # the program has said so, by semihosting
     "aborted",  # the same, with a reason that is no end of a program in good order

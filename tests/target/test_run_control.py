@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 from target_bench import Bench
 
-from gdbserver.chip.cortex_m import DHCSR, ICSR, Dhcsr, Icsr
+from gdbserver.chip.cortex_m import DHCSR, ICSR, Dhcsr, ExceptionNumber, Icsr
 from gdbserver.errors import TargetError
 from gdbserver.sim.clock import MILLISECOND
 from gdbserver.target.breakpoints import BreakKind
@@ -258,3 +258,29 @@ def test_a_step_changes_what_registers_read(bench: Bench) -> None:
         bench.target.step()
         seen.add(bench.pc)
     assert len(seen) == 4
+
+
+@pytest.mark.parametrize("kind", [BreakKind.HARDWARE, BreakKind.SOFTWARE])
+def test_a_breakpoint_hit_as_an_interrupt_comes_in_is_told_of_where_it_is(
+    bench: Bench, kind: BreakKind
+) -> None:
+    bench.run_to("main")
+    where = bench.names["step_2"] & ~1
+    bench.target.set_breakpoint(kind, where, 2)
+    bench.board.core.coincidence = ExceptionNumber.SYS_TICK
+    stop = bench.run()
+    assert (stop.kind, bench.pc) == ("hwbreak" if kind is BreakKind.HARDWARE else "swbreak", where)
+    assert bench.board.core.coincidence is None
+    assert bench.target.read_registers(["xpsr"])["xpsr"] & 0x1FF == 0
+
+
+def test_a_misplaced_breakpoint_does_not_keep_a_core_from_halting(quick: Bench) -> None:
+    quick.run_to("main")
+    quick.target.set_breakpoint(BreakKind.HARDWARE, quick.names["step_2"] & ~1, 2)
+    quick.board.core.coincidence = ExceptionNumber.SYS_TICK
+    quick.target.resume()
+    quick.board.run_until(quick.board.clock.now + MILLISECOND)
+    quick.target.halt()
+    stop = quick.target.poll_stop()
+    assert stop is not None
+    assert (stop.kind, quick.pc) == ("halted", quick.names["SysTick_Handler"] & ~1)
