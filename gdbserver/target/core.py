@@ -544,6 +544,8 @@ class Core:
         halt = self._halt
         if halt is None:
             status = self._look()
+            if status & Dhcsr.S_RESET_ST and (status := self._look()) & Dhcsr.S_RESET_ST:
+                return None  # somebody holds it there
             self._see_to_reset()
             if not status & (Dhcsr.S_HALT | Dhcsr.S_LOCKUP):
                 return None

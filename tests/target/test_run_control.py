@@ -232,6 +232,18 @@ def test_a_reset_by_somebody_else_is_no_stop_and_breakpoints_hold(bench: Bench) 
     assert bench.pc == bench.names["main"] & ~1
 
 
+def test_nrst_that_is_held_low_for_a_while_is_one_reset(bench: Bench) -> None:
+    bench.run_to("step_1")
+    bench.target.set_breakpoint(BreakKind.HARDWARE, bench.names["main"] & ~1, 2)
+    bench.target.resume()
+    assert bench.target.poll_stop() is None
+    bench.board.hold_reset(True, who="button")
+    assert [bench.target.poll_stop() for _ in range(5)] == [None] * 5
+    bench.board.hold_reset(False, who="button")
+    assert bench.wait().kind == "hwbreak"
+    assert bench.target.unasked_resets == 1
+
+
 def test_registers_can_be_written(bench: Bench) -> None:
     values = {f"r{n}": 0x1000 + n for n in range(13)}
     values |= {"d7": 0x0123456789ABCDEF, "fpscr": 0x03000000, "primask": 1, "psp": 0x20000800}
