@@ -9,6 +9,9 @@ Where the RTOS has its variables the client knows: it is asked, symbol by symbol
 to look them up (GDB manual, "qSymbol").  Until it does, and where it knows of no RTOS, the program
 that the server was told of is asked.  In non-stop mode there is one thread, the core: others
 could not be stopped or resumed apart from it.
+
+A program that has exited leaves the core behind, and that is a thread too.  Without one GDB (13 and
+18) shows memory from its ELF file and no registers, and crashes at the end of a `load`.
 """
 
 from __future__ import annotations
