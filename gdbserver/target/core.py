@@ -233,7 +233,7 @@ class Core:
                 )
             # A reset that comes in between takes away what was asked for before it.
             status = self._request_halt() if self._reset_seen else self._look()
-        self._found_halted()
+        return self._found_halted()
 
     def _found_halted(self) -> _Halt:
         self._see_to_reset()
