@@ -159,6 +159,8 @@ RECIPES: Mapping[str, Recipe] = {
     "W25Q256_SHORT": Recipe(
         "flm.c", "flm.ld", {"VERIFIES": 3, "READ": 0x03}, flags=_PIC, suffix=".FLM"
     ),
+    # Keeps the NOR in QPI.
+    "W25Q256_QPI": Recipe("flm.c", "flm.ld", {"QPI": 1}, flags=_PIC, suffix=".FLM"),
 }
 
 

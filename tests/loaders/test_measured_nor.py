@@ -7,6 +7,8 @@ from fixture_loaders import build
 from loader_runs import NOR, Run, noise, run, run_files
 
 from gdbserver.errors import FlashError, OutsideFlash
+from gdbserver.flash.external import ExternalFlash, measured
+from gdbserver.loader.file import LoaderFile
 from gdbserver.loader.nor_survey import find_die
 from gdbserver.sim.nor_parts import PARTS
 
@@ -53,6 +55,15 @@ def test_a_loader_with_sectors_smaller_than_the_nors_is_refused() -> None:
             "loader W25Q256_F1.stldr has sectors of 2048 bytes, and the NOR (JEDEC id EF 40 19, "
             "32768 KiB) erases no less than 4096 at once"
         )
+
+
+def test_a_loader_is_not_called_again_once_its_nor_was_asked() -> None:
+    """Asking has brought the NOR out of QPI; UnInit would wait there for ever."""
+    loader = LoaderFile.load(build("W25Q256_QPI"))
+    with run_files(uid="sim:cmsis-dap-v2,nor=W25Q256JV-IM") as here:
+        with ExternalFlash(here.target, loader, queued=False):
+            pass  # unasked, it is still in QPI, and UnInit returns
+        assert measured(here.target, loader) is loader
 
 
 @pytest.mark.parametrize("part", PARTS)
