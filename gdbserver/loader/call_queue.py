@@ -958,15 +958,18 @@ def _read_reliably(target: Target) -> Iterator[None]:
     ES0392, "Reading from AXI SRAM may lead to data read corruption".  Programs that need it do the
     same when they start, but a chip that was reset has not come so far.
     """
-    if target.chip.revision not in AXI_SRAM_MISREAD_BY:
-        yield
-        return
-    before = target.read_word(AXI_SRAM_FN_MOD)
-    target.write_word(AXI_SRAM_FN_MOD, before | AXI_READ_ISS_OVERRIDE)
+    before = None
+    if target.chip.revision in AXI_SRAM_MISREAD_BY:
+        try:
+            before = target.read_word(AXI_SRAM_FN_MOD)
+            target.write_word(AXI_SRAM_FN_MOD, before | AXI_READ_ISS_OVERRIDE)
+        except MemoryFault as fault:  # most of what this would prevent never happens
+            log.warning("AXI SRAM may be read wrongly (ES0392): %s", fault)
     try:
         yield
     finally:
-        target.write_word(AXI_SRAM_FN_MOD, before)
+        if before is not None:
+            target.write_word(AXI_SRAM_FN_MOD, before)
 
 
 def _words(data: tuple[int, bytes] | None) -> Iterator[Write]:

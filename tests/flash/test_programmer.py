@@ -220,3 +220,17 @@ def test_early_silicon_reads_axi_sram_one_word_at_a_time_and_then_as_before(
     assert port.misreads
     assert port.doubtful == []
     assert port.raw(port.FN_MOD) == 0
+
+
+def test_early_silicon_without_that_register_is_programmed_all_the_same(
+    bench_at: Callable[..., Bench], caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = bench_at("sim:cmsis-dap-v2,revision=0x1003")
+    bus = bench.board.bus
+    devices = [entry for entry in bus.devices if entry[1] is not bench.board.axi_sram_port]
+    bus.devices.clear()
+    for span, device in devices:
+        bus.attach(span.start, len(span), device)
+    bench.carry_out(download((0x90000000, noise(0x1000))))
+    assert bench.contents(Span.of(0x90000000, 0x1000)) == noise(0x1000)
+    assert "AXI SRAM may be read wrongly (ES0392)" in caplog.text
