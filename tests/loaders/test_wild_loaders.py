@@ -11,6 +11,7 @@ from fixture_loaders import build
 from loader_runs import BANK1, BANK2, BLOCK, NOR, download, noise, run, run_files
 
 from gdbserver.chip import cortex_m as cm
+from gdbserver.chip.memory import Span
 from gdbserver.errors import FlashError, LoaderBroken, LoaderRefused, LoaderTimeout, OutsideFlash
 from gdbserver.loader.nor_states import Nor
 
@@ -102,6 +103,16 @@ def test_a_debugger_can_read_a_nor_that_its_loader_does_not_map() -> None:
         )
         here.load((NOR, noise(300)))
         assert here.contents(NOR, 300) == noise(300)
+
+
+def test_ram_is_as_before_where_a_slow_link_gets_packed_data_into_what_was_read_into() -> None:
+    with run("W25Q256_F10", uid="sim:cmsis-dap-v1") as here:
+        ram = Span.of(0x24000000, 0x8000)
+        before = here.target.read_memory(ram.start, len(ram))
+        digits = noise(14_000).hex().encode()  # halved by packing
+        here.load((NOR, digits))
+        assert here.contents(NOR, len(digits)) == digits
+        assert here.target.read_memory(ram.start, len(ram)) == before
 
 
 def test_addresses_that_do_not_reach_are_refused_before_the_first_erase() -> None:
