@@ -19,9 +19,18 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
+import trio
+
 from gdbserver.chip.cortex_m import Demcr
 from gdbserver.chip.memory import Span
-from gdbserver.errors import BadRequest, GdbServerError, ThreadNotOnCore, explain
+from gdbserver.errors import (
+    BadRequest,
+    GdbServerError,
+    ProbeError,
+    TargetError,
+    ThreadNotOnCore,
+    explain,
+)
 from gdbserver.rsp import commands, replies
 from gdbserver.rsp.packets import Disconnected, Event, Interrupt, Packet
 from gdbserver.server import deeds
@@ -46,6 +55,8 @@ _FIRST_INTERVAL, _LAST_INTERVAL = 0.0005, 0.01
 # that exists in software and runs only while it is looked at; one that we know to be so is
 # looked at nearly without a pause.
 _LOOK, _SIMULATED_LOOK = 0.002, 0.02
+# For how long a core that runs may be out of sight before its client hears of it.
+_GLITCH = 1.0
 
 _REGISTER = {register.name: register for register in REGISTERS}
 
@@ -141,6 +152,8 @@ class _Run:
     """The client has asked for it to end, and shall not wait because of a judge."""
     signal: int | None = None
     """What the client wants a halt that it asked for to be called, if not SIGINT."""
+    missing: float | None = None
+    """Since when every look at the core has failed."""
     interval: float = _FIRST_INTERVAL
     longest: float = _LAST_INTERVAL
 
@@ -148,6 +161,17 @@ class _Run:
         """How long to listen before the next look."""
         self.interval = min(self.interval * 1.1, self.longest)
         return self.interval
+
+    def note_miss(self, error: GdbServerError) -> None:
+        """Bear with a look that failed, because wires have glitches, and somebody may press reset.
+
+        Raises: `error`, when no look has succeeded for longer than that takes.
+        """
+        now = trio.current_time()
+        self.missing = self.missing or now
+        if now > self.missing + _GLITCH:
+            raise error
+        log.debug("the core cannot be seen: %s", error)
 
 
 class Running:
@@ -305,7 +329,12 @@ class Running:
             run.begun = True
             stop = await self._target.call(_step, run.start, run.end)
         else:
-            stop = await self._target.call(_look)
+            try:
+                stop = await self._target.call(_look)
+            except (ProbeError, TargetError) as error:
+                run.note_miss(error)
+                return None
+            run.missing = None
         if text := await self._target.call(Target.take_output):
             await self.say(text)
         return None if stop is None else await self._judge(run, stop)

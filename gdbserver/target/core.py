@@ -225,7 +225,7 @@ class Core:
         deadline = self._link.deadline(HALT_TIMEOUT)
         while not status & Dhcsr.S_HALT:
             if deadline.expired():
-                if status & Dhcsr.S_RESET_ST:
+                if self._reset_seen:  # once it is over, the core would have halted
                     raise HeldInReset
                 raise TargetError(
                     "the core does not halt",
