@@ -13,10 +13,9 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import Any, NoReturn
 
 import click
 from click.core import ParameterSource
@@ -25,9 +24,6 @@ from gdbserver.cli.options import Frequency, probe_options, verify_option, wirin
 from gdbserver.errors import GdbServerError, UsageError, explain
 from gdbserver.imports import imports_kept
 from gdbserver.target.connect import Connect
-
-if TYPE_CHECKING:
-    from gdbserver.flash.programmer import Verify
 
 log = logging.getLogger(__name__)
 
@@ -151,29 +147,7 @@ class _Commands(click.Group):
 @click.option("-v", "--verbose", is_flag=True, help="Log every packet.")
 @click.version_option(package_name="stm32-gdbserver")
 @click.pass_context
-def command(
-    context: click.Context,
-    *,
-    probe: str | None,
-    port: int,
-    listen: str,
-    stdio: bool,
-    port_file: Path | None,
-    loaders: Sequence[str],
-    qspi_pins: dict[str, str] | None,
-    board: str | None,
-    connect: str,
-    frequency: int | None,
-    verify: Verify,
-    elf: Path | None,
-    semihosting_dir: Path | None,
-    rtt_port: int | None,
-    swo_port: int | None,
-    swo_clock: int | None,
-    swo_baud: int,
-    persistent: bool,
-    verbose: bool,
-) -> None:
+def command(context: click.Context, /, *, verbose: bool, connect: str, **options: Any) -> None:
     """Serve GDB on an STM32H743 with programs in internal flash and QSPI NOR.
 
     In GDB:  target extended-remote localhost:61234,  load,  continue
@@ -184,26 +158,7 @@ def command(
         return
     with imports_kept():
         from gdbserver.cli.serving import serve_gdb  # noqa: PLC0415  # it imports pyOCD
-    serve_gdb(
-        probe=probe,
-        port=port,
-        listen=listen,
-        stdio=stdio,
-        port_file=port_file,
-        loaders=loaders,
-        qspi_pins=qspi_pins,
-        board=board,
-        connect=Connect(connect),
-        frequency=frequency,
-        verify=verify,
-        elf=elf,
-        semihosting_dir=semihosting_dir,
-        rtt_port=rtt_port,
-        swo_port=swo_port,
-        swo_clock=swo_clock,
-        swo_baud=swo_baud,
-        persistent=persistent,
-    )
+    serve_gdb(connect=Connect(connect), **options)  # which has a parameter for each of them
 
 
 def _check_nothing_to_serve(context: click.Context) -> None:
