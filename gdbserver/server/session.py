@@ -16,7 +16,7 @@ import errno
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import assert_never
+from typing import Final, assert_never
 
 import trio
 
@@ -59,6 +59,8 @@ _BY_NUMBER = {register.number: register for register in REGISTERS}
 # mode the answer is there at once.
 _LISTENING = (commands.Resume, commands.Continue, commands.Step)
 _LONG = (commands.Monitor, commands.FlashDone)
+_LOOK_AGAIN: Final = 0.01
+"""Seconds after a look at a core that runs when the next one comes before anything else."""
 
 
 class Session:
@@ -91,6 +93,7 @@ class Session:
         self._reader = Reader(bench, control, self._threads, program)
         self._files = Files(program)
         self._running = Running(bench, client, control, self._threads)
+        self._look_due = 0.0
         hosting = hosting or Hosting()
         service = Service(hosting, self._target, client, self._running, self._do)
         self._running.judges.append(service.judge)
@@ -147,13 +150,17 @@ class Session:
     async def _next_event(self) -> Event:
         """Listen; and while the core runs in non-stop mode, look at it now and then.
 
+        Also where the client always has something more to ask: it waits for the stop, too.
         A client that does not speak the protocol is shown the door.
         """
         try:
             while (patience := self._running.patience()) is not None:
-                if (event := await self._client.listen(patience)) is not None:
+                overdue = trio.current_time() >= self._look_due
+                event = None if overdue else await self._client.listen(patience)
+                if event is not None:
                     return event
                 await self._running.look()
+                self._look_due = trio.current_time() + _LOOK_AGAIN
             return await self._client.next_event()
         except ProtocolError as error:
             log.error("%s: %s", self._name, error)

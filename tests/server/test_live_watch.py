@@ -9,6 +9,7 @@ import trio
 from dialogue import board_of, connected, lent, open_machine, symbols
 
 from gdbserver.chip.stm32h743 import DTCM
+from gdbserver.rsp.packets import frame
 from gdbserver.server.control import Control
 
 VARIABLES, HERTZ = 10, 10
@@ -59,5 +60,23 @@ def test_watching_neither_halts_the_core_nor_stops_the_debugger(drills_elf: Path
             assert counts == sorted(counts)
             assert counts[0] < counts[-1]
             assert board_of(machine).core.halted, "as the debugger left it"
+
+    trio.run(story)
+
+
+def test_a_stop_is_told_to_a_client_that_never_stops_asking(drills_elf: Path) -> None:
+    machine = open_machine(elf=drills_elf)
+    names = symbols(drills_elf)
+
+    async def story() -> None:
+        async with lent(machine) as bench, connected(bench) as client:
+            await client.ask(b"QNonStop:1")
+            assert (await client.ask(b"?") or b"").startswith(b"T")
+            assert await client.ask(b"Z1,%x,2" % names["main"]) == b"OK"
+            assert await client.ask(b"vStopped") == b"OK"
+            questions = [b"vCont;c"] + [b"m%x,4" % names["counter"]] * 300
+            await client.stream.send_all(b"".join(map(frame, questions)))
+            heard = [await client.hear() or b"" for _ in questions]
+            assert any(reply.startswith(b"%Stop:T05") for reply in heard)
 
     trio.run(story)
