@@ -14,7 +14,7 @@ from gdbserver.flash.machine import Machine, describe_chip
 from gdbserver.flash.programmer import Programmer, Verify
 from gdbserver.loader.own import load_loader
 from gdbserver.program.known import KnownProgram
-from gdbserver.server.start import SwoOptions, serve
+from gdbserver.server.start import Options, SwoOptions, serve
 from gdbserver.target.connect import Connect
 from gdbserver.target.target import Target
 
@@ -76,16 +76,18 @@ def serve_gdb(
 
     serve(
         open_machine,
-        host=listen,
-        port=port,
-        path=path,
-        stdio=stdio,
-        persistent=persistent,
-        semihosting_dir=semihosting_dir,
-        rtt_port=rtt_port,
-        swo=_swo(swo_port, swo_clock, swo_baud),
-        program=program,
-        on_listening=on_listening,
+        Options(
+            host=listen,
+            port=port,
+            path=path,
+            stdio=stdio,
+            persistent=persistent,
+            semihosting_dir=semihosting_dir,
+            rtt_port=rtt_port,
+            swo=_swo(swo_port, swo_clock, swo_baud),
+            program=program,
+        ),
+        on_listening,
     )
 
 

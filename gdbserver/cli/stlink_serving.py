@@ -20,7 +20,7 @@ from gdbserver.flash.programmer import Programmer, Step
 from gdbserver.loader.file import LoaderFile
 from gdbserver.loader.own import load_loader
 from gdbserver.server.observer import Observer
-from gdbserver.server.start import SwoOptions, serve
+from gdbserver.server.start import Options, SwoOptions, serve
 from gdbserver.target.connect import Connect
 from gdbserver.target.target import Target
 
@@ -68,14 +68,16 @@ def serve_gdb(arguments: Arguments) -> None:
     persistent = "persistent" in arguments
     serve(
         open_machine,
-        host="localhost",
-        port=arguments.number("port-number", DEFAULT_PORT),
-        persistent=persistent,
-        erase_all="erase-all" in arguments,
-        init_external=init,
-        observer=Console(persistent=persistent),
-        swo=_swo(arguments),
-        on_listening=on_listening,
+        Options(
+            host="localhost",
+            port=arguments.number("port-number", DEFAULT_PORT),
+            persistent=persistent,
+            erase_all="erase-all" in arguments,
+            init_external=init,
+            observer=Console(persistent=persistent),
+            swo=_swo(arguments),
+        ),
+        on_listening,
     )
 
 

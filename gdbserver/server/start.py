@@ -93,47 +93,18 @@ class Door:
 
 def serve(
     open_machine: Callable[[], Machine],
-    *,
-    host: str = "127.0.0.1",
-    port: int = 61234,
-    persistent: bool = False,
-    leave_halted: bool = False,
-    erase_all: bool = False,
-    init_external: bool = False,
-    observer: Observer | None = None,
-    path: Path | None = None,
-    stdio: bool = False,
-    semihosting_dir: Path | None = None,
-    rtt_port: int | None = None,
-    swo: SwoOptions | None = None,
-    program: KnownProgram | None = None,
+    options: Options,
     on_listening: Callable[[int], None] = lambda port: None,
 ) -> None:
-    """Serve until the last client has left, or for ever if `persistent`, or until a signal.
+    """Serve until the last client has left, or for ever if persistent, or until a signal.
 
     The machine is closed on the way out, whatever the way.  `on_listening` is told the port as
     soon as a client is welcome: 0 picks one, and is what it is told where there are no ports.
-    The rest is in `Options`.
 
     Raises:
         CannotListen: the port is in use, or the address is not ours.
         GdbServerError: the machine could not be opened.
     """
-    options = Options(
-        host,
-        port,
-        persistent,
-        leave_halted,
-        erase_all,
-        init_external,
-        observer or Observer(),
-        path,
-        stdio,
-        semihosting_dir,
-        rtt_port,
-        swo,
-        program,
-    )
     with open_door(options) as door, endings_noted() as noted, ExitStack() as stack:
         with uncollected():  # of what is made here, the probe's driver and so on, all stays
             machine = open_machine()

@@ -59,7 +59,7 @@ def test_a_port_in_use_is_said_before_the_probe_is_touched() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(CannotListen, match=f"^cannot listen on 127.0.0.1 port {port}: ") as e:
-            serve(never_opened, port=port)
+            serve(never_opened, Options(port=port))
     assert e.value.hint == (
         "another server, perhaps an IDE's, has this port: stop it or choose a --port"
     )
@@ -67,7 +67,7 @@ def test_a_port_in_use_is_said_before_the_probe_is_touched() -> None:
 
 def test_an_address_that_is_not_ours_cannot_be_had() -> None:
     with pytest.raises(CannotListen, match=r"^cannot listen on 192\.0\.2\.1 port 0: "):
-        serve(never_opened, host="192.0.2.1", port=0)
+        serve(never_opened, Options(host="192.0.2.1", port=0))
 
 
 def test_a_name_that_nobody_has_cannot_be_had() -> None:
@@ -81,7 +81,7 @@ def test_a_machine_that_cannot_be_opened_is_an_error_of_ours() -> None:
         raise ProbeError("no debug probe is connected")
 
     with pytest.raises(ProbeError, match=r"^no debug probe is connected$"):
-        serve(fail, port=0)
+        serve(fail, Options(port=0))
 
 
 def test_the_server_ends_with_its_last_client(drills_elf: Path) -> None:
@@ -159,8 +159,7 @@ def test_a_signal_closes_the_server_and_releases_the_core(
         assert machines[0].target.is_halted()
         signal.raise_signal(number)
 
-    options = {"port": 0, "persistent": True, "rtt_port": rtt_port}
-    serve(open_one, **options, on_listening=on_listening)  # type: ignore[arg-type]
+    serve(open_one, Options(port=0, persistent=True, rtt_port=rtt_port), on_listening)
     assert not board(machines[0]).core.halted
 
 
@@ -176,7 +175,7 @@ def test_a_machine_that_is_being_opened_is_opened_and_closed_again_at_a_signal(
         machines.append(open_machine(elf=drills_elf))
         return machines[0]
 
-    serve(open_one, port=0, persistent=True)
+    serve(open_one, Options(port=0, persistent=True))
     assert machines[0].target.link.closed
     assert not board(machines[0]).core.halted
     assert {each: signal.getsignal(each) for each in handlers} == handlers
@@ -193,7 +192,7 @@ def test_words_that_cannot_be_said_leave_no_machine_open(drills_elf: Path) -> No
         raise UsageError("cannot write the port's number to nowhere")
 
     with pytest.raises(UsageError):
-        serve(open_one, port=0, on_listening=on_listening)
+        serve(open_one, Options(port=0), on_listening)
     assert machines[0].target.link.closed
 
 
@@ -209,6 +208,6 @@ def test_the_port_is_told_once_a_client_is_welcome(drills_elf: Path) -> None:
         with socket.create_connection(("127.0.0.1", port)) as client:
             client.sendall(b"$qC#b4")
 
-    serve(lambda: open_machine(elf=drills_elf), port=0, on_listening=on_listening)
+    serve(lambda: open_machine(elf=drills_elf), Options(port=0), on_listening)
     assert len(ports) == 1
     assert ports[0] > 0
