@@ -372,6 +372,7 @@ class Session:
                 return await self._running.step(address, start, end)
             case commands.Stop(quietly):
                 self._check_control()
+                self._look_due = 0.0  # the stop is what the client waits for
                 return await self._running.stop(quietly=quietly)
             case commands.NextStop():
                 return replies.OK  # there is one core, so there are no more
@@ -414,6 +415,7 @@ class Session:
                 self._threads.select_the_one_that_stops()
                 return await self._running.attach()
             case commands.Monitor(line):
+                self._look_due = 0.0  # it may have halted the core
                 return await self._monitor(line)
 
             case commands.FileReply():

@@ -80,3 +80,24 @@ def test_a_stop_is_told_to_a_client_that_never_stops_asking(drills_elf: Path) ->
             assert any(reply.startswith(b"%Stop:T05") for reply in heard)
 
     trio.run(story)
+
+
+@pytest.mark.parametrize("halt", [b"vCont;t:1", b"qRcmd," + b"reset halt".hex().encode()])
+def test_a_core_that_was_made_to_halt_is_told_of_before_the_next_answer(
+    drills_elf: Path, halt: bytes
+) -> None:
+    """GDB connects to a running program like that, and is asked to go on in the same breath."""
+    machine = open_machine(elf=drills_elf)
+
+    async def story() -> None:
+        async with lent(machine) as bench, connected(bench) as client:
+            await client.ask(b"QNonStop:1")
+            await client.ask(b"?")
+            await client.ask(b"vStopped")
+            await client.stream.send_all(b"".join(map(frame, [b"vCont;c", halt, b"qAttached"])))
+            heard = [await client.hear() or b""]
+            while heard[-1] != b"1":
+                heard.append(await client.hear() or b"")
+            assert heard[-2].startswith(b"%Stop:T0")
+
+    trio.run(story)
