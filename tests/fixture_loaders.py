@@ -126,6 +126,7 @@ RECIPES: Mapping[str, Recipe] = {
     "W25Q256_170_KB": Recipe("plain.c", macros={"BIG": 170 * 1024}, numbers=_PLAIN),
     "W25Q256_64_KB_BSS": Recipe("plain.c", macros={"BSS": 64 * 1024}, numbers=_PLAIN),
     # Has an MPU, caches and priorities as its HAL sets them up.
+    "W25Q256_EXACT": Recipe("plain.c", macros={"EXACT": 1}, numbers=_PLAIN),
     "W25Q256_MEDDLES": Recipe("plain.c", macros={"MEDDLES": 1}, numbers=_PLAIN),
     # Changes to a stack of its own, and preserves no register.
     "W25Q256_UNRULY": Recipe("plain.c", macros={"UNRULY": 1}, numbers=_PLAIN),

@@ -207,6 +207,7 @@ class QuadspiCcr(IntFlag):
     FMODE = 3 << 26  # 0: indirect write; 2: automatic polling
     INDIRECT_READ = 1 << 26
     MEMORY_MAPPED = 3 << 26
+    SIOO = 1 << 28  # the instruction is sent once, after CCR was written
     FRCM = 1 << 29
 
 

@@ -13,7 +13,7 @@ lines, after how many dummy cycles.  The same command in memory-mapped mode make
 for as long as no routine of the loader is called.
 
 UM2237, "Loader creation"; Open-CMSIS-Pack, "Flash Programming Algorithms"; RM0433, "Quad-SPI
-interface (QUADSPI)": "Memory-mapped mode", "QUADSPI abort request".
+interface (QUADSPI)": "Memory-mapped mode", "QUADSPI abort request"; ES0392.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from gdbserver.errors import TargetError
 from gdbserver.loader.call_queue import Busy, CallQueue
 from gdbserver.loader.dialect import read_seconds
 from gdbserver.loader.file import LoaderFile
-from gdbserver.target.link import Read
+from gdbserver.target.link import Read, Write
 from gdbserver.target.target import Target
 
 THREE_BYTES = 1 << 24
@@ -76,6 +76,11 @@ class Readout:
 
     def open(self) -> Generator[Busy, None, None]:
         """Have the NOR mapped, where the loader does not do it, and it is known how."""
+        yield from self._map()
+        if not self._reaches_all and self._is_mapped():
+            self._show_last_byte()
+
+    def _map(self) -> Generator[Busy, None, None]:
         if self._shows is None or self._is_mapped():
             return
         if self._command is None:
@@ -85,6 +90,26 @@ class Readout:
         self._be_idle()
         self._target.write_word(chip.QUADSPI_CCR, self._command | QuadspiCcr.MEMORY_MAPPED)
         self._is_open = True
+
+    def _show_last_byte(self) -> None:
+        """Have the window reach beyond the NOR, where it ends with it.
+
+        ES0392, "Memory-mapped read of last memory byte fails": of what DCR.FSIZE says it reads 0,
+        and read again it stalls the bus for good.
+        """
+        device, ccr = self._target.read_spread(
+            chip.QUADSPI_DCR, [0, chip.QUADSPI_CCR - chip.QUADSPI_DCR]
+        )
+        end = chip.QSPI_WINDOW.start + (2 << (device >> chip.QUADSPI_DCR_FSIZE_SHIFT & 0x1F))
+        if end > self._region.span.end or end >= chip.QSPI_WINDOW.end:
+            return
+        if ccr & QuadspiCcr.SIOO:
+            return  # it would be sent an instruction, and the NOR expects none any more
+        self._be_idle()
+        one_more = 1 << chip.QUADSPI_DCR_FSIZE_SHIFT
+        self._target.run(
+            [Write(chip.QUADSPI_DCR, [device + one_more]), Write(chip.QUADSPI_CCR, [ccr])]
+        )
 
     def close(self) -> None:
         """Let the loader find the QUADSPI as it left it: idle."""

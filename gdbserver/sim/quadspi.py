@@ -29,7 +29,7 @@ from functools import lru_cache, partial
 from gdbserver.chip.memory import Span
 from gdbserver.chip.stm32h743 import QSPI_WINDOW, QUADSPI_IRQ
 from gdbserver.sim.bus import Bus, BusError, BusStall, Direct, Master
-from gdbserver.sim.clock import Clock, Event
+from gdbserver.sim.clock import SECOND, Clock, Event
 from gdbserver.sim.nor import Frame, Nor
 from gdbserver.sim.polling import AccessKind
 from gdbserver.sim.registers import (
@@ -44,6 +44,9 @@ from gdbserver.sim.registers import (
 )
 
 log = logging.getLogger(__name__)
+
+_PAGE = 0x1000  # what can be mapped separately
+_FOR_EVER = 3600 * SECOND
 
 FIFO = 32
 RESUME_FREE = 4  # a read that filled the FIFO goes on once so many bytes are free
@@ -388,6 +391,7 @@ class QuadSpi(Peripheral):
         self._event: Event | None = None
         self._mark: Event | None = None
         self._granted = False
+        self._last_byte_read = False  # in memory-mapped mode, since the last abort
         self._out: _Outgoing | None = None
         self._in: _Incoming | None = None
         super().__init__("QUADSPI")
@@ -876,6 +880,7 @@ class QuadSpi(Peripheral):
         out, self._out, self._in = self._out, None, None
         self._polling = False
         self._busy = False
+        self._last_byte_read = False
         self._revoke()
         if out is not None and (passed := len(out.data) - out.waiting(self.clock.now * _PS)):
             self._send(out, passed)
@@ -955,9 +960,27 @@ class QuadSpi(Peripheral):
         self._update_irq()
 
     def mapped_read(self, offset: int, size: int) -> bytes:
-        """Raises BusError: not memory-mapped, or beyond what DCR says the flash holds."""
+        """Of what DCR says the flash holds, the last byte reads 0, and stalls the bus after that.
+
+        ES0392, "Memory-mapped read of last memory byte fails".
+
+        Raises:
+            BusError: not memory-mapped, or beyond that.
+            BusStall: it has been read before.
+        """
         if not self._mapped(offset, size):
             raise BusError("read")
+        if offset + size < self._size():
+            return self._read_mapped(offset, size)
+        if self._last_byte_read:
+            log.warning("QUADSPI: the last byte is read again: the bus stalls")
+            raise BusStall(self.clock.now + _FOR_EVER)
+        log.warning("QUADSPI: a mapped read of the last byte that FSIZE shows gives 0")
+        data = self._read_mapped(offset, size)
+        self._last_byte_read = True
+        return data[:-1] + b"\0"
+
+    def _read_mapped(self, offset: int, size: int) -> bytes:
         self._access()
         if not self._dual:
             return self._ask(self._frame(offset, read=size))
@@ -971,7 +994,9 @@ class QuadSpi(Peripheral):
             return None  # one of two dice by itself is every other byte: no plain memory
         length = min(self._size(), *(len(self.nors) * n.part.size for n in self.nors.values()))
         ccr = self[self.CCR]
-        if offset >= length or length > len(self.nors) << 8 * (ccr.ADSIZE + 1):
+        if offset >= length - (_PAGE if length == self._size() else 0):
+            return None
+        if length > len(self.nors) << 8 * (ccr.ADSIZE + 1):
             return None
         if not self._granted:
             start = offset & ~1
@@ -983,6 +1008,8 @@ class QuadSpi(Peripheral):
                 return None
         self._access()
         self._granted = True
+        if length == self._size():
+            length -= _PAGE  # where `mapped_read` has something to say about the last byte
         whole = length == len(self._array)
         return Direct(0, self._array if whole else memoryview(self._array)[:length], writable=False)
 

@@ -116,3 +116,11 @@ def test_where_nobody_used_the_quadspi_the_nor_stays_readable(here: Run) -> None
     here.target.reset(halt=True)
     here.load((NOR + 0x10000, noise(300)))
     assert here.target.read_memory(NOR, 64) == CONTENTS[:64]
+
+
+def test_the_last_byte_is_read_where_a_loaders_window_ends_with_it() -> None:
+    with run("W25Q256_EXACT") as here:
+        last = NOR + (32 << 20) - 100
+        here.load((last, noise(100)))
+        assert here.contents(last, 100) == noise(100)
+        assert {step.action for step in here.load((last, noise(100)))} == {"compared"}

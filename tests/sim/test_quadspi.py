@@ -607,7 +607,7 @@ def test_the_window_refuses_what_it_cannot_show(driver: Driver) -> None:
         driver.bus.read(WINDOW, 4, Master.CORE)
     driver.write(DCR, 19 << 16)
     driver.write(CCR, QUAD_MAP)
-    driver.bus.read(WINDOW + 0xFFFFC, 4, Master.CORE)
+    driver.bus.read(WINDOW + 0xFFFF8, 4, Master.CORE)
     with pytest.raises(BusError) as error:
         driver.bus.read(WINDOW + 0x100000, 4, Master.CORE)
     assert error.value.address == WINDOW + 0x100000
@@ -635,6 +635,7 @@ def test_a_mapped_controller_ignores_everything_until_abort(driver: Driver) -> N
 
 
 def test_plain_contents_are_executed_in_place_until_revoked(driver: Driver) -> None:
+    driver.write(DCR, 25 << 16)
     driver.write(CCR, QUAD_MAP)
     direct = driver.quadspi.window.direct(0x1000)
     assert direct is not None
@@ -653,7 +654,7 @@ def test_a_smaller_fsize_shows_less_of_the_array(driver: Driver) -> None:
     driver.write(CCR, QUAD_MAP)
     direct = driver.quadspi.window.direct(0)
     assert direct is not None
-    assert len(direct.memory) == 1 << 20
+    assert len(direct.memory) == (1 << 20) - 0x1000  # where the last byte is not
     assert driver.quadspi.window.direct(1 << 20) is None
 
 
@@ -679,7 +680,7 @@ def test_three_address_bytes_map_the_first_16_mib(driver: Driver) -> None:
     driver.write(CCR, ccr(0xEB, MAPPED, address=3, lines=(4, 4), data=True, dummy=6))
     direct = driver.quadspi.window.direct(0)
     assert direct is not None
-    assert len(direct.memory) == 16 << 20
+    assert len(direct.memory) == (16 << 20) - 0x1000  # where the last byte is not
 
 
 def test_a_nor_that_becomes_unreadable_takes_the_window_with_it(driver: Driver) -> None:
@@ -769,3 +770,22 @@ def test_times_never_go_backwards_under_any_mix_of_accesses(driver: Driver) -> N
                 driver.stall(stall)
         times.append(driver.clock.now)
     assert all(before <= now for before, now in pairwise(times))
+
+
+def test_a_mapped_read_of_the_last_byte_gives_0_and_then_stalls_until_an_abort(
+    driver: Driver,
+) -> None:
+    driver.nor.memory[-4:] = b"last"
+    for _ in range(2):
+        driver.write(CCR, QUAD_MAP)
+        end = WINDOW + (32 << 20)
+        assert driver.quadspi.window.direct(end - 0x1001 - WINDOW) is not None
+        assert driver.quadspi.window.direct(end - 1 - WINDOW) is None
+        assert driver.bus.read(end - 4, 2, Master.CORE).to_bytes(2, "little") == b"la"
+        assert driver.bus.read(end - 4, 4, Master.CORE).to_bytes(4, "little") == b"las\0"
+        with pytest.raises(BusStall):
+            driver.bus.read(end - 1, 1, Master.CORE)
+        driver.abort()
+    driver.write(DCR, 25 << 16)
+    driver.write(CCR, QUAD_MAP)
+    assert driver.bus.read(end - 4, 4, Master.CORE).to_bytes(4, "little") == b"last"
