@@ -5,11 +5,11 @@ buffers in SRAM, and posts the call that programs them, while the core is still 
 before.  So the device never waits for the link, and the link is free for other lanes while
 the device works.
 
-What is said to which kind of loader is `dialect`'s business.
+What is said to which kind of loader is `dialect`'s business; how its device is read, `readout`'s;
+how many buffers there are, and how large, `buffer_pool`'s.
 
 Digests are CRC-32s of blocks, computed by the resident helpers where the device is mapped; a
-block that must be read through the loader's `Read` is read into a buffer first.  How the device is
-read is `readout`'s business; how many buffers there are, and how large, `buffer_pool`'s.
+block that must be read through the loader's `Read` is read into a buffer first.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ from gdbserver.flash.feeder import Feeder
 from gdbserver.flash.internal import InternalBank, Pace
 from gdbserver.flash.mover import Mover
 from gdbserver.flash.plan import Download, RegionPlan, SectorPlan, plan
-from gdbserver.loader.call_queue import Busy
+from gdbserver.loader.call_queue import Busy, finish
 from gdbserver.loader.diagnosis import pattern, reset_cause
 from gdbserver.loader.file import LoaderFile
 from gdbserver.loader.own import identity, resized
@@ -163,7 +163,7 @@ class Programmer:
         changes = []
         for region_plan in self._plans(download):
             with self._driver(region_plan.region) as driver:
-                found = _result(driver.compare(region_plan.sectors))
+                found = finish(driver.compare(region_plan.sectors))
                 left = diff(region_plan, found, driver.digest_of)
                 by = self._worker(region_plan.region)
                 changes.append(Change(region_plan, left, by, driver.seconds(left)))
@@ -580,15 +580,6 @@ def _read_afresh(driver: FlashDriver, sector: SectorPlan) -> bytes | None:
     except GdbServerError as error:
         log.debug("no second look: %s", error)
         return None
-
-
-def _result(events: Generator[Event, None, T]) -> T:
-    """Run a driver's operation to its end, with the link all to itself."""
-    while True:
-        try:
-            next(events)
-        except StopIteration as end:
-            return cast(T, end.value)
 
 
 def _internal_banks(flash_kib: int) -> tuple[FlashRegion, ...]:
