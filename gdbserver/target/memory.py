@@ -25,7 +25,6 @@ from gdbserver.chip.stm32h743 import (
     FLASH,
     FLASH_BANK2_OFFSET,
     FLASH_CCR,
-    FLASH_ECC_FA,
     FLASH_SR,
     FLASH_WORD,
     ITCM,
@@ -209,12 +208,16 @@ class Memory:
     # --- Flash that cannot be read ----------------------------------------------------------
 
     def _flash_trouble(self, address: int) -> str | None:
-        """Why flash refused a read at `address`, where the controller knows."""
+        """Why flash refused a read at `address`, where the controller knows.
+
+        Its register for where (ECC_FA) keeps the first error, which may be another, of a bit that
+        was corrected when the program read it.
+        """
         if address not in BANK1 and address not in BANK2:
             return None
         base = FLASH + (FLASH_BANK2_OFFSET if address in BANK2 else 0)
         try:
-            (sr,), (failed,) = self._port.run([Read(base + FLASH_SR), Read(base + FLASH_ECC_FA)])
+            (sr,) = self._port.read(base + FLASH_SR)
         except (AccessRefused, AccessStalled) as error:
             log.debug("%s", error)
             return "the flash controller cannot be read either: is the chip held in reset?"
@@ -223,8 +226,7 @@ class Memory:
             return None
         self._port.write(base + FLASH_CCR, seen)
         if seen & FlashSr.DBECCERR:
-            bank = BANK2 if address in BANK2 else BANK1
-            word = Span.of(bank.start + failed * FLASH_WORD, FLASH_WORD)
+            word = Span.of(address & -FLASH_WORD, FLASH_WORD)
             return (
                 f"ECC cannot correct the flash word at {word}: it was programmed twice, or a"
                 " reset cut its programming short; erasing its sector repairs it"

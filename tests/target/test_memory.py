@@ -125,6 +125,19 @@ def test_an_ecc_error_in_flash_is_explained_and_its_neighbours_are_read(bench: B
     assert rest == bytes(range(0x60, 0x100))
 
 
+def test_the_word_that_ecc_cannot_correct_is_named_and_not_one_that_it_has_corrected(
+    quick: Bench,
+) -> None:
+    quick.board.flash.load(BANK1.start + 0x20000, bytes(range(256)))
+    quick.board.flash.flip_bits(BANK1.start + 0x20080, 1)
+    quick.board.flash.flip_bits(BANK1.start + 0x20040, 3)
+    assert quick.target.read_memory(BANK1.start + 0x20080, 1) == b"\x80"
+    with pytest.raises(MemoryFault) as caught:
+        quick.target.read_memory(BANK1.start + 0x20048, 4)
+    assert caught.value.hint is not None
+    assert "0x08020040-0x0802005f" in caught.value.hint
+
+
 def test_flash_that_cannot_be_read_in_reset_is_named_and_not_its_controller(bench: Bench) -> None:
     bench.board.hold_reset(True, who="button")
     with pytest.raises(MemoryFault, match=r"cannot read memory at 0x08000100-0x08000103") as error:
