@@ -185,10 +185,15 @@ class Feeder:
         return contents
 
     def _stop(self, queue: CallQueue, number: int, *, failed: object) -> None:
-        self._target.write_word(self._block + _STOP, 1)
-        deadline = self._target.deadline(_ACKNOWLEDGED)
-        while queue.poll() <= number and not deadline.expired():
-            pass
+        done = 0
+        try:
+            self._target.write_word(self._block + _STOP, 1)
+            deadline = self._target.deadline(_ACKNOWLEDGED)
+            while (done := queue.poll()) <= number and not deadline.expired():
+                pass
+        finally:
+            if done <= number:
+                queue.give_up()
         if self._filled and not failed and queue.poll() > number:
             self._fill(queue, self._filled)
 

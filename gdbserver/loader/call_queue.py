@@ -473,8 +473,22 @@ class CallQueue:
             deadline = self._target.deadline(first.timeout)
             while not self._at_rest() and not deadline.expired():
                 self._feed_watchdogs()
-        self._target.halt()
+        self._halt()
         self._running = False
+
+    def _halt(self) -> None:
+        """As long as the core runs, RAM cannot be given back: a bus that is busy may pass."""
+        deadline = self._target.deadline(RESET_TIMEOUT)
+        while True:
+            try:
+                return self._target.halt()
+            except AccessStalled:
+                if deadline.expired():
+                    raise
+
+    def give_up(self) -> None:
+        """What is under way does not end by itself: at the end, do not wait for it."""
+        self._broken = True
 
     def _feed_watchdogs(self) -> None:
         if self._watchdogs is not None:

@@ -18,8 +18,9 @@ from gdbserver.chip.stm32h743 import (
     WWDG1,
     FlashSr,
 )
-from gdbserver.errors import FlashError, LoaderReset
+from gdbserver.errors import AccessStalled, FlashError, LoaderReset
 from gdbserver.flash.feeder import BUFFER
+from gdbserver.sim.clock import MILLISECOND
 from gdbserver.sim.rcc import ResetCause
 
 SECTOR = 0x20000
@@ -166,3 +167,23 @@ def test_a_reset_in_the_middle_is_noticed(quick: Bench) -> None:
             break
     with pytest.raises(LoaderReset, match="the chip was reset during feed"):
         list(steps)
+
+
+def test_a_link_that_fails_does_not_keep_the_client_waiting_for_the_feeder(
+    bench_at: Callable[..., Bench],
+) -> None:
+    """The word that stops it does not arrive, and it would go on for ever."""
+    bench = bench_at("sim:cmsis-dap-v2,waits=4")
+    dirty(bench)
+    before = bench.target.read_memory(AXI_SRAM.start, SIZE)
+    steps = bench.programmer.carry_out(download(*BOTH))
+    for step in steps:
+        if step.action == "programmed":
+            bench.board.wait_storm(20 * MILLISECOND)
+            break
+    begun = bench.seconds()
+    with pytest.raises(AccessStalled):
+        list(steps)
+    assert bench.seconds() - begun < 5
+    assert bench.target.is_halted()
+    assert bench.target.read_memory(AXI_SRAM.start, SIZE) == before
