@@ -287,6 +287,7 @@ class Core:
             if self._stepping:
                 self._end_step()
             return
+        start = self.pc
         if not self._thumb:
             self._exceptions.fault(Fault(Cfsr.INVSTATE), self.pc)
         elif self.pc in self._current_breakpoints():
@@ -294,7 +295,8 @@ class Core:
             return
         else:
             self._run(when)
-        if self._stepping and not self._stalled:
+        # A branch to code that was not mapped yet has been executed; what it leads to is not.
+        if self._stepping and not (self._stalled and self.pc == start):
             self._end_step()
 
     def _end_step(self) -> None:

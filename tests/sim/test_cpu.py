@@ -708,6 +708,13 @@ def test_a_loop_that_counts_down_is_found_on_its_way_and_can_be_stepped_from_the
     assert machine.register(4) == left - 2
 
 
+def test_a_step_to_code_that_nobody_has_executed_yet_is_one_step() -> None:
+    machine = Machine("ldr r0, =0x20001001\nbkpt #0\nbx r0").run_to_halt()
+    machine[0x20001000] = 0x22022101  # movs r1, #1; movs r2, #2
+    machine.set_register(15, machine.pc + 2)
+    assert [machine.step() for _ in range(3)] == [0x20001000, 0x20001002, 0x20001004]
+
+
 def test_emptying_a_data_port_is_not_taken_for_waiting() -> None:
     machine = Machine(
         "ldr r0, =0x40000000\nmovs r2, #100\n1: ldr r1, [r0]\nsubs r2, #1\nbne 1b\nbkpt #0"
