@@ -28,10 +28,17 @@ from gdbserver.chip.stm32h743 import (
     FLASH_SR,
     FLASH_WORD,
     ITCM,
+    KIB,
     PERIPHERALS,
     PPB,
     QSPI_WINDOW,
+    QUADSPI_CCR,
+    QUADSPI_CR,
+    QUADSPI_DCR,
+    QUADSPI_DCR_FSIZE_SHIFT,
     FlashSr,
+    QuadspiCcr,
+    QuadspiCr,
 )
 from gdbserver.errors import AccessRefused, AccessStalled, MemoryFault
 from gdbserver.target.link import Access, Deadline, Port, Read, Write, bytes_of, words_of
@@ -50,6 +57,8 @@ PAGE: Final = 256
 RM0433, "QUADSPI memory-mapped mode" and "QUADSPI device configuration register"."""
 
 CACHE_LINE: Final = 32
+_FIFO: Final = 32  # bytes that the QUADSPI reads ahead
+_SMALLEST_NOR: Final = 64 * KIB
 _WAYS, _SETS, _WAY_SHIFT, _SET_SHIFT = 4, 128, 30, 5
 """The H743's D-cache of 16 KiB, as DCCSW counts it."""
 
@@ -78,14 +87,17 @@ class Memory:
         """Raises: MemoryFault, with what is readable before the word that was refused."""
         data = b""
         for piece in _pieces(Span.of(address, length)):
+            shown = Span(piece.start, self._last_shown(piece))
             try:
-                data += self._read_patiently(piece)
+                data += self._read_patiently(shown) if len(shown) else b""
             except AccessRefused as refused:
-                data += self._readable(piece)
+                data += self._readable(shown)
                 bad = address + len(data)
                 fault = MemoryFault("read", Span(bad, max(bad + 1, address + length)), data)
                 fault.hint = self._flash_trouble(bad)
                 raise fault from refused
+            if shown != piece:
+                raise _unshown(Span(shown.end, address + length), data)
         return data
 
     def write(self, address: int, data: bytes) -> None:
@@ -121,6 +133,30 @@ class Memory:
         data = bytes_of(words)
         return data[span.start - start : span.end - start]
 
+    def _last_shown(self, span: Span) -> int:
+        """Where to stop reading: before the end of what the QUADSPI maps, or at the end of `span`.
+
+        ES0392, "Memory-mapped read of last memory byte fails": it reads 0, and read again it stalls
+        the bus for good.  It is read ahead of time, too, when others in the FIFO's 32 bytes are.
+        """
+        if span not in QSPI_WINDOW:
+            return span.end
+        start, end = span.start - QSPI_WINDOW.start, span.end - QSPI_WINDOW.start
+        size = 1 << (end + _FIFO - 1).bit_length() - 1  # the only one that `span` could end with
+        if size < _SMALLEST_NOR or size >= len(QSPI_WINDOW) or start >= size:
+            return span.end
+        try:
+            control, device, how = self._port.read_spread(
+                QUADSPI_CR, [0, QUADSPI_DCR - QUADSPI_CR, QUADSPI_CCR - QUADSPI_CR]
+            )
+        except AccessRefused as error:
+            log.debug("%s", error)
+            return span.end
+        mapped = control & QuadspiCr.EN and how & QuadspiCcr.FMODE == QuadspiCcr.MEMORY_MAPPED
+        if not mapped or 2 << (device >> QUADSPI_DCR_FSIZE_SHIFT & 0x1F) != size:
+            return span.end
+        return max(span.start, QSPI_WINDOW.start + size - _FIFO)
+
     def _readable(self, span: Span) -> bytes:
         """What can be read at the start of a span that cannot be read as a whole."""
         data = b""
@@ -151,6 +187,9 @@ class Memory:
         Raises:
             MemoryFault: none of them can, so there is no need to try those that were asked for.
         """
+        span = Span.of(address, 4 * count)
+        if self._last_shown(span) < span.end:
+            return None
         try:
             return list(self._port.run([Read(address, count)], cacheable=True)[0])
         except AccessRefused as refused:
@@ -232,6 +271,15 @@ class Memory:
                 " reset cut its programming short; erasing its sector repairs it"
             )
         return "this part of flash is protected against being read (PCROP or secure area)"
+
+
+def _unshown(span: Span, readable: bytes) -> MemoryFault:
+    fault = MemoryFault("read", span, readable)
+    fault.hint = (
+        "the QUADSPI's window ends there, and reading its last byte would stall the bus for good "
+        "(ES0392): the program should set QUADSPI_DCR.FSIZE to one more"
+    )
+    return fault
 
 
 def _cacheable(span: Span) -> bool:

@@ -10,10 +10,18 @@ from flash_bench import Bench, download, noise
 
 from gdbserver.chip import cortex_m as cm
 from gdbserver.chip.memory import Span
+from gdbserver.chip.stm32h743 import (
+    QUADSPI_CCR,
+    QUADSPI_CR,
+    QUADSPI_DCR,
+    QUADSPI_DCR_FSIZE_SHIFT,
+    QuadspiCr,
+)
 from gdbserver.errors import (
     FlashError,
     LoaderRefused,
     LoaderTimeout,
+    MemoryFault,
     ProbeError,
 )
 from gdbserver.flash.external import ExternalFlash
@@ -21,6 +29,7 @@ from gdbserver.flash.plan import plan
 from gdbserver.flash.programmer import Programmer
 from gdbserver.loader.own import builtin
 from gdbserver.target.breakpoints import BreakKind
+from gdbserver.target.link import Write
 
 NOR = 0x90000000
 PINS = {"CLK": "PB2", "NCS": "PB6", "IO0": "PF8", "IO1": "PF9", "IO2": "PF7", "IO3": "PF6"}
@@ -288,3 +297,27 @@ def test_pulling_the_probe_out_is_reported_as_such(quick: Bench) -> None:
     with pytest.raises(ProbeError):
         list(steps)
     quick.board.replug()
+
+
+def test_a_debugger_keeps_away_from_the_end_of_a_window_that_ends_with_the_nor(
+    bench: Bench,
+) -> None:
+    bench.target.halt()
+    end = 0x92000000
+    bench.carry_out(download((end - 256, noise(256))))
+    bench.programmer.prepare_external_reads()
+    assert bench.target.read_memory(end - 256, 256) == noise(256)
+    (communication,) = bench.target.read_words(QUADSPI_CCR, 1)
+    bench.target.run(
+        [
+            Write(QUADSPI_CR, [bench.target.read_word(QUADSPI_CR) | QuadspiCr.ABORT]),
+            Write(QUADSPI_DCR, [24 << QUADSPI_DCR_FSIZE_SHIFT]),
+            Write(QUADSPI_CCR, [communication]),
+        ]
+    )
+    for read in (bench.target.read_memory, bench.target.view_memory) * 2:
+        with pytest.raises(MemoryFault) as fault:
+            read(end - 64, 64)
+        assert fault.value.readable == noise(256)[-64:-32]
+        assert "FSIZE to one more" in str(fault.value.hint)
+        assert read(end - 256, 200) == noise(256)[:200]
