@@ -173,6 +173,16 @@ class DebugPort:
             return None
         return self.aps.get(self.select >> 24)
 
+    def read_block(self, words: int) -> bytes | None:
+        """So many reads of DRW, and one of RDBUFF; None, and nothing done, if that is not plain."""
+        ap = self.ready_for_block
+        data = ap.read_block(words) if ap is not None else None
+        if data is not None:
+            self._active = ap
+            self._done(int.from_bytes(data[-4:], "little"))
+            self._set(CtrlStat.READOK)
+        return data
+
     def _read(self, address: int) -> int:
         bank = self.select & 0xF
         if address == 0x0:

@@ -395,8 +395,7 @@ class Link:
         None, and nothing done, where they have to be made one by one.
         """
         self.machine.run_until(self._probe)
-        ap = self.machine.debug_port.ready_for_block
-        data = ap.read_block(words) if ap is not None else None
+        data = self.machine.debug_port.read_block(words)
         if data is not None:
             self._judge(True, access_port.DRW)
             self._pass_requests(words + 1, (words + 1) * self._whole_time)

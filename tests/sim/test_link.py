@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gdbserver.chip.memory import Span
@@ -140,6 +140,14 @@ packets = st.lists(
 
 
 @settings(max_examples=150, deadline=None)
+@example(  # RDBUFF has what was read last, also where that was read in one go
+    [
+        (AP_READ | TAR, 0),
+        (AP_WRITE | TAR, RAM.start),
+        *[(AP_READ | DRW, 0)] * 2,
+        (DP_READ | RDBUFF, 0),
+    ]
+)
 @given(packets)
 def test_a_packet_does_and_costs_the_same_however_it_is_carried_out(
     packet: list[tuple[int, int]],
