@@ -62,7 +62,7 @@ async def _help(desk: Desk, _arguments: str) -> None:
 async def _reset(desk: Desk, arguments: str) -> None:
     # GDB believes that a core to which it can send a monitor command is halted, so it is.
     if arguments:
-        raise BadRequest(f"monitor reset knows halt and init, not {arguments!r}")
+        raise BadRequest(f"monitor reset knows halt, init and run, not {arguments!r}")
     await desk.bench.target.call(Target.reset, halt=True)
     await desk.say("reset; the core is halted at its first instruction\n")
     if desk.init_external:
@@ -332,6 +332,7 @@ COMMANDS = {
     "halt": MonitorCommand("halt the core", _halt),
     "reset": MonitorCommand("reset the chip; the core halts at its first instruction", _reset),
     "reset halt": MonitorCommand("the same", _reset),
+    "reset run": MonitorCommand("the same: it runs when GDB continues, or leaves", _reset),
     "reset init": MonitorCommand("the same, and make the external flash readable", _reset_init),
     "flash mass_erase": MonitorCommand(
         "[internal|external|all]: erase whole flash devices", _mass_erase

@@ -77,7 +77,7 @@ def test_each_kind_of_failure_is_remembered_newest_first() -> None:
     [
         ("reset", "reset", ""),
         ("  reset   halt ", "reset halt", ""),
-        ("reset run", "reset", "run"),
+        ("reset hard", "reset", "hard"),
         ("flash mass_erase all", "flash mass_erase", "all"),
         ("writeDP 0x2 0xF0", "WriteDP", "0x2 0xF0"),
     ],
