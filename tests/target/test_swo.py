@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from target_bench import Bench, make_bench
 
-from gdbserver.chip.stm32h743 import GPIO_STRIDE, GPIOA
+from gdbserver.chip.stm32h743 import GPIO_STRIDE, GPIOA, SWO
 from gdbserver.target.swo import PortText, Swo
 
 TRACE_HZ = 100_000_000
@@ -93,6 +93,22 @@ def test_what_is_printed_right_after_a_reset_is_heard(talker: Bench) -> None:
     talker.target.resume()
     heard = listen(talker, swo, 100)
     assert PortText(0).feed(heard).startswith(b"Hello, wire.\nHello, wire.\n")
+    swo.stop()
+
+
+def test_a_client_can_set_the_swo_up_itself_after_a_reset(talker: Bench) -> None:
+    """As cortex-debug does, by GDB's `set` commands, where it is told where the SWO is."""
+    swo = Swo(talker.target, TRACE_HZ, 2_000_000)
+    swo.start()
+    talker.target.reset(halt=True)
+    talker.target.write_word(SWO + 0xF0, 2)
+    talker.target.write_word(SWO + 0x10, TRACE_HZ // 2_000_000 - 1)
+    talker.target.write_word(0xE0000E80, 0x1000D)
+    talker.target.write_word(0xE0000E00, 1)
+    talker.target.resume()
+    heard = listen(talker, swo, 100)
+    assert PortText(0).feed(heard).startswith(b"Hello, wire.\n")
+    assert PortText(1).feed(heard) == b""
     swo.stop()
 
 
