@@ -23,6 +23,7 @@ from gdbserver.chip.memory import FlashRegion, Span, merge
 from gdbserver.chip.stm32h743 import (
     FLASH,
     FLASH_BANK2_OFFSET,
+    FLASH_OPTSR_CUR,
     FLASH_PRAR_CUR,
     FLASH_SCAR_CUR,
     ITCM,
@@ -51,7 +52,7 @@ from gdbserver.loader.call_queue import Busy, finish
 from gdbserver.loader.diagnosis import pattern, reset_cause
 from gdbserver.loader.file import LoaderFile
 from gdbserver.loader.own import identity, resized
-from gdbserver.target.target import Target
+from gdbserver.target.target import Target, check_rdp
 
 log = logging.getLogger(__name__)
 
@@ -221,21 +222,23 @@ class Programmer:
 
     @contextmanager
     def _noticing_resets(self, job: str) -> Iterator[None]:
-        """Whatever it is that fails because the chip was reset: that it was is what helps."""
+        """Whatever it is that fails because the chip was reset, or protected: that it was is what
+        helps."""
         target = self._target
         resets, before, after = target.unasked_resets, 0, 0
         try:
             before = target.read_word(RCC_RSR)
             yield
-        except ChipReset:
+        except (ChipReset, ChipLocked):
             raise
         except (FlashError, TargetError) as error:
             try:
                 if not target.is_halted():
                     target.halt()
                 after = target.read_word(RCC_RSR)
-            except HeldInReset as held:
-                raise held from error
+                check_rdp(target.read_word(FLASH + FLASH_OPTSR_CUR))
+            except (HeldInReset, ChipLocked) as reason:
+                raise reason from error
             except GdbServerError as failure:
                 log.debug("whether there was a reset cannot be seen: %s", failure)
             if target.unasked_resets == resets:

@@ -43,6 +43,7 @@ from gdbserver.chip.stm32h743 import (
     DbgmcuCr,
 )
 from gdbserver.errors import (
+    AccessRefused,
     AccessStalled,
     ChipLocked,
     GdbServerError,
@@ -105,6 +106,12 @@ class ChipInfo:
     """Sectors of internal flash that WPSN protects, as addresses, ascending."""
     optsr: int
     """FLASH_OPTSR_CUR as it is."""
+
+
+def check_rdp(optsr: int) -> None:
+    """Raises: ChipLocked, when FLASH_OPTSR_CUR says that the chip is read-protected."""
+    if level := {0xAA: 0, 0xCC: 2}.get(optsr >> OPTSR_RDP_SHIFT & 0xFF, 1):
+        raise ChipLocked(level)
 
 
 class Target:
@@ -180,6 +187,9 @@ class Target:
             self.chip = self._identify(finish)
         except AccessStalled as stall:
             stall.hint = _ASLEEP
+            raise
+        except AccessRefused as refused:
+            refused.hint = "does the reset button, another probe, or a part hold NRST low?"
             raise
 
     def _set_up_dbgmcu(self) -> None:
@@ -269,15 +279,13 @@ class Target:
             [0, first - FLASH_OPTSR_CUR, second - FLASH_OPTSR_CUR],
             before,
         )
-        rdp_level = {0xAA: 0, 0xCC: 2}.get(optsr >> OPTSR_RDP_SHIFT & 0xFF, 1)
-        if rdp_level:
-            raise ChipLocked(rdp_level)
+        check_rdp(optsr)
         ((flash_size,),) = self._port.run([*self._breakpoints.start(), Read(FLASH_SIZE)])
         return ChipInfo(
             device_id=idcode & 0xFFF,
             revision=REVISIONS.get(idcode >> 16, f"{idcode >> 16:#06x}"),
             flash_kib=flash_size & 0xFFFF,
-            rdp_level=rdp_level,
+            rdp_level=0,
             swap_bank=bool(optsr & OPTSR_SWAP_BANK),
             protected_sectors=tuple(
                 Span.of(bank.start + sector * SECTOR, SECTOR)

@@ -10,9 +10,10 @@ from flash_bench import Bench, download, noise
 
 from gdbserver.chip.memory import Span
 from gdbserver.chip.stm32h743 import FLASH, FLASH_WPSN_CUR
-from gdbserver.errors import FlashError, OutsideFlash, VerifyError
+from gdbserver.errors import ChipLocked, FlashError, OutsideFlash, VerifyError
 from gdbserver.flash.programmer import Programmer
 from gdbserver.loader.own import builtin
+from gdbserver.sim.flash_interface import SharedRegisters
 from gdbserver.sim.options import DEFAULT_PINS
 from gdbserver.target.target import Target
 
@@ -234,3 +235,14 @@ def test_early_silicon_without_that_register_is_programmed_all_the_same(
     bench.carry_out(download((0x90000000, noise(0x1000))))
     assert bench.contents(Span.of(0x90000000, 0x1000)) == noise(0x1000)
     assert "AXI SRAM may be read wrongly (ES0392)" in caplog.text
+
+
+def test_read_protection_that_comes_in_between_is_named(quick: Bench) -> None:
+    flash = quick.board.flash
+    flash.load(0x08000000, noise(100))
+    steps = quick.programmer.carry_out(download((0x08000000, noise(SECTOR, 1))))
+    next(steps)
+    flash.shared.update(SharedRegisters.OPTSR_PRG, RDP=0x55)
+    flash.change_options()
+    with pytest.raises(ChipLocked, match=r"read-protected \(RDP level 1\)"):
+        list(steps)

@@ -13,7 +13,14 @@ from target_bench import LINKS, load
 from gdbserver.chip.cortex_m import DEMCR, DHCSR, Dhcsr
 from gdbserver.chip.memory import Span
 from gdbserver.chip.stm32h743 import DBGMCU, DBGMCU_APB4FZ1_OFFSET, DBGMCU_CR_OFFSET
-from gdbserver.errors import ChipLocked, HeldInReset, ProbeError, StreamStalled, explain
+from gdbserver.errors import (
+    AccessRefused,
+    ChipLocked,
+    HeldInReset,
+    ProbeError,
+    StreamStalled,
+    explain,
+)
 from gdbserver.sim.bus import Master
 from gdbserver.sim.probe import SimProbe
 from gdbserver.target.breakpoints import BreakKind
@@ -284,6 +291,17 @@ def test_a_chip_whose_nrst_is_pulled_low_is_said_to_be_held_in_reset(
     target.reset(halt=True)
     assert target.is_halted()
     target.close()
+
+
+@pytest.mark.parametrize("link", ["cmsis-dap-v2", "stlink-v3"])
+def test_who_attaches_to_a_chip_that_is_held_in_reset_hears_what_may_hold_it(link: str) -> None:
+    probe = find_probe(f"sim:{link}")
+    probe.board.hold_reset(True, who="button")
+    with pytest.raises(AccessRefused) as error:
+        Target.behind(probe, connect=Connect.ATTACH)
+    assert error.value.hint == "does the reset button, another probe, or a part hold NRST low?"
+    probe.board.hold_reset(False, who="button")
+    Target.behind(probe, connect=Connect.ATTACH).close()
 
 
 @pytest.mark.parametrize("link", ["cmsis-dap-v2", "stlink-v3"])
