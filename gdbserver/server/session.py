@@ -178,6 +178,7 @@ class Session:
 
     async def _answer(self, command: commands.Command) -> bytes | None:
         if isinstance(command, _LISTENING):
+            self._look_due = 0.0  # a step is told of before what comes next
             return await self._try(command)
         client = self._client
         wait = client.heard_while if isinstance(command, _LONG) else client.while_waiting

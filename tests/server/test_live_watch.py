@@ -101,3 +101,20 @@ def test_a_core_that_was_made_to_halt_is_told_of_before_the_next_answer(
             assert heard[-2].startswith(b"%Stop:T0")
 
     trio.run(story)
+
+
+def test_a_step_is_told_before_what_the_client_asks_for_next(drills_elf: Path) -> None:
+    """GDB 13 does not start the next run of a program that it kills in the middle of a step."""
+    machine = open_machine(elf=drills_elf)
+
+    async def story() -> None:
+        async with lent(machine) as bench, connected(bench) as client:
+            await client.ask(b"QNonStop:1")
+            assert (await client.ask(b"?") or b"").startswith(b"T")
+            for then in (b"vStopped", b"vKill;1"):
+                await client.stream.send_all(frame(b"vCont;s:1") + frame(then))
+                assert await client.hear() == b"OK"
+                assert (await client.hear() or b"").startswith(b"%Stop:T05")
+                assert await client.hear() == b"OK"
+
+    trio.run(story)
