@@ -108,8 +108,8 @@ class MemAp:
         self.enabled = enabled
         self.on_fault: Callable[[], None] = lambda: None
         """Called when the bus refused a transfer that the debugger still waits for."""
-        self.on_access: Callable[[Span, bool, bool], None] | None = None
-        """Called with what is accessed, whether that is a write, and whether it is cacheable."""
+        self.on_access: Callable[[int, int, bool, bool], None] | None = None
+        """Called with an address and a length, whether it is a write, and whether cacheable."""
         self._clock = clock
         self._master = master
         self._reaches = reaches
@@ -227,7 +227,7 @@ class MemAp:
     def _transfer(self, access: _Access) -> None:
         if not self.enabled or not self._reaches(access.address):
             raise BusError("write" if access.write else "read", access.address)
-        self._tell(Span.of(access.address, access.size), access.write)
+        self._tell(access.address, access.size, access.write)
         lane = 8 * (access.address & 3)
         mask = (1 << 8 * access.size) - 1
         if access.write:
@@ -236,9 +236,9 @@ class MemAp:
         else:
             self._data |= self.bus.read(access.address, access.size, self._master) << lane
 
-    def _tell(self, span: Span, write: bool) -> None:
+    def _tell(self, address: int, length: int, write: bool) -> None:
         if self.on_access is not None:
-            self.on_access(span, write, bool(self._csw & _CSW_CACHEABLE))
+            self.on_access(address, length, write, bool(self._csw & _CSW_CACHEABLE))
 
     def _increment(self, address: int, size: int) -> None:
         self.tar = address & ~(_INCREMENT_WRAP - 1) | address + size & _INCREMENT_WRAP - 1
@@ -278,7 +278,7 @@ class MemAp:
         elif isinstance(device, Mappable):
             data = _look(device, self.tar - span.start, 4 * words)
         if data is not None:
-            self._tell(Span.of(self.tar, len(data)), False)
+            self._tell(self.tar, len(data), False)
             self._increment(self.tar, len(data))
         return data
 
@@ -301,7 +301,7 @@ class MemAp:
         They are fewer when one was refused, or hangs on the bus: that is the last.
         """
         start, done = self.tar, len(data)
-        self._tell(Span.of(start, done), True)
+        self._tell(start, done, True)
         try:
             self.bus.write_block(start, data, self._master)
         except BusStall as stall:

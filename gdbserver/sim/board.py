@@ -441,10 +441,10 @@ class Board:
             2: MemAp(APB_AP, self.clock, self.apb_d, Master.AP2, base=components.AP2_ROM | 3),
         }
 
-    def _debugger_accesses(self, span: Span, write: bool, cacheable: bool) -> None:
+    def _debugger_accesses(self, start: int, length: int, write: bool, cacheable: bool) -> None:
         caches = self.scs.caches
         if caches.ccr:
-            caches.debugger_access(span, write=write, looks_up=cacheable)
+            caches.debugger_access(Span.of(start, length), write=write, looks_up=cacheable)
 
     def _ap0_reaches(self, address: int) -> bool:
         """While the chip is in reset, the core's debug units answer and nothing behind them.
@@ -473,12 +473,8 @@ class Board:
 
     def run_until(self, when: int) -> None:
         """Let the core run, or time pass, until `when`: never less, perhaps a little more."""
-        clock, core = self.clock, self.core
-        if when > clock.now:
-            if core.halted and when < clock.quiet_until:
-                clock.now = when  # as long as it takes to find that out
-            else:
-                core.run_until(when)
+        if when > self.clock.now and not (self.core.halted and self.clock.passes_quietly(when)):
+            self.core.run_until(when)
 
     def next_change(self) -> int | None:
         return self.clock.next_change()

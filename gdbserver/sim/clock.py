@@ -91,6 +91,13 @@ class Clock:
             make_events()
         return self.next_event
 
+    def passes_quietly(self, when: int) -> bool:
+        """Let time pass until `when`, if nothing happens by then; whether it has passed."""
+        if self._events and self._events[0][0] <= when:
+            return False
+        self.now = max(self.now, when)
+        return True
+
     def advance_to(self, when: int) -> None:
         """Let time pass until `when`, and let everything happen that is due by then."""
         if when >= self.quiet_until:
