@@ -148,7 +148,8 @@ class Programmer:
     def _carry_out(self, download: Download) -> Generator[Step, None, None]:
         plans = self._plans(download)
         with Feeder(self._target) as feeder, Mover(self._target) as mover:
-            # A loader needs the core for itself: beside it, internal flash is streamed to.
+            # A loader needs the core for itself: beside it, internal flash is streamed to, or fed
+            # by the MDMA.
             alone = all(p.region in self._banks for p in plans)
             beside = None if self._is_itcm_taken() else mover
             helpers = (feeder, None) if alone else (None, beside)
@@ -250,8 +251,6 @@ class Programmer:
         if region not in self._banks:
             return
         chip = self._target.chip
-        if chip.rdp_level:
-            raise ChipLocked(chip.rdp_level)
         protected = [
             sector for sector in chip.protected_sectors if any(len(sector & span) for span in spans)
         ]

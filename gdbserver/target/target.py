@@ -100,7 +100,7 @@ class ChipInfo:
     """The letter of the die's revision, "V" for the current one, or the REV_ID in hex."""
     flash_kib: int
     rdp_level: int
-    """Read protection: 0, 1 or 2."""
+    """Read protection: 0, because a chip that has any is refused."""
     swap_bank: bool
     protected_sectors: tuple[Span, ...]
     """Sectors of internal flash that WPSN protects, as addresses, ascending."""

@@ -39,6 +39,7 @@ def open_machine() -> Machine:
 def server(caplog: pytest.LogCaptureFixture) -> Iterator[Server]:
     caplog.set_level("INFO", "gdbserver")
     with Server(open_machine, Options(rtt_port=0)) as server:
+        port(caplog, "0")  # it may be said any moment, and between set-up and test nobody listens
         yield server
 
 
