@@ -169,17 +169,21 @@ def test_a_reset_in_the_middle_is_noticed(quick: Bench) -> None:
         list(steps)
 
 
+@pytest.mark.parametrize("milliseconds", [3, 8, 20])
 def test_a_link_that_fails_does_not_keep_the_client_waiting_for_the_feeder(
-    bench_at: Callable[..., Bench],
+    bench_at: Callable[..., Bench], milliseconds: int
 ) -> None:
-    """The word that stops it does not arrive, and it would go on for ever."""
+    """The word that stops it does not arrive, and it would go on for ever.
+
+    The link is good again before that is noticed, or only after.
+    """
     bench = bench_at("sim:cmsis-dap-v2,waits=4")
     dirty(bench)
     before = bench.target.read_memory(AXI_SRAM.start, SIZE)
     steps = bench.programmer.carry_out(download(*BOTH))
     for step in steps:
         if step.action == "programmed":
-            bench.board.wait_storm(20 * MILLISECOND)
+            bench.board.wait_storm(milliseconds * MILLISECOND)
             break
     begun = bench.seconds()
     with pytest.raises(AccessStalled):
