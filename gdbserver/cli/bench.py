@@ -54,7 +54,6 @@ class Bench:
         wiring = chosen_wiring(qspi_pins, board)
         self.loaders: list[LoaderFile] = [load_loader(name, wiring) for name in loaders]
         self.reporter = shown
-        self._unfinished = False
 
     def possible_flash(self) -> list[Span]:
         """Where flash can be.  How large a chip and a NOR are, they say themselves, later."""
@@ -67,22 +66,23 @@ class Bench:
     def machine(self, *, resume: bool = True, verify: Verify = "digest") -> Iterator[Machine]:
         """The chip; afterwards its core runs, or stays halted.
 
-        A core whose program was left unfinished in flash is not let go.
+        `Machine.close` knows when it is not to run after all.
         """
         with _ending_like_ctrl_c():
             target = Target.open(self._probe, connect=self._connect, frequency=self._frequency)
+            leave = target.close
             try:
-                yield Machine(target, Programmer(target, self.loaders, verify=verify))
+                machine = Machine(target, Programmer(target, self.loaders, verify=verify))
+                leave = machine.close
+                yield machine
             finally:
-                target.close(resume=resume and not self._unfinished)
+                leave(resume=resume)
 
     def carry_out(self, steps: Generator[Step, None, None]) -> None:
         """Closing the steps brings the devices to rest, whatever ends the loop."""
         with closing(steps):
             for step in steps:
-                self._unfinished = True
                 self.reporter.step(step)
-        self._unfinished = False
 
 
 @contextmanager

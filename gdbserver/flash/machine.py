@@ -15,6 +15,10 @@ class Machine:
     target: Target
     programmer: Programmer
 
+    def close(self, *, resume: bool = True) -> None:
+        """`Target.close`; but a core whose program is half in flash stays halted."""
+        self.target.close(resume=resume and not self.programmer.unfinished)
+
 
 def describe_chip(target: Target) -> list[str]:
     """What is on the other end of the probe, a line each: also what the server prints first."""

@@ -110,6 +110,8 @@ class Programmer:
         self._loaders = list(loaders)
         self._banks = _internal_banks(target.chip.flash_kib)
         self._pace = Pace()
+        self.unfinished = False
+        """Whether flash holds no whole program, because a download ended in the middle."""
         self._met: set[int] = set()
         """Which of the loaders have said how large their device really is."""
         self._check_disjoint()
@@ -155,7 +157,12 @@ class Programmer:
             helpers = (feeder, None) if alone else (None, beside)
             lanes = [_Lane(self._driver(p.region, *helpers), p, self._verify) for p in plans]
             lanes.sort(key=lambda lane: lane.seconds, reverse=True)
-            yield from self._run(lanes)
+            try:
+                yield from self._run(lanes)
+            except BaseException:
+                self.unfinished |= any(lane.has_changed_flash for lane in lanes)
+                raise
+            self.unfinished = False
 
     def preview(self, download: Download) -> list[Change]:
         """What `carry_out` would do: flash is compared with it, and not changed.
@@ -424,6 +431,7 @@ class _Lane:
         self.seconds = driver.seconds(region_plan)
         self._last = Step("waiting", self._region, self._region.span, 0, 0)
         self.external = isinstance(driver, ExternalFlash)
+        self.has_changed_flash = False
 
     def run(self) -> Generator[Busy | Step, None, None]:
         with self._driver as driver:
@@ -436,6 +444,7 @@ class _Lane:
                 "%s: %d of %d sectors change", self._region, len(left.sectors), len(everything)
             )
             self._expect(erased=left.erase_bytes, programmed=left.program_bytes)
+            self.has_changed_flash = bool(left.sectors)
             yield from self._tell(driver.change(left.sectors))
             wrong = yield from self._verify(driver, left)
             again = replace(

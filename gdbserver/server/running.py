@@ -116,14 +116,14 @@ def watch_over(target: Target) -> bool:
     return halted
 
 
-def let_go(target: Target) -> None:
+def let_go(target: Target, *, resume: bool = True) -> None:
     """What `detach` leaves behind: the program running, with its faults its own affair."""
     target.reach()
     target.clear_all_breakpoints()
     target.catch_faults(Demcr(0))
     target.chosen_catch = DEFAULT_CATCH
     target.step_interrupts(False)
-    if target.is_halted():
+    if resume and target.is_halted():
         target.resume()
 
 

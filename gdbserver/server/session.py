@@ -7,14 +7,14 @@ sleep between two looks at the core.
 Rule 1: the client's name for a thing (a packet) ends in `_execute`, and the machine's begins.
 Rule 2: each packet gets one reply, or none.
 Rule 3: whatever ends a session, its breakpoints are gone from the hardware afterwards and the
-core goes on, as `detach` would leave it.
+core goes on, as `detach` would leave it: unless a download has left half a program in flash.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Final, assert_never
 
@@ -81,6 +81,7 @@ class Session:
         program: KnownProgram | None = None,
     ) -> None:
         self._target = bench.target
+        self._programmer = bench.programmer
         self._control = control
         self._name = name
         self._leave_halted = leave_halted
@@ -141,7 +142,7 @@ class Session:
             if self._leave_halted:
                 await self._target.call(Target.clear_all_breakpoints)
             else:
-                await self._target.call(let_go)
+                await self._let_go()
         except GdbServerError as error:
             log.error("the core could not be released: %s", "; ".join(explain(error)))
 
@@ -392,7 +393,7 @@ class Session:
                 # Only who controls the core lets it go; to a reader it means "good-bye".
                 if self._control.holder == self._name:
                     self._running.forget()
-                    await self._part_with(command, let_go)
+                    await self._part_with(command, self._let_go())
                 self._threads.told = False
                 return replies.OK
             case commands.Kill(by_id):
@@ -401,7 +402,7 @@ class Session:
                 self._check_control()
                 self._running.forget()
                 self._threads.told = False
-                if await self._part_with(command, restart):
+                if await self._part_with(command, self._target.call(restart)):
                     log.info("killed: the core stands at reset")
                 # GDB sends `k` when it hangs up anyway; LLDB waits for a word.
                 return replies.OK if by_id else replies.killed(SIGKILL)
@@ -428,15 +429,23 @@ class Session:
             case _:
                 assert_never(command)  # so a command that nobody handles does not type-check
 
-    async def _part_with(
-        self, command: commands.Command, farewell: Callable[[Target], None]
-    ) -> bool:
+    async def _let_go(self) -> None:
+        """Leave the core running, if there is a program for it to run."""
+        unfinished = await self._programmer.call(lambda programmer: programmer.unfinished)
+        await self._target.call(let_go, resume=not unfinished)
+        if unfinished:
+            log.warning(
+                "the last download was not finished, so flash holds no whole program: the core "
+                "stays halted; load again"
+            )
+
+    async def _part_with(self, command: commands.Command, farewell: Awaitable[None]) -> bool:
         """Leave the core as `command` wants it; False where the chip is out of reach.
 
         That is no error for the client: GDB would hold on to its program, and come no further.
         """
         try:
-            await self._target.call(farewell)
+            await farewell
         except ProbeError as error:
             self._note(command, error)
             return False

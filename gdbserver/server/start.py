@@ -108,7 +108,7 @@ def serve(
     with open_door(options) as door, endings_noted() as noted, ExitStack() as stack:
         with uncollected():  # of what is made here, the probe's driver and so on, all stays
             machine = open_machine()
-            stack.callback(machine.target.close)
+            stack.callback(machine.close)
             if not options.has_channels:
                 on_listening(door.port)
             from gdbserver.server.serve import run  # noqa: PLC0415  # see above

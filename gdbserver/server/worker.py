@@ -213,5 +213,5 @@ async def lending(machine: Machine) -> AsyncIterator[Bench]:
         yield bench
     finally:
         with trio.CancelScope(shield=True):
-            await bench.target.call(Target.close)
+            await hand.do(machine.close)
         hand.rest()

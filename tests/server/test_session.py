@@ -269,6 +269,10 @@ def test_a_client_that_vanishes_during_a_download_leaves_order(
     board = board_of(machine)
     program = board.flash.contents(Span.of(BANK1.start, 0x400))
     _fill(board)
+    halted = (
+        "the last download was not finished, so flash holds no whole program: the core stays "
+        "halted; load again"
+    )
 
     async def story(bench: Bench) -> None:
         control = Control()
@@ -276,7 +280,16 @@ def test_a_client_that_vanishes_during_a_download_leaves_order(
             await client.ask(b"?")
             assert await client.ask(b"vFlashErase:8000000,200000") == b"OK"
             await client.send(b"vFlashDone")
-        assert not board.core.halted
+            while not board.flash.erases:
+                await trio.lowlevel.checkpoint()
+        # A program of which half is gone would do anything.
+        assert board.core.halted
+        assert caplog.messages[-1] == halted
+        # Whoever only looks leaves it like that.
+        async with connected(bench, control) as client:
+            assert (await client.ask(b"?") or b"")[:1] == b"T"
+            assert await client.ask(b"D") == b"OK"
+            assert board.core.halted
         # The next one starts from nothing, and what it wants is done.
         async with connected(bench, control) as client:
             assert (await client.ask(b"?") or b"")[:1] == b"T"
@@ -284,6 +297,8 @@ def test_a_client_that_vanishes_during_a_download_leaves_order(
             assert await client.ask(b"vFlashWrite:8000000:" + program) == b"OK"
             assert await client.ask(b"vFlashDone") == b"OK"
             assert board.flash.contents(Span.of(BANK1.start, len(program))) == program
+            assert await client.ask(b"D") == b"OK"
+            assert not board.core.halted
 
     on_bench(machine, story)
     assert "load: the client disconnected in the middle; what was done stays done" in [
@@ -291,6 +306,41 @@ def test_a_client_that_vanishes_during_a_download_leaves_order(
     ]
     erased = sum(board.flash.erases.values())
     assert erased < 17
+
+
+def test_a_client_that_vanishes_before_its_download_begins_leaves_the_old_program_running(
+    machine: Machine,
+) -> None:
+    async def story(bench: Bench) -> None:
+        async with connected(bench) as client:
+            await client.ask(b"?")
+            assert await client.ask(b"vFlashErase:8000000,20000") == b"OK"
+            assert await client.ask(b"vFlashWrite:8000000:" + bytes(64)) == b"OK"
+        assert not board_of(machine).core.halted
+
+    on_bench(machine, story)
+
+
+def test_a_download_that_failed_in_the_middle_leaves_the_core_halted_to_the_end(
+    machine: Machine,
+) -> None:
+    board = board_of(machine)
+    board.flash.fail_cell(BANK2.start + 0x10)
+
+    async def story(bench: Bench) -> None:
+        async with connected(bench) as client:
+            await client.ask(b"?")
+            assert await client.ask(b"vFlashErase:8100000,20000") == b"OK"
+            assert await client.ask(b"vFlashWrite:8100000:" + bytes(64)) == b"OK"
+            assert (await client.ask(b"vFlashDone") or b"")[:1] == b"E"
+            # One that is refused before anything happens does not make it better.
+            assert (await client.ask(b"vFlashErase:20000000,20000") or b"")[:1] == b"E"
+            assert await client.ask(b"D") == b"OK"
+            assert board.core.halted
+
+    on_bench(machine, story)
+    assert machine.target.link.closed
+    assert board.core.halted
 
 
 def test_a_fault_after_detach_is_the_programs_own_affair(
