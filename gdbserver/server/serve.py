@@ -15,7 +15,7 @@ from gdbserver.errors import GdbServerError
 from gdbserver.flash.machine import Machine
 from gdbserver.server.control import Control
 from gdbserver.server.hosting import Hosting
-from gdbserver.server.listening import listening, piped, welcoming
+from gdbserver.server.listening import Prompt, listening, piped, welcoming
 from gdbserver.server.rtt import Channels
 from gdbserver.server.session import Session
 from gdbserver.server.start import ENDINGS, Door, Options
@@ -172,7 +172,8 @@ class _House:
             name = "{}:{}".format(*peer[:2])
         else:
             name = f"connection {next(self._numbers)}"  # they all have the same address
-        await self.serve(stream, name)
+        async with Prompt.instead_of(stream) as prompt:
+            await self.serve(prompt, name)
 
     async def serve(self, stream: trio.abc.Stream, name: str) -> None:
         """Serve one client."""
