@@ -40,7 +40,7 @@ HOMES = {
     "elftools": {"loader/file", "loader/own", "flash/image", "program"},
     "bincopy": {"flash/image"},
     "rich": {"cli/progress"},
-    "construct": {"chip", "sim", "loader/file", "loader/call_queue", "flash/external"},
+    "construct": {"chip", "sim", "loader/file", "loader/resident"},
 }
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

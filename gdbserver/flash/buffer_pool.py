@@ -81,7 +81,7 @@ class BufferPool:
     def begin(self, length: int, program_seconds: float) -> None:
         """So many bytes are to come, each of which the device takes so long to program."""
         self.left = length
-        link_seconds = self._queue.seconds_per_byte
+        link_seconds = self._queue.ram.seconds_per_byte
         waits = link_seconds > program_seconds  # the device for the link, anyway
         self._grows = not waits
         room = self._queue.free
@@ -128,7 +128,7 @@ class BufferPool:
     def give_back(self, time: float = math.inf) -> None:
         """Let the RAM of those that are free be as it was: as many as the link can in that time."""
         while self._free:
-            time -= len(self._free[0]) * self._queue.seconds_per_byte
+            time -= len(self._free[0]) * self._queue.ram.seconds_per_byte
             if time < 0:
                 return
             self._return(self._free.popleft())
@@ -151,12 +151,12 @@ class BufferPool:
     def _borrow(self, size: int) -> Span:
         buffer = Span.of(self._next, size)
         self._next += size + self._margin
-        self._queue.borrow(Span(buffer.start, self._next))
+        self._queue.ram.borrow(Span(buffer.start, self._next))
         self._all.add(buffer)
         return buffer
 
     def _return(self, buffer: Span) -> None:
-        self._queue.give_back(buffer.start)
+        self._queue.ram.give_back(buffer.start)
         self._all.remove(buffer)
 
     def _new_size(self, time: float) -> int:
@@ -166,7 +166,7 @@ class BufferPool:
         """
         size = self.full_size
         if self._grows:
-            affordable = max(0.0, time) / (2 * self._queue.seconds_per_byte)
+            affordable = max(0.0, time) / (2 * self._queue.ram.seconds_per_byte)
             size = min(size, int(affordable) // self._small * self._small)
             if len(self._lent) < _FEW:
                 size = max(size, min(self._small, self.full_size))
@@ -187,7 +187,7 @@ class BufferPool:
         """Make small ones of it, to be used next; the result is the first."""
         if len(buffer) <= self._last:
             return buffer
-        self._queue.cut(buffer.start, self._last)
+        self._queue.ram.cut(buffer.start, self._last)
         first, *others = (
             Span(start, min(start + self._last, buffer.end))
             for start in range(buffer.start, buffer.end, self._last)

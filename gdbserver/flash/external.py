@@ -36,15 +36,7 @@ from gdbserver.flash.buffer_pool import BufferPool
 from gdbserver.flash.driver import Did, Event
 from gdbserver.flash.packing import MARGIN, pack
 from gdbserver.flash.plan import RegionPlan, SectorPlan
-from gdbserver.loader.call_queue import (
-    FOREIGN_STACK,
-    OWN_STACK,
-    RESULTS,
-    SPREAD,
-    Busy,
-    CallQueue,
-    finish,
-)
+from gdbserver.loader.call_queue import Busy, CallQueue, finish
 from gdbserver.loader.diagnosis import (
     explain_refusal,
     explain_timeout,
@@ -57,6 +49,7 @@ from gdbserver.loader.known_state import caches_off
 from gdbserver.loader.nor_survey import Die, find_die
 from gdbserver.loader.quadspi_state import QuadspiState, Sample, switch_off_unless_mapped
 from gdbserver.loader.readout import Readout
+from gdbserver.loader.resident import RESULTS, SPREAD
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)
@@ -125,7 +118,6 @@ class ExternalFlash:
             good=loader.good,
             queued=queued,
             quick=loader.finds_out,
-            stack=OWN_STACK if loader.finds_out else FOREIGN_STACK,
         )
         self._buffers = BufferPool(self._queue, self.region.page_size)
         if not self._buffers.full_size:

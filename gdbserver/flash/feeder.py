@@ -58,7 +58,7 @@ from typing import Final, Self
 from gdbserver.chip.memory import Span
 from gdbserver.errors import FlashError
 from gdbserver.flash.packing import MARGIN, PIECE, pack
-from gdbserver.loader.call_queue import OWN_STACK, CallQueue
+from gdbserver.loader.call_queue import CallQueue
 from gdbserver.loader.file import Image, built
 from gdbserver.target.link import Read, Write, bytes_of, words_of
 from gdbserver.target.target import Target
@@ -156,14 +156,14 @@ class Feeder:
 
     def _open(self, size: int, *, search: bool) -> CallQueue:
         nothing = Image(built("queue.elf"), chunks=(), executable=(), symbols={}, entries={})
-        queue = CallQueue(self._target, nothing, good=0, quick=True, stack=OWN_STACK)
+        queue = CallQueue(self._target, nothing, good=0, quick=True)
         self._stack.enter_context(queue)
         self._block = queue.free.start
         self._area = Span.of(self._block + _BLOCK, size)
         if search:
             self._filled = self._search(queue)
         block = Span.of(self._block, _HEADER + 2 * _LANE)
-        queue.borrow(block)
+        queue.ram.borrow(block)
         self._target.write_memory(block.start, bytes(len(block)))
         number = queue.post("feed", self._block, timeout=_FOR_EVER, checked=False)
         self._stack.push(lambda kind, error, traceback: self._stop(queue, number, failed=kind))
@@ -181,7 +181,7 @@ class Feeder:
             pass
         if queue.result(call) != zlib.crc32(contents):
             return None
-        queue.borrow_known(area.start, contents)
+        queue.ram.borrow_known(area.start, contents)
         return contents
 
     def _stop(self, queue: CallQueue, number: int, *, failed: object) -> None:
@@ -211,7 +211,7 @@ class Feeder:
         )
         while queue.poll() <= call:
             pass
-        queue.given_back(area.start)
+        queue.ram.forget(area.start)
 
 
 @dataclass
@@ -302,7 +302,7 @@ class Lane:
         else:
             buffer = buffers.new.popleft()
             for part in self._parts(buffer, buffers.room):
-                self._queue.borrow(part)
+                self._queue.ram.borrow(part)
                 yield
         packed = pack(data) if buffers.packing else None
         contents = packed or data
@@ -394,7 +394,7 @@ class Lane:
         """Let the RAM of a buffer that is free be as it was."""
         buffer = self.buffers.free.popleft()
         for part in self._parts(buffer, self.buffers.room):
-            self._queue.give_back(part.start)
+            self._queue.ram.give_back(part.start)
         self.buffers.new.append(buffer)
 
     def _parts(self, start: int, length: int) -> Iterator[Span]:

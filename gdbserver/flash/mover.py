@@ -59,7 +59,7 @@ from gdbserver.chip.stm32h743 import (
     MdmaCtcr,
 )
 from gdbserver.errors import MdmaFailed, ProbeError, TargetError
-from gdbserver.loader.call_queue import BorrowedRam
+from gdbserver.loader.borrowed_ram import BorrowedRam
 from gdbserver.target.link import Read, Write, words_of
 from gdbserver.target.target import Target
 

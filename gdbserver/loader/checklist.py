@@ -473,7 +473,7 @@ class _Session:
         self._queue = queue
         self.dialect = dialect(loader)
         buffer = Span.of(queue.free.start, _BUFFER)
-        queue.borrow(buffer)
+        queue.ram.borrow(buffer)
         self._buffer = buffer.start
         self._readout = Readout(target, loader, queue, lambda: nullcontext(buffer))
 

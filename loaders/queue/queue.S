@@ -1,7 +1,7 @@
 /*
  * The resident call queue, checksums, and what feeds internal flash: our own code on the core.
  *
- * gdbserver/loader/call_queue.py is the host's half and describes the ring and each routine.
+ * gdbserver/loader/resident.py describes the ring and each routine; call_queue.py is the host's half.
  * Position independent: the host puts the image anywhere (DTCM: no wait states), the stack
  * pointer elsewhere, and starts `run`.  No FPU, no interrupts, nothing outside the image is
  * written but the ring and what the caller names.

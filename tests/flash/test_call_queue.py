@@ -82,7 +82,7 @@ def test_the_helpers_agree_with_zlib(quick: Bench) -> None:
     data = noise(1000)
     with CallQueue(quick.target, with_write(RETURN_R1), good=1) as queue:
         where = queue.free.start
-        queue.borrow(Span.of(where, 1024))
+        queue.ram.borrow(Span.of(where, 1024))
         quick.target.write_memory(where, data)
         for start, length in ((0, 1000), (1, 998), (3, 1), (0, 0)):
             number = queue.post("crc32", where + start, length, timeout=1.0, checked=False)

@@ -30,7 +30,7 @@ from unicorn.arm_const import (
 )
 
 from gdbserver.flash.packing import MARGIN, pack
-from gdbserver.loader.call_queue import (
+from gdbserver.loader.resident import (
     RECORD,
     RING,
     SPREAD,

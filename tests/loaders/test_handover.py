@@ -102,7 +102,7 @@ def test_with_a_known_state_the_same_two_loaders_get_along() -> None:
         internal = load_image(build("second_stub"))
         for image, address in ((external, NOR), (internal, BANK1), (external, NOR + 256)):
             with CallQueue(here.target, image, good=1) as queue:
-                queue.borrow(Span.of(0x24010000, 256))
+                queue.ram.borrow(Span.of(0x24010000, 256))
                 here.target.write_memory(0x24010000, noise(256))
                 call(queue, "Init")
                 call(queue, "Write", address, 256, 0x24010000)
