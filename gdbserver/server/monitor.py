@@ -2,6 +2,9 @@
 
 Output is streamed, line by line: GDB prints it as it comes, and does not run out of patience
 while it does.  `COMMANDS` is all there is; the longest name that begins a line wins.
+
+Scripts of IDEs are written for one server or another.  What such a script needs to have said, and
+what makes no difference here, is in `ELSEWHERE`: GDB ends a script at the first refusal.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 from typing import Literal
+
+import trio
 
 from gdbserver.chip.cortex_m import VC_ALL_FAULTS, Demcr
 from gdbserver.chip.memory import Span
@@ -57,11 +62,12 @@ async def _help(desk: Desk, _arguments: str) -> None:
     width = max(map(len, COMMANDS))
     for name, command in COMMANDS.items():
         await desk.say(f"{name:{width}}  {command.help}\n")
+    await desk.say(f"and for scripts written for other servers: {', '.join(ELSEWHERE)}\n")
 
 
 async def _reset(desk: Desk, arguments: str) -> None:
     # GDB believes that a core to which it can send a monitor command is halted, so it is.
-    if arguments:
+    if arguments and not arguments.isdecimal():  # a J-Link has several ways, by number
         raise BadRequest(f"monitor reset knows halt, init and run, not {arguments!r}")
     await desk.bench.target.call(Target.reset, halt=True)
     await desk.say("reset; the core is halted at its first instruction\n")
@@ -256,21 +262,16 @@ async def _core_dump(desk: Desk, arguments: str) -> None:
 
 
 async def _semihosting(desk: Desk, arguments: str) -> None:
+    arguments = {"enable": "on", "disable": "off"}.get(arguments, arguments)
     if arguments:
         for mode in MODES:
             if mode == arguments:
                 desk.hosting.choose(mode)
                 break
         else:
-            raise BadRequest(f"monitor semihosting knows {', '.join(MODES)}, not {arguments!r}")
+            words = f"{', '.join(MODES)}, enable and disable"
+            raise BadRequest(f"monitor semihosting knows {words}, not {arguments!r}")
     await desk.say(desk.hosting.describe() + "\n")
-
-
-async def _arm_semihosting(desk: Desk, arguments: str) -> None:
-    words: dict[str, str] = {"enable": "on", "disable": "off", "": ""}
-    if arguments not in words:
-        raise BadRequest(f"monitor arm semihosting knows enable and disable, not {arguments!r}")
-    await _semihosting(desk, words[arguments])
 
 
 _USAGE = Demcr.VC_NOCPERR | Demcr.VC_CHKERR | Demcr.VC_STATERR
@@ -313,6 +314,21 @@ async def _step_interrupts(desk: Desk, arguments: str) -> None:
     await desk.say(f"interrupts {'come in' if arguments == 'on' else 'wait'} while stepping\n")
 
 
+_LONGEST_SLEEP = 60_000
+_GLANCE = 50
+"""Milliseconds after which it is seen that nobody waits any more."""
+
+
+async def _sleep(desk: Desk, arguments: str) -> None:
+    (milliseconds,) = _numbers("MILLISECONDS", arguments)
+    if milliseconds > _LONGEST_SLEEP:
+        raise BadRequest(f"monitor sleep takes {_LONGEST_SLEEP} ms at most, not {milliseconds}")
+    for slept in range(0, milliseconds, _GLANCE):
+        with _interrupted_with(f"slept for {slept} of {milliseconds} ms"):
+            desk.look()
+        await trio.sleep(min(_GLANCE, milliseconds - slept) / 1000)
+
+
 async def _vendor(desk: Desk, _arguments: str) -> None:
     await desk.say("stm32-gdbserver\n")
 
@@ -352,11 +368,53 @@ COMMANDS = {
         "[on|off|fileio]: serve the program's BKPT 0xAB; its files may be GDB's", _semihosting
     ),
     "arm semihosting": MonitorCommand(
-        "enable|disable: the same, in the words of OpenOCD and pyOCD", _arm_semihosting
+        "enable|disable: the same, in the words of OpenOCD and pyOCD", _semihosting
     ),
+    "sleep": MonitorCommand("MILLISECONDS: wait, for a minute at most", _sleep, reads_only=True),
     "vendor": MonitorCommand("whose server this is", _vendor, reads_only=True),
 }
-_BY_NAME = {name.lower(): command for name, command in COMMANDS.items()}
+
+
+def _saying(answer: str) -> MonitorCommand:
+    async def say(desk: Desk, _arguments: str) -> None:
+        await desk.say(f"{answer}\n")
+
+    return MonitorCommand(answer, say, reads_only=True)
+
+
+_CLOCK = _saying("the SWD clock is chosen when the server starts: --frequency")
+_FLASH = _saying("flash is known, and load programs it")
+_RUNS = _saying("the core runs when GDB continues, or leaves")
+_STOPPED = _saying("halt and reset answer when the core has stopped")
+_ENDS = _saying("the server ends when its last client has left, or with --persistent, by a signal")
+
+ELSEWHERE = {
+    "adapter speed": _CLOCK,
+    "clrbp": _saying("breakpoints are GDB's to remove, and gone when it leaves"),
+    "endian": _saying("the chip is little-endian"),
+    "exit": _ENDS,
+    "flash breakpoints": _saying("breakpoints in flash are in the core's comparators"),
+    "flash device": _FLASH,
+    "flash download": _FLASH,
+    "flash probe": _FLASH,
+    "gdb_sync": _STOPPED,
+    "go": _RUNS,
+    "init": _saying("the chip was taken over when the server started"),
+    "interface": _saying("the interface is SWD"),
+    "jtag_reset": COMMANDS["reset"],
+    "poll": _STOPPED,
+    "regs": _saying("in GDB: info registers"),
+    "resume": _RUNS,
+    "semihosting ioclient": _saying("output goes to GDB's console"),
+    "shutdown": _ENDS,
+    "soft_reset_halt": COMMANDS["reset"],
+    "speed": _CLOCK,
+    "wait_halt": _STOPPED,
+    "waithalt": _STOPPED,
+}
+"""What scripts for OpenOCD, pyOCD, J-Link and stlink say, and need not say here."""
+
+_BY_NAME = {name.lower(): command for name, command in (COMMANDS | ELSEWHERE).items()}
 
 
 def find(line: str) -> tuple[MonitorCommand, str]:

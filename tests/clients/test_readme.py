@@ -21,7 +21,7 @@ import yaml
 from dap import Adapter
 from fixture_loaders import build
 
-from gdbserver.server.monitor import COMMANDS
+from gdbserver.server.monitor import COMMANDS, ELSEWHERE
 from gdbserver.testing.gdb import Gdb
 
 README = (support.TESTS.parent / "README.md").read_text()
@@ -111,7 +111,8 @@ def test_the_options_are_those_of_the_help() -> None:
 def test_the_monitor_commands_are_those_of_monitor_help() -> None:
     (shown,) = transcripts("monitor help")
     width = max(map(len, COMMANDS))
-    assert shown == "".join(f"{name:{width}}  {c.help}\n" for name, c in COMMANDS.items())
+    listed = "".join(f"{name:{width}}  {c.help}\n" for name, c in COMMANDS.items())
+    assert shown == f"{listed}and for scripts written for other servers: {', '.join(ELSEWHERE)}\n"
 
 
 def test_our_loader_is_described_as_it_is() -> None:

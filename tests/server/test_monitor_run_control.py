@@ -7,12 +7,15 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
+import trio.testing
 from dialogue import Client, connected, lent, open_machine
 
 from gdbserver.chip.cortex_m import DEMCR, VC_ALL_FAULTS, Demcr
 from gdbserver.chip.stm32h743 import BANK1, BANK2, SECTOR
 from gdbserver.loader.own import builtin
+from gdbserver.server import monitor as commands
 from gdbserver.server.control import Control
 from gdbserver.server.worker import Bench
 from gdbserver.sim.board import DEFAULT_PINS
@@ -178,6 +181,52 @@ def test_ctrl_c_ends_a_repair_before_it_erases_or_when_all_is_put_back(drills_el
         expected = bytearray(contents.ljust(SECTOR, b"\xff"))
         expected[0x1000:0x1020] = b"\xff" * 32
         assert await bench.target.call(Target.read_memory, start, SECTOR) == expected
+
+    in_session(drills_elf, story)
+
+
+def test_sleep_takes_its_time_and_no_more_than_a_minute_and_ends_with_an_interrupt(
+    drills_elf: Path,
+) -> None:
+    async def main() -> None:
+        async with lent(open_machine(elf=drills_elf)) as bench, connected(bench) as client:
+            begun = trio.current_time()
+            assert await monitor(client, "sleep 1230") == ("", b"OK")
+            assert trio.current_time() - begun >= 1.23
+            said, reply = await monitor(client, "sleep 60001")
+            assert said == "monitor sleep takes 60000 ms at most, not 60001\n"
+            assert reply.startswith(b"E")
+            await client.send_and_interrupt(b"qRcmd," + b"sleep 60000".hex().encode())
+            said, reply = await heard(client)
+            assert re.fullmatch(r"interrupted; slept for \d+ of 60000 ms\n", said)
+            assert reply.startswith(b"E")
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_a_script_for_another_server_is_not_ended_by_what_need_not_be_said_here(
+    drills_elf: Path,
+) -> None:
+    async def story(bench: Bench, client: Client) -> None:
+        for name in commands.ELSEWHERE:
+            said, reply = await monitor(client, f"{name} = 1")
+            if commands.ELSEWHERE[name] is commands.COMMANDS["reset"]:
+                said, reply = await monitor(client, name)
+                assert said == "reset; the core is halted at its first instruction\n"
+            assert said.endswith("\n"), name
+            assert reply == b"OK", name
+        assert await monitor(client, "reset 2") == await monitor(client, "reset")
+
+    in_session(drills_elf, story)
+
+
+@pytest.mark.parametrize("name", ["semihosting", "arm semihosting"])
+def test_semihosting_is_switched_in_the_words_of_each_server(drills_elf: Path, name: str) -> None:
+    async def story(bench: Bench, client: Client) -> None:
+        said, _ = await monitor(client, f"{name} disable")
+        assert said == "semihosting is off: a BKPT 0xAB stops the program\n"
+        said, _ = await monitor(client, f"{name} enable")
+        assert said.startswith("semihosting is on; ")
 
     in_session(drills_elf, story)
 
