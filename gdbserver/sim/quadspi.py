@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache, partial
 
@@ -32,6 +32,8 @@ from gdbserver.sim.bus import Bus, BusError, BusStall, Direct, Master
 from gdbserver.sim.clock import SECOND, Clock, Event
 from gdbserver.sim.nor import Frame, Nor
 from gdbserver.sim.polling import AccessKind
+from gdbserver.sim.quadspi_fifo import FIFO, PS, Incoming, Outgoing
+from gdbserver.sim.quadspi_wires import LostBits, Wires
 from gdbserver.sim.registers import (
     BitsInteger,
     BitStruct,
@@ -48,15 +50,14 @@ log = logging.getLogger(__name__)
 _PAGE = 0x1000  # what can be mapped separately
 _FOR_EVER = 3600 * SECOND
 
-FIFO = 32
 RESUME_FREE = 4  # a read that filled the FIFO goes on once so many bytes are free
 LINES = (0, 1, 2, 4)  # what IMODE, ADMODE, ABMODE and DMODE mean
-_PS = 1000  # picoseconds per nanosecond: a clock cycle is rarely whole nanoseconds
 _CR, _DCR, _SR, _FCR, _CCR, _AR, _ABR, _DR = 0x00, 0x04, 0x08, 0x0C, 0x14, 0x18, 0x1C, 0x20
 _PSMKR, _PSMAR, _PIR = 0x24, 0x28, 0x2C
 _EN, _DFM, _FSEL, _INTERRUPTS = 1 << 0, 1 << 6, 1 << 7, 0x1F << 16  # in CR
 _APMS, _PMM = 1 << 22, 1 << 23
 _TCF, _FTF, _SMF, _BUSY = 1 << 1, 1 << 2, 1 << 3, 1 << 5  # in SR
+_BANKS = {0: (1,), _FSEL: (2,), _DFM: (1, 2), _DFM | _FSEL: (1, 2)}  # in use, by these bits
 _LATCHED = 0b11011  # TOF, SMF, TCF and TEF, which FCR clears
 _CLEAR_SMF = 1 << 3  # in FCR
 _LONGEST = 1 << 28  # bytes of one command: more than any NOR holds
@@ -127,109 +128,6 @@ class _Phases:
             clocks += 8 // self.instruction_lines
         clocks += 8 * self.address_bytes // self.address_lines // self.edges
         return clocks + 8 * self.alternate_bytes // self.alternate_lines // self.edges
-
-
-@dataclass(slots=True)
-class _Outgoing:
-    """Data that software writes and the wires take; how far they got follows from the time."""
-
-    address: int
-    missing: int
-    """Bytes that software has yet to write."""
-    byte_ps: int
-    empty_ps: int
-    """When all that is here has passed; before there is anything, when the first byte begins."""
-    together: int = 1
-    """Bytes that cross the wires at the same time: a pair in dual-flash mode."""
-    data: bytearray = field(default_factory=bytearray)
-
-    def add(self, now_ps: int, data: bytes) -> None:
-        here, together = len(self.data), self.together
-        self.data += data
-        self.missing -= len(data)
-        units = len(self.data) // together - here // together
-        # With an empty FIFO the clock stood still.
-        self.empty_ps = max(self.empty_ps, now_ps) + units * together * self.byte_ps
-
-    def waiting(self, now_ps: int) -> int:
-        """Bytes in the FIFO."""
-        here, together = len(self.data), self.together
-        if self.empty_ps <= now_ps:
-            return here % together
-        units = -((now_ps - self.empty_ps) // (self.byte_ps * together))
-        return min(here, here % together + units * together)
-
-    def passes_ps(self, count: int, now_ps: int) -> int:
-        """When `count` more bytes will have passed; a pair passes as one."""
-        units = -(-count // self.together)
-        left = self.waiting(now_ps) // self.together
-        return self.empty_ps - (left - units) * self.together * self.byte_ps
-
-
-@dataclass(slots=True)
-class _Incoming:
-    """Data that the wires bring.  `next_ps` is when the next byte has passed."""
-
-    total: int
-    byte_ps: int
-    next_ps: int
-    data: bytes
-    passed: int = 0
-    """Bytes that crossed the wires."""
-    taken: int = 0
-    """Bytes that software fetched."""
-    paused: bool = False
-    """The clock stands still because the FIFO is full, or all has arrived."""
-    together: int = 1
-    """Bytes that cross the wires at the same time: a pair in dual-flash mode."""
-
-    def whole(self, count: int) -> int:
-        """How many bytes will have passed when `count` more have: a pair passes as one."""
-        return count + count % self.together
-
-    def passed_by(self, now_ps: int, most: int) -> int:
-        """How many bytes more have passed by now; there is room for `most`."""
-        count = min(most, (now_ps - self.next_ps) // self.byte_ps + 1)
-        return count - count % self.together
-
-
-def _shared_out(frame: Frame, dice: int) -> list[Frame]:
-    """What each die gets of a frame: the same, but for its own part of the data."""
-    if dice == 1:
-        return [frame]
-    address, length = frame.address >> 1, frame.read // 2
-    return [
-        replace(frame, address=address, write=frame.write[number::2], read=length)
-        for number in range(dice)
-    ]
-
-
-def _on_four_lines(frame: Frame) -> bool:
-    lines = (frame.address_lines, frame.alternate_lines, frame.data_lines)
-    return 4 in lines or frame.instruction_lines == 4
-
-
-def _with_ones(data: bytes, bits: int) -> bytes:
-    return bytes(byte | bits for byte in data)
-
-
-def _garbled(frame: Frame, lost: int) -> Frame:
-    """What arrives of a frame, each of whose bytes loses these bits where it is on four lines."""
-    many = lost * 0x01010101
-    return replace(
-        frame,
-        instruction=frame.instruction | lost
-        if frame.instruction is not None and frame.instruction_lines == 4
-        else frame.instruction,
-        address=frame.address | many if frame.address_lines == 4 else frame.address,
-        alternate=frame.alternate | many if frame.alternate_lines == 4 else frame.alternate,
-        write=_with_ones(frame.write, lost) if frame.data_lines == 4 else frame.write,
-    )
-
-
-def _interleaved(parts: list[bytes]) -> bytes:
-    """The bytes of two dice as one sees them: in turns."""
-    return bytes(byte for pair in zip(*parts, strict=True) for byte in pair)
 
 
 class Window:
@@ -367,14 +265,12 @@ class QuadSpi(Peripheral):
         array: bytearray | memoryview,
         *,
         kernel_hz: Callable[[], int],
-        lost_bits: Callable[[int, bool], int | None] = lambda bank, dual: 0,
+        lost_bits: LostBits = lambda bank, dual: 0,
         clocked: Callable[[], bool] = lambda: True,
     ) -> None:
         """Dice by their bank, and in `array` what the window shows of them.
 
-        `lost_bits(bank, dual)`: which bits of a byte on four lines do not get through to a bank's
-        die, for IO2 or IO3 is not connected and pulled up; None where nothing does, without clock,
-        chip select (in dual- or in single-flash mode), IO0 or IO1.
+        `lost_bits`: of the lines to them.
         """
         self.clock = clock
         self.bus = bus
@@ -383,17 +279,15 @@ class QuadSpi(Peripheral):
         self.window = Window(self)
         self.set_irq: Callable[[int, bool], None] = lambda number, level: None
         self._kernel_hz = kernel_hz
-        self._lost_bits = lost_bits
-        self._dice: dict[int, list[tuple[Nor | None, int]]] = {}
-        """Who is selected, by what CR says of it: as long as no pin is used for something else."""
+        self._wires = Wires(nors, lost_bits)
         self._clocked = clocked
         self._has_clock = clocked()
         self._event: Event | None = None
         self._mark: Event | None = None
         self._granted = False
         self._last_byte_read = False  # in memory-mapped mode, since the last abort
-        self._out: _Outgoing | None = None
-        self._in: _Incoming | None = None
+        self._out: Outgoing | None = None
+        self._in: Incoming | None = None
         super().__init__("QUADSPI")
         for nor in nors.values():
             nor.on_change.append(self._nor_changed)
@@ -474,7 +368,7 @@ class QuadSpi(Peripheral):
             level = incoming.passed - incoming.taken
             reached = level >= needed or (level > 0 and incoming.passed == incoming.total)
         else:
-            level = out.waiting(self.clock.now * _PS) if out is not None else 0
+            level = out.waiting(self.clock.now * PS) if out is not None else 0
             writes = values[_CR] & _EN and values[_CCR] >> 26 & 0b11 == _INDIRECT_WRITE
             reached = bool(writes) and FIFO - level >= needed
         status = values[_SR] & _LATCHED | level << 8
@@ -591,42 +485,16 @@ class QuadSpi(Peripheral):
         """How long a byte of data takes; two dice take two at a time."""
         return 8 * clock_ps // phases.data_lines // phases.edges // (1 + self._dual)
 
-    def _selected(self) -> list[tuple[Nor | None, int]]:
-        """Who hangs on the wires that are driven, for each of the banks in use, and which bits of
-        what crosses four lines do not get through."""
-        chosen = self._values[_CR] & (_DFM | _FSEL)
-        dice = self._dice.get(chosen)
-        if dice is None:
-            dual = bool(chosen & _DFM)
-            dice = []
-            for bank in (1, 2) if dual else (2,) if chosen & _FSEL else (1,):
-                lost = self._lost_bits(bank, dual)
-                dice.append((None, 0) if lost is None else (self.nors.get(bank), lost))
-            self._dice[chosen] = dice
-        return dice
+    def _banks(self) -> tuple[int, ...]:
+        """Those whose die, or dice, the next frame goes to."""
+        return _BANKS[self._values[_CR] & (_DFM | _FSEL)]
 
-    def _ask(self, frame: Frame) -> bytes:
-        """The wires: to the dice, where there are any, or into the void."""
+    def _transfer(self, frame: Frame) -> bytes:
         self._instruction_sent = True
-        dice = self._selected()
-        answers = []
-        for (nor, lost), part in zip(dice, _shared_out(frame, len(dice)), strict=True):
-            if nor is None:
-                answers.append(b"\xff" * part.read)
-            elif lost and _on_four_lines(part):
-                answer = nor.transfer(_garbled(part, lost))
-                answers.append(_with_ones(answer, lost) if part.data_lines == 4 else answer)
-            else:
-                answers.append(nor.transfer(part))
-        return answers[0] if len(answers) == 1 else _interleaved(answers)
+        return self._wires.transfer(self._banks(), frame)
 
     def _understood(self, frame: Frame) -> bool:
-        """Would this frame read the arrays of all dice that are selected, in step?"""
-        dice = self._selected()
-        return all(
-            nor is not None and not (lost and _on_four_lines(part)) and nor.understands(part)
-            for (nor, lost), part in zip(dice, _shared_out(frame, len(dice)), strict=True)
-        )
+        return self._wires.understand(self._banks(), frame)
 
     def _start(self) -> None:
         values, phases = self._values, self._phases
@@ -643,7 +511,7 @@ class QuadSpi(Peripheral):
         if not clock_ps:
             log.warning("QUADSPI: command %#04x without a kernel clock", values[_CCR] & 0xFF)
             return
-        now_ps = self.clock.now * _PS
+        now_ps = self.clock.now * PS
         if phases.mode == _AUTO_POLLING:
             self._polling = True
             self._poll_start_ps = now_ps
@@ -660,15 +528,15 @@ class QuadSpi(Peripheral):
             return
         together = 1 + self._dual
         if phases.mode == _INDIRECT_READ:
-            data = self._ask(self._frame(address, read=length))
-            self._in = _Incoming(length, byte_ps, data_ps + byte_ps, data, together=together)
+            data = self._transfer(self._frame(address, read=length))
+            self._in = Incoming(length, byte_ps, data_ps + byte_ps, data, together=together)
             self._schedule_again()
         else:
-            self._out = _Outgoing(address, length, byte_ps, data_ps, together)
+            self._out = Outgoing(address, length, byte_ps, data_ps, together)
 
     def _end_without_data(self, frame: Frame) -> None:
         self._event = None
-        self._ask(frame)
+        self._transfer(frame)
         self._complete()
 
     def _complete(self) -> None:
@@ -686,7 +554,7 @@ class QuadSpi(Peripheral):
         """A word for the FIFO that starts and ends nothing, or settings for the next command."""
         out = self._out
         if offset == _DR and out is not None:
-            now_ps, empty_ps, byte_ps = self.clock.now * _PS, out.empty_ps, out.byte_ps
+            now_ps, empty_ps, byte_ps = self.clock.now * PS, out.empty_ps, out.byte_ps
             if (
                 size >= out.missing
                 or size % out.together
@@ -727,10 +595,10 @@ class QuadSpi(Peripheral):
         if not out.missing:
             log.info("QUADSPI: write to DR beyond DLR ignored")
             return
-        now_ps = self.clock.now * _PS
+        now_ps = self.clock.now * PS
         excess = out.waiting(now_ps) + size - FIFO
         if excess > 0:
-            raise BusStall(-(-out.passes_ps(excess, now_ps) // _PS))
+            raise BusStall(-(-out.passes_ps(excess, now_ps) // PS))
         out.add(now_ps, value.to_bytes(size, "little")[: out.missing])
         if not out.missing:
             self._at(out.empty_ps + self._tail_clocks() * self._clock_ps(), self._end_of_write)
@@ -746,8 +614,8 @@ class QuadSpi(Peripheral):
         self._send(out, len(out.data))
         self._complete()
 
-    def _send(self, out: _Outgoing, length: int) -> None:
-        self._ask(self._frame(out.address, write=bytes(out.data[:length])))
+    def _send(self, out: Outgoing, length: int) -> None:
+        self._transfer(self._frame(out.address, write=bytes(out.data[:length])))
 
     def _pop(self, size: int) -> int:
         """A read of DR: takes just as many bytes as it is wide."""
@@ -758,7 +626,7 @@ class QuadSpi(Peripheral):
         level = incoming.passed - incoming.taken
         if level < size and incoming.passed < incoming.total and self._busy:
             ready = incoming.next_ps + (incoming.whole(size - level) - 1) * incoming.byte_ps
-            raise BusStall(-(-ready // _PS))
+            raise BusStall(-(-ready // PS))
         data = incoming.data[incoming.taken : incoming.taken + min(size, level)]
         incoming.taken += len(data)
         if incoming.taken == incoming.total:
@@ -768,14 +636,14 @@ class QuadSpi(Peripheral):
                 self._cancel()
         elif incoming.paused and FIFO - (incoming.passed - incoming.taken) >= RESUME_FREE:
             incoming.paused = False
-            incoming.next_ps = max(incoming.next_ps, self.clock.now * _PS + incoming.byte_ps)
+            incoming.next_ps = max(incoming.next_ps, self.clock.now * PS + incoming.byte_ps)
             self._schedule_again()
         self._update_irq()
         return int.from_bytes(data, "little")
 
     def _settle(self) -> None:
         """Let the bytes arrive that had time to since somebody looked."""
-        incoming, now_ps = self._in, self.clock.now * _PS
+        incoming, now_ps = self._in, self.clock.now * PS
         if incoming is None or incoming.paused or now_ps < incoming.next_ps:
             return
         free = FIFO - (incoming.passed - incoming.taken)
@@ -795,7 +663,7 @@ class QuadSpi(Peripheral):
 
     def _at(self, when_ps: int, action: Callable[[], None]) -> None:
         self._cancel()
-        delay = -(-when_ps // _PS) - self.clock.now
+        delay = -(-when_ps // PS) - self.clock.now
         self._event = self.clock.after(delay, action)
 
     def _cancel(self) -> None:
@@ -824,7 +692,7 @@ class QuadSpi(Peripheral):
     def _schedule(self) -> None:
         """An event for the next flag that will change in SR while data passes."""
         needed = (self._values[_CR] >> 8 & 0x1F) + 1
-        incoming, out, now_ps = self._in, self._out, self.clock.now * _PS
+        incoming, out, now_ps = self._in, self._out, self.clock.now * PS
         if incoming is not None:
             if incoming.paused or incoming.passed == incoming.total:
                 return
@@ -841,7 +709,7 @@ class QuadSpi(Peripheral):
 
     def _mark_next_byte(self) -> None:
         """FLEVEL changes by itself: give the clock an event to go to."""
-        incoming, out, now_ps = self._in, self._out, self.clock.now * _PS
+        incoming, out, now_ps = self._in, self._out, self.clock.now * PS
         if self._mark is not None:
             return
         if out is not None:
@@ -852,7 +720,7 @@ class QuadSpi(Peripheral):
             when_ps = incoming.next_ps + (incoming.together - 1) * incoming.byte_ps
         else:
             return
-        self._mark = self.clock.after(-(-when_ps // _PS) - self.clock.now, self._forget_mark)
+        self._mark = self.clock.after(-(-when_ps // PS) - self.clock.now, self._forget_mark)
 
     def _forget_mark(self) -> None:
         self._mark = None
@@ -882,7 +750,7 @@ class QuadSpi(Peripheral):
         self._busy = False
         self._last_byte_read = False
         self._revoke()
-        if out is not None and (passed := len(out.data) - out.waiting(self.clock.now * _PS)):
+        if out is not None and (passed := len(out.data) - out.waiting(self.clock.now * PS)):
             self._send(out, passed)
 
     # --- Automatic polling --------------------------------------------------------------------
@@ -900,7 +768,7 @@ class QuadSpi(Peripheral):
         command_ps = around * clock_ps + length * self._data_ps(phases, clock_ps)
         period_ps = command_ps + self._values[_PIR] * clock_ps
         first_ps = self._poll_start_ps + command_ps
-        now_ps = self.clock.now * _PS
+        now_ps = self.clock.now * PS
         if now_ps < first_ps:
             self._at(first_ps, self._poll)
             return
@@ -908,7 +776,7 @@ class QuadSpi(Peripheral):
         if not soon and not changes:
             return
         change = self.clock.now if soon else min(changes)
-        polls = max((change * _PS - first_ps + period_ps - 1) // period_ps, 0)
+        polls = max((change * PS - first_ps + period_ps - 1) // period_ps, 0)
         polls = max(polls, (now_ps - first_ps) // period_ps + 1)
         self._at(first_ps + polls * period_ps, self._poll)
 
@@ -916,8 +784,8 @@ class QuadSpi(Peripheral):
         self._event = None
         length = min(self._length(), 4)
         values = self._values
-        data = self._ask(self._frame(values[_AR], read=length))
-        self._in = _Incoming(length, 1, 0, data, passed=length, paused=True)
+        data = self._transfer(self._frame(values[_AR], read=length))
+        self._in = Incoming(length, 1, 0, data, passed=length, paused=True)
         mask = values[_PSMKR]
         same = ~(int.from_bytes(data, "little") ^ values[_PSMAR]) & mask
         if same if values[_CR] & _PMM else same == mask:
@@ -950,7 +818,7 @@ class QuadSpi(Peripheral):
         self._busy = True
         if self[self.CR].TCEN and (clock_ps := self._clock_ps()):
             idle_ps = self.raw(self.LPTR) * clock_ps
-            self._at(self.clock.now * _PS + idle_ps, self._time_out)
+            self._at(self.clock.now * PS + idle_ps, self._time_out)
 
     def _time_out(self) -> None:
         self._event = None
@@ -983,9 +851,9 @@ class QuadSpi(Peripheral):
     def _read_mapped(self, offset: int, size: int) -> bytes:
         self._access()
         if not self._dual:
-            return self._ask(self._frame(offset, read=size))
+            return self._transfer(self._frame(offset, read=size))
         start = offset & ~1  # pairs travel, and the part that nobody asked for is dropped
-        pairs = self._ask(self._frame(start, read=offset + size - start + 1 & ~1))
+        pairs = self._transfer(self._frame(start, read=offset + size - start + 1 & ~1))
         return pairs[offset - start : offset - start + size]
 
     def mapped_directly(self, offset: int) -> Direct | None:
@@ -1003,7 +871,7 @@ class QuadSpi(Peripheral):
             if not self._understood(self._frame(start, read=4)):
                 return None
             # The access itself: its mode bits may put the NOR into continuous read.
-            self._ask(self._frame(start, read=4))
+            self._transfer(self._frame(start, read=4))
             if not self._understood(self._frame(start, read=4)):
                 return None
         self._access()
@@ -1020,7 +888,7 @@ class QuadSpi(Peripheral):
 
     def pins_changed(self) -> None:
         """The board says so when a pin is multiplexed differently."""
-        self._dice.clear()
+        self._wires.rewired()
         self._revoke()
 
     def gates_changed(self) -> None:
