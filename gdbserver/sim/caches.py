@@ -38,6 +38,7 @@ WAYS, SETS = 4, 128
 _CODE_AND_RAM = Span(0x00000000, 0x40000000)
 _EXTERNAL = Span(0x60000000, 0xA0000000)
 _FLASH = (BANK1, BANK2)
+_EITHER = Ccr.IC | Ccr.DC
 
 
 class Caches:
@@ -66,7 +67,7 @@ class Caches:
 
     def changed(self, span: Span) -> None:
         """Memory was changed by somebody else than the core."""
-        if not self.ccr & (Ccr.IC | Ccr.DC) or not _is_cached(span):
+        if not self.ccr & _EITHER or not _is_cached(span):
             return
         lines = Span(span.start & -LINE, span.end + LINE - 1 & -LINE)
         if Ccr.IC in self.ccr:
@@ -78,7 +79,7 @@ class Caches:
 
     def flash_changes(self, span: Span) -> None:
         """A bank of flash begins to be erased or programmed."""
-        if not self.ccr & (Ccr.IC | Ccr.DC):
+        if not self.ccr & _EITHER:
             return
         self.changed(span)
         if Ccr.DC in self.ccr and span not in self.stale_data:
