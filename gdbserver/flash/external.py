@@ -6,16 +6,13 @@ before.  So the device never waits for the link, and the link is free for other 
 the device works.
 
 What is said to which kind of loader is `dialect`'s business; how its device is read, `readout`'s;
-how many buffers there are, and how large, `buffer_pool`'s.
-
-Digests are CRC-32s of blocks, computed by the resident helpers where the device is mapped; a
-block that must be read through the loader's `Read` is read into a buffer first.
+how many buffers there are, and how large, `buffer_pool`'s; what it holds, without reading it,
+`digests`'s.
 """
 
 from __future__ import annotations
 
 import logging
-import zlib
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from types import TracebackType
@@ -33,6 +30,7 @@ from gdbserver.errors import (
     TargetError,
 )
 from gdbserver.flash.buffer_pool import BufferPool
+from gdbserver.flash.digests import Digests
 from gdbserver.flash.driver import Did, Event
 from gdbserver.flash.packing import MARGIN, pack
 from gdbserver.flash.plan import RegionPlan, SectorPlan
@@ -49,27 +47,18 @@ from gdbserver.loader.known_state import caches_off
 from gdbserver.loader.nor_survey import Die, find_die
 from gdbserver.loader.quadspi_state import QuadspiState, Sample, switch_off_unless_mapped
 from gdbserver.loader.readout import Readout
-from gdbserver.loader.resident import RESULTS, SPREAD
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)
 
-_BLOCK = 64 * 1024  # what one CRC-32 covers; no more than a buffer holds, where it is read first
-_BLOCKS = 64  # digests per call: four megabytes, a tenth of a second
 _PAUSE = 0.005  # seconds between two looks, while others may have the link
 _SLOW_LOOK, _SLOWEST_LOOK = 0.01, 0.03  # seconds, at least and at most
 _IN_NO_HURRY = 3  # where the queue has work for so many times as long
 _SAMPLE = 64  # bytes that a program shall find where they were programmed
-_LOOKS = 4096  # bytes from one look to the next: no NOR erases less, and files begin there
 
 # W25Q256JV, "AC Electrical Characteristics".
 _TYPICAL_ERASE = 0.15 / 65536  # seconds per byte
 _TYPICAL_PROGRAM = 0.7e-3 / 256
-
-
-def _fold(crcs: Sequence[int]) -> int:
-    """One digest for a sector: the CRC-32 of the CRC-32s of its blocks."""
-    return zlib.crc32(b"".join(crc.to_bytes(4, "little") for crc in crcs))
 
 
 def _typically(did: Did | None) -> float:
@@ -107,7 +96,6 @@ class ExternalFlash:
         self._changed: int | None = None  # where something has been programmed
         self._modes_kept = True  # of the NOR: those that the loader has chosen
         self._pause_ends = 0.0  # of the last pause that was asked for
-        self._block = _BLOCK if self._readout.mapped else min(_BLOCK, self._buffers.full_size)
 
     def _make_queue(self, *, queued: bool) -> None:
         """With what depends on it: buffers in the RAM that it leaves, and calls that read."""
@@ -124,6 +112,14 @@ class ExternalFlash:
             raise LoaderRejected(loader.path, "leaves no RAM for a buffer")
         self._readout = Readout(
             self._target, loader, self._queue, self._buffers.whole, for_good=self._for_good
+        )
+        self._digests = Digests(
+            self._target,
+            loader,
+            self._queue,
+            self._readout,
+            self._buffers,
+            meanwhile=self._make_way,
         )
 
     # --- Opening and closing --------------------------------------------------------------
@@ -399,36 +395,20 @@ class ExternalFlash:
     # --- Looking --------------------------------------------------------------------------
 
     def digest_of(self, data: bytes) -> int:
-        view = memoryview(data)
-        starts = range(0, len(data), self._block)
-        return _fold([zlib.crc32(view[start : start + self._block]) for start in starts])
+        return self._digests.digest_of(data)
 
     def compare(self, sectors: Sequence[SectorPlan]) -> Generator[Event, None, list[int | None]]:
-        """A look at the beginning of each sector tells most of those that must be erased.
+        yield from self._check_reach(max(s.sector.start for s in sectors))
+        return (yield from self._digests.compare(sectors))
 
-        Of one that begins blank, and shall not, a look at each 4 KiB tells whether all of it is;
-        where that is wrong, the digest after programming will not be right.  Those that come
-        first are looked at in this way before anything else: for a NOR that is blank it is all.
+    def digest(self, sectors: Sequence[Span]) -> Generator[Event, None, list[int]]:
+        return (yield from self._digests.digest(sectors))
 
-        Not with a loader that others have made: where one does nothing at all, digests tell.
-        """
-        wanted = [s.sector for s in sectors]
-        yield from self._check_reach(max(s.start for s in wanted))
-        told: dict[int, int | None] = {}
-        known = self._loader.finds_out and self._queue.helpers and self._readout.mapped
-        if known and all(len(s) > 4 * SPREAD for s in wanted):
-            first = next(_adjacent([s.sector for s in self._written(sectors)], 1 << 32), [])
-            blank = set(first[: (yield from self._count_blank(first))])
-            others = [s for s in sectors if s.sector not in blank]
-            hopeless, fresh = yield from self._beginnings(others)
-            blank |= yield from self._blank(fresh)
-            told = dict.fromkeys([*hopeless, *(s.start for s in fresh)])
-            for sector in blank:
-                told[sector.start] = self.digest_of(bytes([self.region.erased]) * len(sector))
-                yield Did("compared", sector)
-        rest = [s for s in wanted if s.start not in told]
-        told.update(zip((s.start for s in rest), (yield from self.digest(rest)), strict=True))
-        return [told[s.start] for s in wanted]
+    def _make_way(self) -> None:
+        """Give back, while digests are computed, what is no longer needed."""
+        self._buffers.give_back()
+        if self._changed is not None and self._loader.finds_out:
+            self._queue.put_image_away()
 
     def _check_reach(self, farthest: int) -> Generator[Event, None, None]:
         """Raises: FlashError when a loader's addresses are too short, before it does harm."""
@@ -439,133 +419,6 @@ class ExternalFlash:
                 hint="what lies 16 MiB below would change instead; it takes a loader that sends "
                 "four, or --extload builtin",
             )
-
-    def _written(self, sectors: Sequence[SectorPlan]) -> list[SectorPlan]:
-        """Those that shall begin with something: of the others a digest has to tell."""
-        blank = bytes([self.region.erased]) * SPREAD
-        return [s for s in sectors if s.beginning(SPREAD) != blank]
-
-    def _blank(self, sectors: Sequence[Span]) -> Generator[Event, None, set[Span]]:
-        """Those in which nothing was found."""
-        blank: set[Span] = set()
-        for together in _adjacent(sectors, 1 << 32):
-            left = together
-            while left:
-                whole = yield from self._count_blank(left)
-                blank.update(left[:whole])
-                yield from (Did("compared", sector) for sector in left[whole : whole + 1])
-                left = left[whole + 1 :]
-        return blank
-
-    def _count_blank(self, sectors: Sequence[Span]) -> Generator[Event, None, int]:
-        """In how many adjacent ones nothing was found, up to the first in which something was."""
-        if not sectors:
-            return 0
-        size = len(sectors[0])
-        looks = len(sectors) * size // _LOOKS
-        number = yield from self._queue.call(
-            "blank_spread",
-            *(sectors[0].start, _LOOKS, looks, SPREAD),
-            timeout=read_seconds(SPREAD * looks),
-            checked=False,
-        )
-        return number * _LOOKS // size
-
-    def _beginnings(
-        self, sectors: Sequence[SectorPlan]
-    ) -> Generator[Event, None, tuple[set[int], list[Span]]]:
-        """Which begin with something, and not with what they shall begin with: their starts.
-        And which begin blank, and shall not."""
-        if not sectors:
-            return set(), []
-        beginnings = {s.sector.start: s.beginning(SPREAD) for s in sectors}
-        blank = zlib.crc32(bytes([self.region.erased]) * SPREAD)
-        hopeless = set()
-        fresh = []
-        results = self._queue.results
-        for together in _adjacent([s.sector for s in sectors], RESULTS * len(sectors[0].sector)):
-            start, stride, count = together[0].start, len(together[0]), len(together)
-            yield from self._queue.call(
-                "crc32_spread",
-                *(start, stride, count, results),
-                timeout=read_seconds(SPREAD * count),
-                checked=False,
-            )
-            for sector, crc in zip(together, self._target.read_words(results, count), strict=True):
-                if crc == zlib.crc32(beginnings[sector.start]):
-                    continue
-                if crc == blank:
-                    fresh.append(sector)
-                else:
-                    hopeless.add(sector.start)
-                    yield Did("compared", sector)
-        return hopeless, fresh
-
-    def digest(self, sectors: Sequence[Span]) -> Generator[Event, None, list[int]]:
-        if not self._queue.helpers:
-            digests = []
-            for sector in sectors:
-                digests.append(self.digest_of(self.read(sector)))
-                yield Did("compared", sector)
-            return digests
-        return (yield from self._digest_by_helpers(sectors))
-
-    def _digest_by_helpers(self, sectors: Sequence[Span]) -> Generator[Event, None, list[int]]:
-        digests = []
-        results = self._queue.results
-        for together in _adjacent(sectors, _BLOCKS * self._block):
-            blocks = [block for sector in together for block in self._blocks(sector)]
-            if self._readout.mapped:
-                yield from self._crc_mapped(blocks, results)
-            else:
-                yield from self._crc_through_read(blocks, results)
-            crcs = iter(self._target.read_words(results, len(blocks)))
-            for sector in together:
-                digests.append(_fold([next(crcs) for _ in self._blocks(sector)]))
-                yield Did("compared", sector)
-        return digests
-
-    def _blocks(self, sector: Span) -> list[Span]:
-        return [
-            Span(start, min(start + self._block, sector.end))
-            for start in range(sector.start, sector.end, self._block)
-        ]
-
-    def _crc_mapped(self, blocks: Sequence[Span], results: int) -> Generator[Event, None, None]:
-        """Equal blocks in one call; the last one of a sector may be shorter."""
-        done = 0
-        while done < len(blocks):
-            size = len(blocks[done])
-            count = 1
-            while done + count < len(blocks) and len(blocks[done + count]) == size:
-                count += 1
-            for busy in self._queue.call(
-                "crc32_each",
-                blocks[done].start,
-                size,
-                count,
-                results + 4 * done,
-                timeout=read_seconds(size * count),
-                checked=False,
-            ):
-                self._buffers.give_back()
-                if self._changed is not None and self._loader.finds_out:
-                    self._queue.put_image_away()
-                yield busy
-            done += count
-
-    def _crc_through_read(
-        self, blocks: Sequence[Span], results: int
-    ) -> Generator[Event, None, None]:
-        with self._buffers.whole() as buffer:
-            for number, block in enumerate(blocks):
-                yield from self._readout.fetch(block, buffer)
-                yield from self._queue.call(
-                    "crc32_each",
-                    *(buffer.start, len(block), 1, results + 4 * number),
-                    timeout=read_seconds(len(block)),
-                    checked=False,
-                )
 
     def read(self, span: Span) -> bytes:
         return finish(self._readout.read(span))
@@ -618,20 +471,6 @@ def _erased_together(sectors: Sequence[SectorPlan]) -> Iterator[list[SectorPlan]
             not (sector.erase and together[-1].erase)
             or sector.sector.start != together[-1].sector.end
             or sector.sector.start // 65536 != together[0].sector.start // 65536
-        ):
-            yield together
-            together = []
-        together.append(sector)
-    if together:
-        yield together
-
-
-def _adjacent(sectors: Sequence[Span], limit: int) -> Iterator[list[Span]]:
-    """Runs of sectors without a hole, of at most `limit` bytes, or one sector."""
-    together: list[Span] = []
-    for sector in sectors:
-        if together and (
-            sector.start != together[-1].end or sector.end - together[0].start > limit
         ):
             yield together
             together = []
