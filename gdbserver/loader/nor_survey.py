@@ -60,7 +60,6 @@ _READ_ID = _READ_ON_ONE_LINE | 0x9F
 _WAKE_UP, _LEAVE_QPI, _LEAVE_QPI_MICRON = 0xAB, 0xFF, 0xF5
 _FUNCTIONAL_MODES = ("indirect write", "indirect read", "automatic polling", "memory-mapped")
 _TRANSFER_SECONDS = 0.1
-_RESUMES_AT = 28  # bytes in the FIFO: RM0433, "QUADSPI indirect mode"; FTHRES may wait for more
 
 # All lines high for as long as the longest address and mode bits take: whatever a NOR in QPI or in
 # continuous read makes of it, it leaves that mode.
@@ -404,11 +403,6 @@ def describe_quadspi(target: Target) -> str:
         state.append("transfer error")
     if fifo := sr >> chip.QUADSPI_SR_FLEVEL_SHIFT & 0x3F:
         state.append(f"{fifo} bytes in the FIFO")
-        if (
-            mode == _FUNCTIONAL_MODES[1]
-            and _RESUMES_AT < fifo <= cr >> chip.QUADSPI_CR_FTHRES_SHIFT & 0x1F
-        ):
-            state.append(f"which stopped when full, and goes on at {_RESUMES_AT}")
     return (
         f"QUADSPI: {', '.join(state)} (SR {sr:#010x}, CR {cr:#010x}, DCR {dcr:#010x}, "
         f"CCR {ccr:#010x}, AR {ar:#010x})"

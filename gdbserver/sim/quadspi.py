@@ -16,6 +16,13 @@ on the clock, so whoever waits for one can go straight there.  A NOR that stays 
 While bytes pass, their events are made when somebody waits, or an interrupt is enabled.
 Rule 3: mapped reads take no time of their own.  Plain contents are executed in place, and a
 debugger's link is slower than the wires of the NOR.
+
+Bit 4 of FTHRES, which the manual draws, stays 0 whatever is written: "QSPI FIFO Threshold
+register does not accept values greater than 15" (STM32CubeH7, issue 217, of an STM32H750); the
+same of this controller in older chips ("STM32F7xx Family Undocumented QSPI Hardware Bug", ST
+Community, which ST confirms).  So a driver that asks for a threshold of 32 bytes gets 16, and may
+take single bytes, though a read that filled the FIFO goes on only when four are free ("FIFO and
+data management").
 """
 
 from __future__ import annotations
@@ -180,8 +187,8 @@ class QuadSpi(Peripheral):
             "FTIE" / Flag,
             "TCIE" / Flag,
             "TEIE" / Flag,
-            Padding(3),
-            "FTHRES" / BitsInteger(5),
+            Padding(4),
+            "FTHRES" / BitsInteger(4),  # the manual draws five
             "FSEL" / Flag,
             "DFM" / Flag,
             Padding(1),
@@ -325,7 +332,7 @@ class QuadSpi(Peripheral):
         old = self[self.CR]
         if self._busy:
             # Only EN, ABORT, the threshold and the interrupt enables change while busy.
-            keep = 0xFFFFFFFF & ~0x001F1F03
+            keep = 0xFFFFFFFF & ~0x001F0F03
             cr = Fields(self.CR.fields, old.value & keep | cr.value & ~keep)
         self.store(self.CR, cr)
         self.update(self.CR, ABORT=0)
@@ -362,11 +369,13 @@ class QuadSpi(Peripheral):
     def _status(self) -> int:
         """SR: flags that stay until they are cleared, BUSY, and what the FIFO is like now."""
         values, out, incoming = self._values, self._out, self._in
-        needed = (values[_CR] >> 8 & 0x1F) + 1
+        needed = (values[_CR] >> 8 & 0xF) + 1
         if incoming is not None:
             self._settle()
             level = incoming.passed - incoming.taken
             reached = level >= needed or (level > 0 and incoming.passed == incoming.total)
+            if values[_CCR] >> 26 & 0b11 == _AUTO_POLLING:
+                level = 0  # the FIFO takes no part in it
         else:
             level = out.waiting(self.clock.now * PS) if out is not None else 0
             writes = values[_CR] & _EN and values[_CCR] >> 26 & 0b11 == _INDIRECT_WRITE
@@ -618,10 +627,14 @@ class QuadSpi(Peripheral):
         self._transfer(self._frame(out.address, write=bytes(out.data[:length])))
 
     def _pop(self, size: int) -> int:
-        """A read of DR: takes just as many bytes as it is wide."""
+        """A read of DR: takes just as many bytes as it is wide; of a status, none."""
         incoming = self._in
         if incoming is None:
             return 0
+        if self._phases.mode == _AUTO_POLLING:
+            incoming.taken = incoming.total  # FTF falls
+            self._update_irq()
+            return int.from_bytes(incoming.data[:size], "little")
         self._settle()
         level = incoming.passed - incoming.taken
         if level < size and incoming.passed < incoming.total and self._busy:
@@ -631,9 +644,8 @@ class QuadSpi(Peripheral):
         incoming.taken += len(data)
         if incoming.taken == incoming.total:
             self._in = None
-            self._busy = self._polling
-            if not self._polling:
-                self._cancel()
+            self._busy = False
+            self._cancel()
         elif incoming.paused and FIFO - (incoming.passed - incoming.taken) >= RESUME_FREE:
             incoming.paused = False
             incoming.next_ps = max(incoming.next_ps, self.clock.now * PS + incoming.byte_ps)
@@ -691,7 +703,7 @@ class QuadSpi(Peripheral):
 
     def _schedule(self) -> None:
         """An event for the next flag that will change in SR while data passes."""
-        needed = (self._values[_CR] >> 8 & 0x1F) + 1
+        needed = (self._values[_CR] >> 8 & 0xF) + 1
         incoming, out, now_ps = self._in, self._out, self.clock.now * PS
         if incoming is not None:
             if incoming.paused or incoming.passed == incoming.total:

@@ -292,6 +292,23 @@ def test_the_threshold_flag_follows_the_fifo(driver: Driver) -> None:
     assert level(driver) == 4
 
 
+def test_bit_4_of_the_threshold_cannot_be_set(driver: Driver) -> None:
+    driver.nor.memory[0:256] = bytes(range(256))
+    driver.write(CR, 1 | 0x16 << 8)
+    assert driver.read(CR) == 1 | 0x06 << 8
+    driver.write(CR, 1 | 31 << 8)  # "32 bytes", as drivers say; it is 16
+    driver.write(DLR, 255)
+    driver.write(CCR, QUAD_READ)
+    driver.write(AR, 0)
+    driver.clock.advance_to(SECOND)
+    assert level(driver) == 32
+    found = bytearray()
+    while len(found) < 256:
+        driver.wait(FTF | TCF)
+        found.append(driver.read(DR, 1))
+    assert found == bytes(range(256))
+
+
 def test_a_write_needs_its_data_to_start(driver: Driver) -> None:
     driver.command(0x06)
     driver.write(DLR, 1)
@@ -569,6 +586,20 @@ def test_polling_notices_a_power_cycle(driver: Driver) -> None:
     driver.nor.power_cycle()
     driver.wait(SMF)
     assert driver.clock.now < SECOND + 3 * MICROSECOND
+
+
+def test_the_status_that_was_polled_stays_in_the_data_register(driver: Driver) -> None:
+    driver.command(0x06)
+    driver.write(PSMKR, 2)
+    driver.write(PSMAR, 2)
+    driver.write(DLR, 0)
+    driver.write(CR, 1 | 1 << 22)
+    driver.write(CCR, ccr(0x05, POLL, data=True))
+    driver.wait(SMF)
+    assert flags(driver) == SMF | FTF
+    assert level(driver) == 0
+    assert [driver.read(DR, 1), driver.read(DR), driver.read(DR)] == [2, 2, 2]
+    assert flags(driver) == SMF
 
 
 def test_polling_waits_for_all_bits_or_for_any(driver: Driver) -> None:
