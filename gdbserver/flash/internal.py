@@ -1,7 +1,7 @@
 """Internal flash, driven by the host through the debug port: no foreign code runs on the core.
 
-The two banks are two devices, each with its own lock, queue and error flags; a register set
-belongs to an address range, not to a die's half, so swapped banks need no care here.
+The two banks are two devices, each with its own lock, queue and error flags (`bank_registers`).
+What is decided here is the way that data takes into a bank.
 
 A bank is programmed by setting PG and writing words into the mapped flash.  Eight ascending
 words make a flash word of 32 bytes, which is programmed once per erase, because it has one
@@ -40,33 +40,17 @@ from typing import Self
 from gdbserver.chip.memory import FlashRegion, Span
 from gdbserver.chip.stm32h743 import (
     AXI_SRAM,
-    BANK2,
-    FLASH,
-    FLASH_BANK2_OFFSET,
-    FLASH_CCR,
-    FLASH_CR,
-    FLASH_CR_PSIZE_SHIFT,
     FLASH_CR_SNB_SHIFT,
-    FLASH_CRCCR,
-    FLASH_CRCCR_BURST_SHIFT,
-    FLASH_CRCDATA,
-    FLASH_CRCSADD,
     FLASH_ERRORS,
-    FLASH_KEY1,
-    FLASH_KEY2,
-    FLASH_KEYR,
     FLASH_PROGRAM_ERRORS,
-    FLASH_SR,
     FLASH_WORD,
     MASS_ERASE_SECONDS,
     PROGRAM_SECONDS,
     SECTOR_ERASE_SECONDS,
     FlashCr,
-    FlashCrccr,
     FlashSr,
 )
 from gdbserver.errors import (
-    AccessRefused,
     AccessStalled,
     FlashError,
     MdmaFailed,
@@ -75,6 +59,7 @@ from gdbserver.errors import (
     StreamStalled,
     TargetError,
 )
+from gdbserver.flash.bank_registers import NOTHING_ELSE, BankRegisters, decode
 from gdbserver.flash.diff import crc_unit
 from gdbserver.flash.driver import Did, Event
 from gdbserver.flash.feeder import BUFFER, Feeder, Lane
@@ -82,7 +67,7 @@ from gdbserver.flash.mover import Mover
 from gdbserver.flash.packing import PIECE, pack
 from gdbserver.flash.plan import RegionPlan, Run, SectorPlan
 from gdbserver.loader.call_queue import Busy
-from gdbserver.target.link import TAR_WRAP, Read, Write
+from gdbserver.target.link import TAR_WRAP
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)
@@ -90,8 +75,6 @@ log = logging.getLogger(__name__)
 _CHUNK = 16 * 1024  # streamed in one go: long enough to hide the pause between two, 50 ms
 _RUSH = 64 * 1024  # the same over a slow link, where another lane's look can wait for a second
 _TWO_WORDS = 2 * FLASH_WORD  # what a bank takes without holding the bus
-_CRC_BURST = 3  # 256 flash words, 8 KiB: the coarsest, and still a part of a sector
-_ONGOING = FlashSr.BSY | FlashSr.WBNE | FlashSr.QW
 _WORTH_FEEDING = 16 * 1024  # bytes: less is programmed while the feeder would be set up,
 _WORTH_FILLING = 64 * 1024  # or, with nothing to be erased, while its buffers would be filled
 _WORTH_MOVING = 1024  # bytes: less is there before the MDMA is told of it
@@ -102,22 +85,8 @@ _FED = 2.0  # seconds for a buffer: seven times the worst case of x8
 _TURN = 1e-6  # seconds: the other bank, if it can use the link, has its turn
 _SOON = 0.001  # seconds between two looks at what is due
 _LOOK = 0.004  # the same at whether another lane has done with the link
-_NOTHING: Iterator[None] = iter(())
 _ECC = FlashSr.SNECCERR | FlashSr.DBECCERR
 _BLOCKING = FlashSr.PGSERR | FlashSr.INCERR
-
-_MEANING = {
-    FlashSr.WRPERR: "WRPERR: it is write-protected",
-    FlashSr.PGSERR: "PGSERR: a write came when the controller expected none",
-    FlashSr.STRBERR: "STRBERR: a byte was written twice",
-    FlashSr.INCERR: "INCERR: a flash word was left before all its 32 bytes were written",
-    FlashSr.OPERR: "OPERR: an operation was cut short by a reset or a power drop",
-    FlashSr.RDPERR: "RDPERR: a read of a protected area (PCROP)",
-    FlashSr.RDSERR: "RDSERR: a read of a secure area",
-    FlashSr.SNECCERR: "SNECCERR: a bit was wrong, and corrected",
-    FlashSr.DBECCERR: "DBECCERR: two bits of a flash word are wrong",
-    FlashSr.CRCRDERR: "CRCRDERR: the CRC unit may not read a protected area",
-}
 
 
 @dataclass
@@ -150,42 +119,19 @@ class InternalBank:
     ) -> None:
         self.region = region
         self._target = target
-        self._psize = parallelism << FLASH_CR_PSIZE_SHIFT
-        self._program_seconds = PROGRAM_SECONDS[parallelism]
+        self._registers = BankRegisters(target, region, parallelism)
+        self._typical_program, self._longest_program = PROGRAM_SECONDS[parallelism]
         self._erase_seconds = SECTOR_ERASE_SECONDS[parallelism]
         self._mass_erase_seconds = MASS_ERASE_SECONDS[parallelism]
         self._pace = pace or Pace()
         self._feeder = feeder
         self._mover = mover
         self._lane: Lane | None = None
-        self._registers = FLASH + (FLASH_BANK2_OFFSET if region.span.start in BANK2 else 0)
 
     # --- Opening and closing --------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        """Wait until the bank is idle, clear old errors, unlock."""
-        status = self._wait_idle(self._mass_erase_seconds[1])
-        if status & FlashSr.WBNE:
-            raise FlashError(
-                f"{self.region.name} holds a flash word that the program half wrote",
-                hint="reset the chip first (monitor reset halt)",
-            )
-        # Keys for an open lock are a bus error, and close it until the next reset.
-        locked = self._read(FLASH_CR) & FlashCr.LOCK
-        keys = [FLASH_KEY1, FLASH_KEY2] if locked else []
-        try:
-            self._target.run(
-                [
-                    self._clearing(FLASH_ERRORS | FlashSr.EOP | FlashSr.CRCEND),
-                    *(Write(self._registers + FLASH_KEYR, [key]) for key in keys),
-                    self._controlling(0),
-                ]
-            )
-        except AccessRefused as refused:
-            raise FlashError(
-                f"{self.region.name} does not unlock",
-                hint="the program jammed the lock with a wrong key: reset the chip",
-            ) from refused
+        self._registers.unlock()
         return self
 
     def __exit__(
@@ -200,13 +146,7 @@ class InternalBank:
                 self._lane.switch_off()
             if self._mover is not None and self._pace.rushing == self.region:
                 self._mover.stop()
-            self._wait_idle(self._mass_erase_seconds[1])
-            self._target.run(
-                [
-                    self._clearing(FLASH_ERRORS | FlashSr.EOP | FlashSr.CRCEND),
-                    self._controlling(FlashCr.LOCK),
-                ]
-            )
+            self._registers.lock()
         except (ProbeError, TargetError, FlashError) as failure:
             if error is None:
                 raise
@@ -217,7 +157,7 @@ class InternalBank:
     def seconds(self, plan: RegionPlan) -> float:
         erases = sum(sector.erase for sector in plan.sectors)
         words = plan.program_bytes // FLASH_WORD
-        return erases * self._erase_seconds[0] + words * self._program_seconds[0]
+        return erases * self._erase_seconds[0] + words * self._typical_program
 
     # --- Erasing and programming ----------------------------------------------------------
 
@@ -248,7 +188,7 @@ class InternalBank:
             begun = self._target.monotonic()
             self._target.read_memory(AXI_SRAM.start, _SAMPLE)
             pace.seconds_per_byte = (self._target.monotonic() - begun) / _SAMPLE
-        return pace.seconds_per_byte > _SLOW * self._program_seconds[0] / FLASH_WORD
+        return pace.seconds_per_byte > _SLOW * self._typical_program / FLASH_WORD
 
     def _change(self, sector: SectorPlan) -> Generator[Event, None, None]:
         size = sum(len(run.span) for run in sector.runs)
@@ -288,7 +228,7 @@ class InternalBank:
         else:
             yield Busy(0)  # an erase elsewhere had better begin first
         lane = self._opened_lane()
-        lane.switch_on(self._controlling(FlashCr.PG))
+        lane.switch_on(self._registers.control_write(FlashCr.PG))
         for event in staging:
             if event is None:
                 self._feeder.give_back()
@@ -300,7 +240,9 @@ class InternalBank:
             yield Busy(max(_SOON, lane.until_due()))
             yield from self._collect(lane, sector.sector)
         lane.switch_off()
-        self._check("program", sector.sector, self._wait_idle(self._program_seconds[1]))
+        self._registers.check(
+            "program", sector.sector, self._registers.wait_idle(self._longest_program)
+        )
 
     def _stage(self, sector: SectorPlan, to_come: int) -> Iterator[Event | None]:
         """Fill the feeder's buffers with a sector; None when there is no room, and time to look."""
@@ -324,17 +266,17 @@ class InternalBank:
         for span in finished:
             yield Did("programmed", span)
         if trouble:
-            self._check("program", sector)
+            self._registers.check("program", sector)
             raise FlashError(f"what is for {sector} did not arrive whole in SRAM")
         if lane.silence() > _FED:
-            raise self._stuck(self._program_seconds[1])
+            raise self._registers.stuck(self._longest_program)
 
     def _opened_lane(self) -> Lane:
         if self._lane is None:
             assert self._feeder is not None
             self._lane = self._feeder.lane(
-                self._registers + FLASH_SR,
-                self._program_seconds[0] / FLASH_WORD,
+                self._registers.status_register,
+                self._typical_program / FLASH_WORD,
                 self._pace.seconds_per_byte,
                 packing=self._is_link_slow(),
             )
@@ -364,17 +306,17 @@ class InternalBank:
         while not lane.is_empty():
             lane.collect()
             if deadline.expired():
-                raise self._stuck(self._program_seconds[1])
+                raise self._registers.stuck(self._longest_program)
             yield Busy(_TURN)
         lane.switch_off()
-        status = self._read(FLASH_SR) & _ECC
+        status = self._registers.status() & _ECC
         if status:
-            log.debug("%s: %s", sector, _decode(status))
-            self._clear(status)
+            log.debug("%s: %s", sector, decode(status))
+            self._registers.clear(status)
         return not status
 
     def _erase(
-        self, sector: Span, meanwhile: Iterator[Event | None] = _NOTHING
+        self, sector: Span, meanwhile: Iterator[Event | None] = NOTHING_ELSE
     ) -> Generator[Event, None, None]:
         number = (sector.start - self.region.span.start) // len(sector)
         what = FlashCr.SER | number << FLASH_CR_SNB_SHIFT
@@ -388,10 +330,15 @@ class InternalBank:
         what: int,
         span: Span,
         seconds: tuple[float, float],
-        meanwhile: Iterator[Event | None] = _NOTHING,
+        meanwhile: Iterator[Event | None] = NOTHING_ELSE,
     ) -> Generator[Event, None, None]:
         typical, maximum = seconds
-        self._target.run([self._controlling(what), self._controlling(what | FlashCr.START)])
+        self._target.run(
+            [
+                self._registers.control_write(what),
+                self._registers.control_write(what | FlashCr.START),
+            ]
+        )
         self._let_others_rush()
         begun = self._target.monotonic()
         yield Busy(0)  # another erase may begin
@@ -402,12 +349,12 @@ class InternalBank:
                 break
             yield event
         yield Busy(max(0.0, soon - self._target.monotonic()))
-        status = yield from self._when_idle(maximum, _SOON, meanwhile)
-        self._check("erase", span, status)
+        status = yield from self._registers.when_idle(maximum, _SOON, meanwhile)
+        self._registers.check("erase", span, status)
         yield Did("erased", span)
 
     def _program(self, run: Run) -> Generator[Event, None, None]:
-        self._control(FlashCr.PG)
+        self._registers.control(FlashCr.PG)
         done = 0
         free = 0.0  # when the bank has certainly nothing to do
         while done < len(run.data):
@@ -416,7 +363,7 @@ class InternalBank:
             if not patient and (left := free - self._target.monotonic()) > 0:
                 yield Busy(left)
                 if self._target.monotonic() < free:
-                    yield from self._when_idle(self._program_seconds[1], 0)
+                    yield from self._registers.when_idle(self._longest_program, 0)
             try:
                 self._target.stream(part.span.start, part.data, idle=not patient)
             except StreamStalled as stalled:
@@ -428,13 +375,10 @@ class InternalBank:
                     return
                 continue
             done += len(part.data)
-            free = self._target.monotonic() + 2 * self._program_seconds[1]
+            free = self._target.monotonic() + 2 * self._longest_program
             if patient:
                 yield Busy(0)
-        status = yield from self._when_idle(self._program_seconds[1], 0)
-        self._check("program", run.span, status)
-        self._control(0)
-        yield Did("programmed", run.span)
+        yield from self._end(run)
 
     def _rush(self, run: Run) -> Generator[Event, None, None]:
         """Program at the speed of a link that is too slow for the bank ever to have it wait.
@@ -445,14 +389,18 @@ class InternalBank:
         while self._pace.rushing not in (None, self.region):
             yield Busy(_LOOK)
         self._pace.rushing = self.region
-        self._control(FlashCr.PG)
+        self._registers.control(FlashCr.PG)
         for start in range(0, len(run.span), _RUSH):
             part = run.part(start, start + _RUSH)
             self._target.rush(part.span.start, part.data)
             yield Busy(0)
-        status = yield from self._when_idle(self._program_seconds[1], 0)
-        self._check("program", run.span, status)
-        self._control(0)
+        yield from self._end(run)
+
+    def _end(self, run: Run) -> Generator[Event, None, None]:
+        """See the last of a run into flash."""
+        status = yield from self._registers.when_idle(self._longest_program, 0)
+        self._registers.check("program", run.span, status)
+        self._registers.control(0)
         yield Did("programmed", run.span)
 
     def _opening(self, size: int) -> Iterator[Event]:
@@ -480,22 +428,19 @@ class InternalBank:
             yield from self._program(run)
             return
         self._pace.rushing = self.region
-        self._control(FlashCr.PG)
+        self._registers.control(FlashCr.PG)
         mover.begin()
         for start, end in mover.sizes(len(run.data)):
             while not mover.has_room():
                 yield Busy(max(_SOON, mover.until_due()))
                 mover.look()
             part = run.part(start, end)
-            mover.move(part.span, part.data, self._program_seconds[0] / FLASH_WORD)
+            mover.move(part.span, part.data, self._typical_program / FLASH_WORD)
             yield Busy(_TURN)
         while mover.is_busy():
             yield Busy(max(_SOON, mover.until_due()))
             mover.look()
-        status = yield from self._when_idle(self._program_seconds[1], 0)
-        self._check("program", run.span, status)
-        self._control(0)
-        yield Did("programmed", run.span)
+        yield from self._end(run)
 
     def _let_others_rush(self) -> None:
         if self._pace.rushing == self.region:
@@ -506,10 +451,10 @@ class InternalBank:
 
         RM0433, "FLASH control register for bank 1 (FLASH_CR1)": FW fills the buffer up with ones.
         """
-        self._wait_idle(self._program_seconds[1])
-        self._control(FlashCr.PG | FlashCr.FW)
-        yield from self._when_idle(self._program_seconds[1], 0)
-        self._clear(FLASH_ERRORS)
+        self._registers.wait_idle(self._longest_program)
+        self._registers.control(FlashCr.PG | FlashCr.FW)
+        yield from self._registers.when_idle(self._longest_program, 0)
+        self._registers.clear(FLASH_ERRORS)
 
     def _recover(self, part: Run, written: int) -> int:
         """Bring the bank back to a flash word boundary; return how much of `part` is in flash.
@@ -517,13 +462,13 @@ class InternalBank:
         Nothing yields in here: while a flash word is half written nobody may interfere.
         """
         begun = written % FLASH_WORD
-        status = self._wait_idle(self._program_seconds[1])
+        status = self._registers.wait_idle(self._longest_program)
         agreed = bool(begun) == bool(status & FlashSr.WBNE)
         if begun and agreed:
             rest = part.part(written, written - begun + FLASH_WORD)
             self._target.stream(rest.span.start, rest.data)
             written += len(rest.data)
-            status = self._wait_idle(self._program_seconds[1])
+            status = self._registers.wait_idle(self._longest_program)
             agreed = not status & (FlashSr.WBNE | _BLOCKING)
         # TAR may have come round, so what it says is looked up in flash: from a KiB before.
         first = max(0, (written - TAR_WRAP) // FLASH_WORD * FLASH_WORD)
@@ -544,8 +489,8 @@ class InternalBank:
         middle = (sector.start + sector.end) // 2
         other = sector.start if here >= middle else sector.end - FLASH_WORD
         self._target.write_word(other, 0xFFFFFFFF)
-        status = self._read(FLASH_SR)
-        self._clear(FLASH_PROGRAM_ERRORS)
+        status = self._registers.status()
+        self._registers.clear(FLASH_PROGRAM_ERRORS)
         if status & FlashSr.WBNE or not status & FlashSr.INCERR:
             raise FlashError(
                 f"a flash word near {here:#010x} in {self.region.name} stays half written"
@@ -580,36 +525,11 @@ class InternalBank:
         """
         digests = []
         for sector in sectors:
-            digests.append(self._crc(sector))
+            digests.append(self._registers.crc(sector))
             yield Did("compared", sector)
         if sectors:
-            self._target.run([self._clearing(FlashSr.CRCEND), self._controlling(0)])
+            self._registers.end_crcs()
         return digests
-
-    def _crc(self, span: Span) -> int:
-        """Leaves the CRC unit on, and its flag set: the next one clears them on the same trip."""
-        offset = span.start - self.region.span.start
-        burst = _CRC_BURST << FLASH_CRCCR_BURST_SHIFT
-        start = FlashCrccr.CLEAN_CRC | FlashCrccr.START_CRC
-        self._target.run(
-            [
-                self._clearing(FlashSr.CRCEND),
-                self._controlling(FlashCr.CRC_EN),
-                Write(self._registers + FLASH_CRCSADD, [offset, offset + len(span) - 4]),
-                Write(self._registers + FLASH_CRCCR, [burst | start]),
-            ]
-        )
-        deadline = self._target.deadline(1.0)
-        status = digest = 0
-        while not status & (FlashSr.CRCEND | FlashSr.CRCRDERR):
-            if deadline.expired():
-                raise FlashError(f"the CRC unit does not finish with {span}")
-            (status,), (digest,) = self._target.run(
-                [Read(self._registers + FLASH_SR), Read(self._registers + FLASH_CRCDATA)]
-            )
-        if status & FlashSr.CRCRDERR:
-            raise FlashError(f"cannot compare {span}: {_decode(status)}")
-        return digest
 
     def refresh(self) -> None:
         self._target.forget_caches()
@@ -620,84 +540,12 @@ class InternalBank:
         try:
             data = self._target.read_memory(span.start, len(span))
         except MemoryFault as fault:
-            self._clear(FLASH_ERRORS)
+            self._registers.clear(FLASH_ERRORS)
             raise FlashError(
                 f"{self.region.name} cannot be read at {fault.span.start:#010x}", hint=fault.hint
             ) from fault
-        self._check("read", span)
+        self._registers.check("read", span)
         return data
-
-    # --- Registers ------------------------------------------------------------------------
-
-    def _read(self, register: int) -> int:
-        return self._target.read_word(self._registers + register)
-
-    def _write(self, register: int, value: int) -> None:
-        self._target.write_word(self._registers + register, value)
-
-    def _control(self, what: int) -> None:
-        self._write(FLASH_CR, self._psize | what)
-
-    def _controlling(self, what: int) -> Write:
-        """The same as part of a list."""
-        return Write(self._registers + FLASH_CR, [self._psize | what])
-
-    def _clear(self, flags: int) -> None:
-        self._write(FLASH_CCR, flags)
-
-    def _clearing(self, flags: int) -> Write:
-        return Write(self._registers + FLASH_CCR, [flags])
-
-    def _check(self, action: str, span: Span, status: int | None = None) -> None:
-        """Raises: FlashError when the controller has flagged an error since the last look.
-
-        `status`: what SR held after everything was done, where that is known.
-        """
-        if status is None:
-            status = self._read(FLASH_SR)
-        if not status & (FLASH_ERRORS):
-            return
-        self._clear(FLASH_ERRORS)
-        error = FlashError(f"cannot {action} {span} in {self.region.name}: {_decode(status)}")
-        if status & FlashSr.WRPERR:
-            error.hint = "the option bytes protect it: sector protection (WPSN), PCROP or RDP"
-        elif status & (FlashSr.DBECCERR | FlashSr.SNECCERR):
-            error.hint = "a flash word was programmed twice, or power failed meanwhile: erase it"
-        elif status & FlashSr.OPERR:
-            error.hint = "load again; if it comes back: is the supply steady, or flash worn out?"
-        elif status & (FlashSr.PGSERR | FlashSr.STRBERR | FlashSr.INCERR):
-            error.hint = (
-                "does somebody else write to this bank, such as a DMA channel of the program's? "
-                "monitor reset halt, then load again"
-            )
-        raise error
-
-    def _wait_idle(self, longest: float) -> int:
-        """Poll until nothing is executed or queued; return SR.  For when nobody may interfere."""
-        deadline = self._target.deadline(2 * longest + 1)
-        # QW covers BSY; BSY alone rises too late.
-        while (status := self._read(FLASH_SR)) & (FlashSr.QW | FlashSr.BSY):
-            if deadline.expired():
-                raise self._stuck(longest)
-        return status
-
-    def _when_idle(
-        self, longest: float, interval: float, meanwhile: Iterator[Event | None] = _NOTHING
-    ) -> Generator[Event, None, int]:
-        """The same, with something else to do between two looks, or giving the link away."""
-        deadline = self._target.deadline(2 * longest + 1)
-        while (status := self._read(FLASH_SR)) & _ONGOING:
-            if deadline.expired():
-                raise self._stuck(longest)
-            yield next(meanwhile, None) or Busy(interval)
-        return status
-
-    def _stuck(self, longest: float) -> FlashError:
-        return FlashError(
-            f"{self.region.name} is still busy after {2 * longest + 1:.1f} s; "
-            f"the longest that the datasheet allows is {longest:g} s",
-            hint="is the supply voltage high enough for flash operations?",
-        )
 
 
 def _packs(sectors: Sequence[SectorPlan]) -> bool:
@@ -708,9 +556,3 @@ def _packs(sectors: Sequence[SectorPlan]) -> bool:
         length += len(piece)
         packed += len(pack(piece) or piece)
     return packed < _PACKS * length
-
-
-def _decode(status: int) -> str:
-    """The error flags of SR in words."""
-    meanings = [text for flag, text in _MEANING.items() if status & flag]
-    return "; ".join(meanings) or f"no error flag is set (FLASH_SR = {status:#010x})"
