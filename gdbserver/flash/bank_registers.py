@@ -34,7 +34,7 @@ from gdbserver.chip.stm32h743 import (
 from gdbserver.errors import AccessRefused, FlashError
 from gdbserver.flash.driver import Event
 from gdbserver.loader.call_queue import Busy
-from gdbserver.target.link import Read, Write
+from gdbserver.target.access import Read, Write
 from gdbserver.target.target import Target
 
 _CRC_BURST = 3  # 256 flash words, 8 KiB: the coarsest, and still a part of a sector

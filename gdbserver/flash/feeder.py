@@ -60,7 +60,7 @@ from gdbserver.errors import FlashError
 from gdbserver.flash.packing import MARGIN, PIECE, pack
 from gdbserver.loader.call_queue import CallQueue
 from gdbserver.loader.file import Image, built
-from gdbserver.target.link import Read, Write, bytes_of, words_of
+from gdbserver.target.access import Read, Write, bytes_of, words_of
 from gdbserver.target.target import Target
 
 _LANES: Final = (32, 352)

@@ -67,7 +67,7 @@ from gdbserver.flash.mover import Mover
 from gdbserver.flash.packing import PIECE, pack
 from gdbserver.flash.plan import RegionPlan, Run, SectorPlan
 from gdbserver.loader.call_queue import Busy
-from gdbserver.target.link import TAR_WRAP
+from gdbserver.target.port import TAR_WRAP
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)

@@ -60,7 +60,7 @@ from gdbserver.chip.stm32h743 import (
 )
 from gdbserver.errors import MdmaFailed, ProbeError, TargetError
 from gdbserver.loader.borrowed_ram import BorrowedRam
-from gdbserver.target.link import Read, Write, words_of
+from gdbserver.target.access import Read, Write, words_of
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)

@@ -59,8 +59,8 @@ from gdbserver.loader.resident import (
     Layout,
 )
 from gdbserver.loader.watchdogs import WWDG_FOOD, Watchdogs, patient_watchdogs
+from gdbserver.target.access import Write, bytes_of, words_of
 from gdbserver.target.core import RESET_TIMEOUT
-from gdbserver.target.link import Write, bytes_of, words_of
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)

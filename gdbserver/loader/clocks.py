@@ -20,7 +20,7 @@ from typing import Self
 
 from gdbserver.chip import stm32h743 as chip
 from gdbserver.errors import GdbServerError, TargetError
-from gdbserver.target.link import Read, Write
+from gdbserver.target.access import Read, Write
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)

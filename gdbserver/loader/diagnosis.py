@@ -18,7 +18,7 @@ from gdbserver.errors import LoaderRefused, LoaderTimeout, MemoryFault
 from gdbserver.loader.file import FOUND, LoaderFile
 from gdbserver.loader.nor_survey import describe, describe_quadspi, survey
 from gdbserver.loader.own import identity
-from gdbserver.target.link import Read
+from gdbserver.target.access import Read
 from gdbserver.target.target import Target
 
 _RESETS = {

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from gdbserver.chip import cortex_m as cm
 from gdbserver.chip import stm32h743 as chip
 from gdbserver.loader.reentry import Handlers, Stage
-from gdbserver.target.link import Read, Write
+from gdbserver.target.access import Read, Write
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)

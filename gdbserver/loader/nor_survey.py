@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from gdbserver.chip import stm32h743 as chip
 from gdbserver.chip.stm32h743 import QuadspiCcr, QuadspiCr, QuadspiSr
 from gdbserver.errors import TargetError
-from gdbserver.target.link import Read, Write
+from gdbserver.target.access import Read, Write
 from gdbserver.target.target import Target
 
 _SIGNALS = tuple(chip.QUADSPI_PINS)

@@ -25,7 +25,7 @@ from gdbserver.chip.stm32h743 import QuadspiCcr, QuadspiCr, QuadspiSr
 from gdbserver.errors import MemoryFault
 from gdbserver.loader.nor_states import Nor
 from gdbserver.loader.nor_survey import reset_quadspi
-from gdbserver.target.link import Access, Read, Write
+from gdbserver.target.access import Access, Read, Write
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)

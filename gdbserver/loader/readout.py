@@ -28,7 +28,7 @@ from gdbserver.errors import TargetError
 from gdbserver.loader.call_queue import Busy, CallQueue
 from gdbserver.loader.dialect import read_seconds
 from gdbserver.loader.file import LoaderFile
-from gdbserver.target.link import Read, Write
+from gdbserver.target.access import Read, Write
 from gdbserver.target.target import Target
 
 THREE_BYTES = 1 << 24

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gdbserver.chip import cortex_m as cm
-from gdbserver.target.link import Access, Write
+from gdbserver.target.access import Access, Write
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gdbserver.chip import stm32h743 as chip
-from gdbserver.target.link import Read, Write
+from gdbserver.target.access import Read, Write
 from gdbserver.target.target import Target
 
 _LSIRDY = 1 << 1  # in RCC_CSR

@@ -40,8 +40,9 @@ from gdbserver.chip.cortex_m import (
 from gdbserver.chip.memory import Span
 from gdbserver.chip.stm32h743 import AXI_SRAM, D2_SRAM_ALIAS, DTCM, ITCM, SRAM1, SRAM2, SRAM3, SRAM4
 from gdbserver.errors import BreakpointError
-from gdbserver.target.link import Port, Read, Write
+from gdbserver.target.access import Read, Write
 from gdbserver.target.memory import Memory
+from gdbserver.target.port import Port
 
 BKPT: Final = 0xBE00
 _CODE_RAM: Final = (ITCM, D2_SRAM_ALIAS, DTCM, AXI_SRAM, SRAM1, SRAM2, SRAM3, SRAM4)

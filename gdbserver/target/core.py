@@ -54,9 +54,11 @@ from gdbserver.chip.cortex_m import (
 from gdbserver.chip.memory import Span
 from gdbserver.errors import AccessRefused, AccessStalled, HeldInReset, MemoryFault, TargetError
 from gdbserver.target import faults, registers, thumb
+from gdbserver.target.access import Access, Read, Write
 from gdbserver.target.breakpoints import BKPT, Block, BreakKind, Breakpoints, Watch
-from gdbserver.target.link import Access, Link, Port, Read, Write
+from gdbserver.target.link import Link
 from gdbserver.target.memory import Memory
+from gdbserver.target.port import Port
 from gdbserver.target.snapshot import FRESH, Snapshot
 from gdbserver.target.stop import SIGINT, SIGTRAP, StopKind, StopReason
 

@@ -41,7 +41,9 @@ from gdbserver.chip.stm32h743 import (
     QuadspiCr,
 )
 from gdbserver.errors import AccessRefused, AccessStalled, MemoryFault
-from gdbserver.target.link import Access, Deadline, Port, Read, Write, bytes_of, words_of
+from gdbserver.target.access import Access, Read, Write, bytes_of, words_of
+from gdbserver.target.link import Deadline
+from gdbserver.target.port import Port
 
 log = logging.getLogger(__name__)
 

@@ -36,7 +36,8 @@ from gdbserver.chip.stm32h743 import (
     SYSTEM_FLASH_2,
 )
 from gdbserver.errors import MemoryFault
-from gdbserver.target.link import Link, Read
+from gdbserver.target.access import Read
+from gdbserver.target.link import Link
 from gdbserver.target.memory import Memory, is_volatile
 
 FRESH: Final = 0.2

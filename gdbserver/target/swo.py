@@ -30,7 +30,7 @@ from gdbserver.chip.stm32h743 import (
     SWTF_APB_D,
 )
 from gdbserver.errors import ProbeError, TargetError
-from gdbserver.target.link import Read, Write
+from gdbserver.target.access import Read, Write
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)

@@ -52,11 +52,13 @@ from gdbserver.errors import (
     StreamStalled,
     TargetError,
 )
+from gdbserver.target.access import Access, Read, Write
 from gdbserver.target.breakpoints import CODE, BreakKind, Breakpoints
 from gdbserver.target.connect import Connect
 from gdbserver.target.core import Core
-from gdbserver.target.link import Access, Deadline, Link, Port, Read, Write
+from gdbserver.target.link import Deadline, Link
 from gdbserver.target.memory import STALL_TIMEOUT, Memory
+from gdbserver.target.port import Port
 from gdbserver.target.probes import find_probe, is_simulated
 from gdbserver.target.raw_registers import RawRegisters
 from gdbserver.target.scripts import ALWAYS, Script, Scripts

@@ -28,8 +28,8 @@ from gdbserver.flash.external import ExternalFlash
 from gdbserver.flash.plan import plan
 from gdbserver.flash.programmer import Programmer
 from gdbserver.loader.own import builtin
+from gdbserver.target.access import Write
 from gdbserver.target.breakpoints import BreakKind
-from gdbserver.target.link import Write
 
 NOR = 0x90000000
 PINS = {"CLK": "PB2", "NCS": "PB6", "IO0": "PF8", "IO1": "PF9", "IO2": "PF7", "IO3": "PF6"}

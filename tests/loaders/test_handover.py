@@ -19,7 +19,7 @@ from gdbserver.errors import LoaderFault, explain
 from gdbserver.loader.call_queue import CallQueue
 from gdbserver.loader.clocks import same_clocks
 from gdbserver.loader.file import Image, LoaderFile, load_image
-from gdbserver.target.link import Write
+from gdbserver.target.access import Write
 
 SECTOR = 0x20000
 RCC_APB3ENR = RCC + 0xE4

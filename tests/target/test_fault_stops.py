@@ -6,7 +6,7 @@ import pytest
 from target_bench import Bench
 
 from gdbserver.chip.cortex_m import CFSR, DFSR, Demcr
-from gdbserver.target.link import Write
+from gdbserver.target.access import Write
 from gdbserver.target.stop import SIGBUS, SIGFPE, SIGILL
 from gdbserver.target.target import Target
 

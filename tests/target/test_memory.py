@@ -15,8 +15,8 @@ from gdbserver.chip.stm32h743 import AXI_SRAM, BANK1, GPIOA, RCC
 from gdbserver.errors import AccessRefused, AccessStalled, MemoryFault
 from gdbserver.sim.bus import Master
 from gdbserver.sim.clock import SECOND
+from gdbserver.target.access import Read, Write
 from gdbserver.target.breakpoints import BreakKind
-from gdbserver.target.link import Read, Write
 from gdbserver.target.target import Target
 
 

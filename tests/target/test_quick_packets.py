@@ -27,8 +27,8 @@ from target_bench import Bench
 
 from gdbserver.chip.stm32h743 import DTCM
 from gdbserver.sim.probe import SimProbe
+from gdbserver.target.access import words_of
 from gdbserver.target.cmsis_dap import QuickProbe, quicken
-from gdbserver.target.link import words_of
 from gdbserver.target.target import Target
 
 OK, WAIT, FAULT, NO_ACK, PROTOCOL_ERROR, MISMATCH = 1, 2, 4, 7, 9, 0x11

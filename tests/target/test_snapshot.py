@@ -10,8 +10,8 @@ from target_bench import Bench
 from gdbserver.chip.stm32h743 import BANK1
 from gdbserver.errors import MemoryFault
 from gdbserver.sim.bus import Master
+from gdbserver.target.access import Write
 from gdbserver.target.breakpoints import BreakKind
-from gdbserver.target.link import Write
 
 WORD = 0x24000400
 
