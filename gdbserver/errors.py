@@ -12,11 +12,15 @@ to keep going.
 from __future__ import annotations
 
 import errno
+import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from gdbserver.chip.memory import FlashRegion, Span
+from gdbserver.chip.memory import FlashRegion, Kind, Span
+from gdbserver.chip.stm32h743 import FMC_BANKS, FMC_SDRAM, ITCM, QSPI_WINDOW, memory_map
+
+_CHIP = memory_map(())
 
 
 class GdbServerError(Exception):
@@ -55,7 +59,7 @@ class BadImage(UsageError):
     """A file that cannot be programmed, whatever the target: refused before it is touched."""
 
     def __init__(self, path: Path, problem: str, *, hint: str | None = None) -> None:
-        super().__init__(f"{path.name} {problem}")
+        super().__init__(f"{path.name or path} {problem}")
         self.hint = hint
 
 
@@ -148,6 +152,10 @@ class CannotListen(GdbServerError):
             self.hint = (
                 "another server, perhaps an IDE's, has this port: stop it or choose a --port"
             )
+        elif reason.errno == errno.EADDRNOTAVAIL or isinstance(reason, socket.gaierror):
+            self.hint = "an address of this machine: localhost, or 0.0.0.0 for all that it has"
+        elif reason.errno == errno.EACCES and port is not None:
+            self.hint = "ports below 1024 are for root: choose another --port"
 
 
 # --- The probe and the core -----------------------------------------------------------------------
@@ -211,6 +219,7 @@ class MemoryFault(TargetError):
 
     def __init__(self, access: Literal["read", "write"], span: Span, readable: bytes = b"") -> None:
         super().__init__(f"cannot {access} memory at {span}")
+        self.hint = _why_refused(span.start)
         self.access = access
         self.span = span
         self.readable = readable
@@ -221,6 +230,17 @@ class MemoryFault(TargetError):
         fault.hint = self.hint
         fault.__cause__ = self.__cause__
         return fault
+
+
+def _why_refused(address: int) -> str | None:
+    region = _CHIP.region_at(address)
+    if region is None:
+        return "this chip has nothing there"
+    if region.span in (FMC_BANKS, FMC_SDRAM):
+        return "memory at the FMC answers once the program has set the FMC up"
+    if region.volatile:
+        return "a reserved address, or a peripheral whose clock (RCC) or power is off"
+    return None
 
 
 class StreamStalled(TargetError):
@@ -284,10 +304,25 @@ class OutsideFlash(FlashError):
         where = f"is past the end of {past}" if past else "is not in flash"
         super().__init__(f"{span} {where}")
         self.hint = "flash is at " + (", ".join(str(region) for region in regions) or "no address")
-        if past is None and span.start >> 24 == 0x90:
-            self.hint = "external flash needs its loader: give it with --extload; " + self.hint
-        elif past is None and span.start >> 24 == 0x09:
-            self.hint = "the QSPI window is at 0x90000000, not 0x09000000; " + self.hint
+        if past is None:
+            self.hint = meant_instead(span, [region.span for region in regions]) + self.hint
+
+
+def meant_instead(span: Span, flash: Sequence[Span]) -> str:
+    """What to do about an address that is in none of `flash`; ends where a list of it begins."""
+    region = _CHIP.region_at(span.start)
+    if span.start in QSPI_WINDOW and not any(len(QSPI_WINDOW & place) for place in flash):
+        return "external flash needs its loader: give it with --extload; "
+    if span.start >> 24 == 0x09:
+        return "the QSPI window is at 0x90000000, not 0x09000000; "
+    if span.start in ITCM:
+        return "that is ITCM: has the linker got its script (-T)? "
+    if region is not None and region.kind is Kind.RAM and not region.volatile:
+        return (
+            f"that is {region.name}: is `AT> FLASH` missing in the linker script, or is this for "
+            "GDB's load? "
+        )
+    return ""
 
 
 class LoaderRejected(FlashError):

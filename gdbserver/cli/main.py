@@ -170,10 +170,11 @@ def _check_nothing_to_serve(context: click.Context) -> None:
         name = parameter.name or ""
         given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
         if given and name != "verbose":
+            option, subcommand = parameter.opts[0], context.invoked_subcommand
             error = UsageError(
-                f"{parameter.opts[0]} is for serving, and {context.invoked_subcommand} does not"
+                f"{option} stands before {subcommand}, where the server's options go"
             )
-            error.hint = "options of a subcommand go behind it"
+            error.hint = f"put it behind: stm32-gdbserver {subcommand} {option} ..."
             raise error
 
 

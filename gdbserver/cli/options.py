@@ -57,6 +57,8 @@ class Pins(click.ParamType):  # type: ignore[type-arg]
             signal, equals, pin = part.partition("=")
             if not equals or not signal or not pin:
                 self.fail(f"{part!r} is not SIGNAL=PIN; for example {DEFAULT_PINS}", param, ctx)
+            if signal.strip() in pins:
+                self.fail(f"{signal.strip()} is given twice", param, ctx)
             pins[signal.strip()] = pin.strip()
         return pins
 

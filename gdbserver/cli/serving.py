@@ -117,6 +117,9 @@ def _write_whole(path: Path, text: str) -> None:
     """So that a script which waits for the file never reads half of it."""
     partial = path.with_name(path.name + ".partial")
     try:
+        if path.exists() and not path.is_file():  # a device is written to, not replaced
+            path.write_text(text)
+            return
         partial.write_text(text)
         os.replace(partial, path)
     except OSError as error:

@@ -3,7 +3,8 @@
 What a file is, is seen from its contents, not from its name.  Everything that can be wrong with
 one is found here, before a probe is touched.
 
-* ELF: what the program headers load, at its load address (ELF, "Program Header": p_paddr).
+* ELF: what the program headers load, at its load address (ELF, "Program Header": p_paddr),
+  without the file's own headers, where a linker has put them before the code.
 * Intel HEX and S-records: both have a checksum in every line, and end with a record of their
   own; where that is missing, the file has been cut off.
 * anything else is bytes as they are, and needs ``FILE@ADDRESS``.
@@ -15,14 +16,15 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import bincopy
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
+from elftools.elf.segments import Segment
 
 from gdbserver.chip.memory import Span, merge
-from gdbserver.errors import BadImage
+from gdbserver.errors import BadImage, meant_instead
 from gdbserver.flash.plan import Download
 
 _AGAIN = "build or copy it again"
@@ -56,14 +58,15 @@ def load_image(name: str) -> Image:
         return _bytes(Path(file), address)
     path = Path(name)
     data = _read(path)
-    if data.startswith(b"\x7fELF"):
-        parts = _elf(path)
-    elif data.lstrip()[:1] == b":":
-        parts = _hex(path, data)
-    elif re.match(rb"\s*S[0-9]", data):
-        parts = _srec(path, data)
-    else:
-        raise BadImage(path, "is no file that says where it goes", hint=_HINT)
+    match _says_where(data):
+        case "ELF":
+            parts = _elf(path)
+        case "HEX":
+            parts = _hex(path, data)
+        case "SREC":
+            parts = _srec(path, data)
+        case None:
+            raise BadImage(path, "is no file that says where it goes", hint=_HINT)
     if not parts:
         raise BadImage(path, "has nothing to program in it", hint="has it been linked?")
     return Image(path, tuple(sorted(parts)))
@@ -100,9 +103,7 @@ def check_places(images: Sequence[Image], possible: Sequence[Span]) -> None:
         for span in image.spans:
             if not any(span in place for place in flash):
                 places = ", ".join(str(place) for place in flash)
-                hint = f"flash can be at {places}"
-                if span.start >> 28 == 9:
-                    hint = f"external flash needs its loader: give it with --extload; {hint}"
+                hint = f"{meant_instead(span, flash)}flash can be at {places}"
                 raise BadImage(image.path, f"goes to {span}, which is not in flash", hint=hint)
 
 
@@ -116,12 +117,30 @@ def _read(path: Path) -> bytes:
     return data
 
 
+def _says_where(data: bytes) -> Literal["ELF", "HEX", "SREC"] | None:
+    """The format that it begins like, of those with addresses."""
+    if data.startswith(b"\x7fELF"):
+        return "ELF"
+    if data.lstrip()[:1] == b":":
+        return "HEX"
+    if re.match(rb"\s*S[0-9]", data):
+        return "SREC"
+    return None
+
+
 def _bytes(path: Path, address: str) -> Image:
     try:
         start = int(address, 0)
     except ValueError:
-        raise BadImage(path, f"cannot go to {address!r}: that is no address", hint=_HINT) from None
+        hint = f"for example {path.name}@0x90000000"
+        raise BadImage(path, f"cannot go to {address!r}: that is no address", hint=hint) from None
     data = _read(path)
+    if _says_where(data) and data[:11].isascii() and path.suffix != ".bin":
+        raise BadImage(
+            path,
+            f"says itself where it goes, and @{address} says it, too",
+            hint=f"leave @{address} away; a file called .bin is taken as the bytes that it has",
+        )
     if not 0 <= start <= (1 << 32) - len(data):
         raise BadImage(path, f"cannot go to {address}: addresses have 32 bits", hint=_HINT)
     return Image(path, ((start, data),))
@@ -144,11 +163,25 @@ def _elf(path: Path) -> list[tuple[int, bytes]]:
                     raise BadImage(
                         path, "has been cut off: a segment ends behind the file", hint=_AGAIN
                     )
-                if data:
-                    parts.append((segment["p_paddr"], data))
+                headers = _headers_in(elf, segment)
+                if data[headers:]:
+                    parts.append((segment["p_paddr"] + headers, data[headers:]))
     except ELFError as error:
         raise BadImage(path, "is a broken ELF file", hint=_AGAIN) from error
     return parts
+
+
+def _headers_in(elf: ELFFile, segment: Segment) -> int:
+    """How many bytes at the start of a segment are the file's own headers.
+
+    A linker lays them before code that does not begin at a page of its own, down to the page's
+    start, where a boot loader may be.  GDB and objcopy go by sections, and leave them out.
+    """
+    if segment["p_offset"] >= elf["e_ehsize"] + elf["e_phnum"] * elf["e_phentsize"]:
+        return 0
+    sections = (s for s in elf.iter_sections() if segment.section_in_segment(s))
+    starts = [s["sh_offset"] for s in sections if s["sh_type"] != "SHT_NOBITS" and s["sh_size"]]
+    return int(min(starts, default=segment["p_offset"]) - segment["p_offset"])
 
 
 def _hex(path: Path, data: bytes) -> list[tuple[int, bytes]]:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from gdbserver.sim.board import Board
 
 NAME = "sim"
-_NEEDS_UNICORN = "the simulated board needs Unicorn: pip install 'stm32-gdbserver[sim]'"
+_NEEDS_UNICORN = "the simulated board needs Unicorn: pip install unicorn"
 
 
 class SimProbe(DebugProbe):  # type: ignore[misc]  # pyOCD is untyped

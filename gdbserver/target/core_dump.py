@@ -134,8 +134,12 @@ def save(
         if running:
             target.resume()
     part = path.with_name(path.name + ".part")
+    whole = core_file(pieces, sets, stop, describe)
     try:
-        part.write_bytes(core_file(pieces, sets, stop, describe))
+        if path.exists() and not path.is_file():  # a device is written to, not replaced
+            path.write_bytes(whole)
+            return
+        part.write_bytes(whole)
         os.replace(part, path)
     except OSError as error:
         with suppress(OSError):

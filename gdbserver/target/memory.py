@@ -96,7 +96,7 @@ class Memory:
                 data += self._readable(shown)
                 bad = address + len(data)
                 fault = MemoryFault("read", Span(bad, max(bad + 1, address + length)), data)
-                fault.hint = self._flash_trouble(bad)
+                fault.hint = self._flash_trouble(bad) or fault.hint
                 raise fault from refused
             if shown != piece:
                 raise _unshown(Span(shown.end, address + length), data)

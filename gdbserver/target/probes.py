@@ -31,15 +31,12 @@ def find_probe(uid: str | None) -> Any:
     Raises:
         ProbeError: none, or more than one; the hint names what could be meant.
     """
-    quiet()
     if uid is not None and is_simulated(uid) and importlib.util.find_spec("unicorn") is None:
-        raise ProbeError(
-            "the simulated board needs Unicorn", hint="pip install 'stm32-gdbserver[sim]'"
-        )
+        raise ProbeError("the simulated board needs Unicorn", hint="pip install unicorn")
     what, hint = "cannot look for debug probes", "is libusb installed?"
     if uid is not None and is_simulated(uid):
         what, hint = "the simulated board cannot be made", "the README lists what may follow sim:"
-    with driver_errors(what, hint=hint):
+    with driver_errors(what, hint=hint), _what_pyocd_says() as said:
         probes = ConnectHelper.get_all_connected_probes(blocking=False, unique_id=uid)
         if uid is None:
             probes = _real(probes)
@@ -52,9 +49,12 @@ def find_probe(uid: str | None) -> Any:
         raise ProbeError(fits, hint=f"choose one with --probe: {names}")
     hint = "--probe sim is a simulated board"
     if uid is None:
-        raise ProbeError("no debug probe is connected", hint=hint)
-    hint = f"connected: {names}; {hint}" if names else f"none is connected; {hint}"
-    raise ProbeError(f"there is no debug probe {uid!r}", hint=hint)
+        missing = ProbeError("no debug probe is connected", hint=hint)
+    else:
+        hint = f"connected: {names}; {hint}" if names else f"none is connected; {hint}"
+        missing = ProbeError(f"there is no debug probe {uid!r}", hint=hint)
+    missing.details = tuple(said)
+    raise missing
 
 
 def connected_probes() -> list[tuple[str, str]]:
@@ -90,6 +90,37 @@ def driver_errors(sentence: str, *, hint: str) -> Iterator[None]:
         if not is_drivers(error):
             raise
         raise ProbeError(sentence, hint=hint) from error
+
+
+@contextmanager
+def _what_pyocd_says() -> Iterator[list[str]]:
+    """Its warnings meanwhile: of a probe that this user may not open it says so there only."""
+    quiet()
+    pyocd = logging.getLogger("pyocd")
+    said: list[str] = []
+    listener = _Listener(said)
+    level, propagate = pyocd.level, pyocd.propagate
+    pyocd.propagate = level < logging.CRITICAL  # at CRITICAL nobody wants to see them twice
+    pyocd.setLevel(min(level, logging.WARNING))
+    pyocd.addHandler(listener)
+    try:
+        yield said
+    finally:
+        pyocd.removeHandler(listener)
+        pyocd.setLevel(level)
+        pyocd.propagate = propagate
+
+
+class _Listener(logging.Handler):
+    """Keeps warnings, each once."""
+
+    def __init__(self, said: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._said = said
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage() not in self._said:
+            self._said.append(record.getMessage())
 
 
 def quiet() -> None:

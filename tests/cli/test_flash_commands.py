@@ -360,6 +360,11 @@ def bad_files(folder: Path, demo: Path) -> dict[str, tuple[str, str]]:
         "SREC line lost": ("fewer.srec", "fewer.srec has "),
         "HEX with bytes": ("mixed.hex", "mixed.hex begins like a text file and has bytes in it"),
         "RAM": ("ram.hex", "ram.hex goes to 0x20000000-0x20000003, which is not in flash"),
+        "an ELF with an address": (
+            "half.elf@0x08000000",
+            "half.elf says itself where it goes, and @0x08000000 says it, too",
+        ),
+        "HEX with an address": ("ram.hex@0x08000000", "ram.hex says itself where it goes"),
         "BIN without address": ("data.bin", "data.bin is no file that says where it goes"),
         "BIN, no address": ("data.bin@flash", "data.bin cannot go to 'flash': that is no address"),
         "BIN, too high": ("data.bin@0xfffffff8", "data.bin cannot go to 0xfffffff8"),
@@ -390,6 +395,45 @@ def test_external_flash_without_a_loader_is_refused_with_the_option_to_give(
         "error: data.bin goes to 0x90000000-0x9000000f, which is not in flash\n"
         "  hint: external flash needs its loader: give it with --extload; flash can be at "
     )
+
+
+@pytest.mark.parametrize(
+    ("address", "hint"),
+    [
+        (0x00008000, "that is ITCM: has the linker got its script (-T)? flash can be at 0x08"),
+        (0x20000000, "that is DTCM: is `AT> FLASH` missing in the linker script, or is this for"),
+        (0x09000000, "the QSPI window is at 0x90000000, not 0x09000000; flash can be at 0x08"),
+        (0x92000000, "external flash needs its loader: give it with --extload; flash can be at"),
+        (0x08200000, "flash can be at 0x08000000-0x081fffff\n"),
+    ],
+)
+def test_a_place_that_is_not_flash_is_told_for_what_it_is(
+    tmp_path: Path, address: int, hint: str
+) -> None:
+    (tmp_path / "data.bin").write_bytes(bytes(16))
+    said = run("flash", "--probe", "0669FF", f"{tmp_path}/data.bin@{address:#x}", status=2)
+    assert f"  hint: {hint}" in said
+
+
+def test_headers_that_the_linker_put_before_the_code_are_no_part_of_the_program(
+    here: Board, tmp_path: Path
+) -> None:
+    """An application behind a boot loader, in the same page of the linker's."""
+    (tmp_path / "app.s").write_text(".word 0x20020000, 0x08000285")
+    elf, boot = tmp_path / "app.elf", tmp_path / "boot.bin"
+    subprocess.run(
+        [
+            *("arm-none-eabi-gcc", "-nostdlib", "-Wl,-Ttext=0x08000280,-e,0x08000284"),
+            *("-Wl,-z,max-page-size=4096", tmp_path / "app.s", "-o", elf),
+        ],
+        check=True,
+    )
+    boot.write_bytes(b"boot" * 160)
+    (segment,) = parts(elf)
+    assert segment[0] == 0x08000000, "else this is a test of nothing"
+    do("flash", *SIM, f"{boot}@0x08000000", elf)
+    assert in_flash(here, 0x08000000, 0x280) == b"boot" * 160
+    assert in_flash(here, 0x08000280, 4) == (0x20020000).to_bytes(4, "little")
 
 
 def test_two_files_for_one_place_are_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -97,6 +98,17 @@ def test_a_persistent_server_stays(tmp_path: Path) -> None:
             assert b"PacketSize=" in ask(port, b"qSupported")
 
 
+def test_a_device_is_told_the_port_and_not_replaced(tmp_path: Path) -> None:
+    place = tmp_path / "pipe"
+    os.mkfifo(place)
+    with (
+        subprocess.Popen(["cat", place], stdout=subprocess.PIPE, text=True) as reader,
+        serving("--probe", "sim", "--port-file", str(place)) as (_, _, port),
+    ):
+        assert reader.communicate()[0] == f"{port}\n"
+    assert place.is_fifo()
+
+
 def test_a_port_in_use_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -129,7 +141,7 @@ def test_the_simulated_board_without_its_extra_says_what_to_install() -> None:
     )
     assert (result.returncode, result.stderr) == (
         1,
-        "error: the simulated board needs Unicorn\n  hint: pip install 'stm32-gdbserver[sim]'\n",
+        "error: the simulated board needs Unicorn\n  hint: pip install unicorn\n",
     )
 
 
@@ -160,6 +172,7 @@ def test_a_nor_that_does_not_answer_is_told_with_its_pins() -> None:
         (PINS + ",DQS=PC5", "the QSPI has no signal DQS"),
         (PINS.replace("PF8", "PH2"), "mixed from both banks"),
         ("CLOCK", "'CLOCK' is not SIGNAL=PIN"),
+        (PINS + ",CLK=PF10", "CLK is given twice"),
     ],
 )
 def test_pins_that_cannot_be_are_explained(pins: str, says: str) -> None:
@@ -168,8 +181,8 @@ def test_pins_that_cannot_be_are_explained(pins: str, says: str) -> None:
 
 def test_options_of_the_server_before_a_subcommand_are_refused() -> None:
     assert refuse("--port", "1", "loader", "info", "x.stldr", status=2) == (
-        "error: --port is for serving, and loader does not\n"
-        "  hint: options of a subcommand go behind it\n"
+        "error: --port stands before loader, where the server's options go\n"
+        "  hint: put it behind: stm32-gdbserver loader --port ...\n"
     )
 
 

@@ -70,6 +70,18 @@ def test_an_address_that_is_not_ours_cannot_be_had() -> None:
         serve(never_opened, Options(host="192.0.2.1", port=0))
 
 
+@pytest.mark.parametrize(
+    ("reason", "hint"),
+    [
+        (OSError(errno.EADDRNOTAVAIL, "no"), "an address of this machine: localhost, or 0.0.0.0"),
+        (socket.gaierror(-2, "unknown"), "an address of this machine: localhost, or 0.0.0.0"),
+        (OSError(errno.EACCES, "denied"), "ports below 1024 are for root: choose another --port"),
+    ],
+)
+def test_where_one_may_listen_is_told(reason: OSError, hint: str) -> None:
+    assert str(CannotListen("somewhere", 22, reason).hint).startswith(hint)
+
+
 def test_a_name_that_nobody_has_cannot_be_had() -> None:
     error = CannotListen("no.such.host", 1, OSError(errno.ENOENT, "Name or service not known"))
     assert str(error) == "cannot listen on no.such.host port 1: Name or service not known"

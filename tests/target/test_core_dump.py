@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +142,16 @@ def test_a_halted_core_stays_where_it_was(drills: Crashed, tmp_path: Path) -> No
     list(save(drills.target, tmp_path / "board.core", target_description))
     assert drills.target.is_halted()
     assert drills.target.read_registers(["pc", "sp", "xpsr"]) == before
+
+
+def test_a_device_is_written_to_and_not_replaced(drills: Crashed, tmp_path: Path) -> None:
+    place = tmp_path / "pipe"
+    os.mkfifo(place)
+    with subprocess.Popen(["head", "-c", "4", place], stdout=subprocess.PIPE) as reader:
+        with suppress(BadRequest):  # the reader leaves early
+            list(save(drills.target, place, target_description))
+        assert reader.communicate()[0] == b"\x7fELF"
+    assert place.is_fifo()
 
 
 def test_a_file_that_cannot_be_written_is_refused_by_name(drills: Crashed, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from target_bench import LINKS, Bench
 
 from gdbserver.chip.cortex_m import CCR, Ccr
+from gdbserver.chip.memory import Span
 from gdbserver.chip.stm32h743 import AXI_SRAM, BANK1, GPIOA, RCC
 from gdbserver.errors import AccessRefused, AccessStalled, MemoryFault
 from gdbserver.sim.bus import Master
@@ -97,6 +98,19 @@ def test_a_write_where_nothing_is_faults_at_once(bench: Bench) -> None:
         bench.target.write_memory(0x70000000, b"1234")
     bench.target.write_memory(AXI_SRAM.start, b"1234")
     assert bench.target.read_memory(AXI_SRAM.start, 4) == b"1234"
+
+
+@pytest.mark.parametrize(
+    ("address", "hint"),
+    [
+        (0x30100000, "this chip has nothing there"),
+        (0x60000000, "memory at the FMC answers once the program has set the FMC up"),
+        (0x58027000, "a reserved address, or a peripheral whose clock (RCC) or power is off"),
+        (0x24000000, None),
+    ],
+)
+def test_what_a_refused_address_is_is_told(address: int, hint: str | None) -> None:
+    assert MemoryFault("read", Span.of(address, 4)).hint == hint
 
 
 def test_a_block_may_cross_regions(bench: Bench) -> None:

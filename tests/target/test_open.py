@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import pytest
+from pyocd.probe.aggregator import PROBE_CLASSES
 from target_bench import LINKS, load
 
 from gdbserver.chip.cortex_m import DEMCR, DHCSR, Dhcsr
@@ -54,6 +55,31 @@ def test_a_probe_that_is_not_there_is_named() -> None:
     with pytest.raises(ProbeError, match="there is no debug probe '0669FF'") as caught:
         Target.open("0669FF")
     assert caught.value.hint == "none is connected; --probe sim is a simulated board"
+
+
+class ForbiddenProbe(SimProbe):
+    """A probe that this user may not open: pyOCD's drivers log that, and leave it out."""
+
+    @classmethod
+    def get_all_connected_probes(
+        cls, unique_id: str | None = None, is_explicit: bool = False
+    ) -> Sequence[SimProbe]:
+        log = logging.getLogger("pyocd.probe.stlink.usb")
+        log.warning("Access denied (VID=%04x PID=%04x), a udev rule is missing", 0x483, 0x374E)
+        return []
+
+
+def test_a_probe_that_may_not_be_opened_is_not_kept_quiet(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(PROBE_CLASSES, "forbidden", ForbiddenProbe)
+    for uid in (None, "0669FF"):
+        with pytest.raises(ProbeError) as caught:
+            find_probe(uid)
+        told = list(explain(caught.value))
+        assert told[1] == "Access denied (VID=0483 PID=374e), a udev rule is missing"
+        assert len(told) == 3, "once, although it was looked for twice"
+    assert not caplog.records, "not beside the error as well"
 
 
 def test_a_kind_of_probe_that_nobody_knows_is_an_error() -> None:
