@@ -13,6 +13,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import reduce
 from operator import or_
 from typing import Literal
@@ -427,4 +428,8 @@ def find(line: str) -> tuple[MonitorCommand, str]:
     for count in range(len(words), 0, -1):
         if command := _BY_NAME.get(" ".join(words[:count]).lower()):
             return command, " ".join(words[count:])
-    raise BadRequest("unknown monitor command; try: monitor help")
+    first = words[0].lower() if words else ""
+    near = [name for name in COMMANDS if name.startswith(f"{first} ")]
+    near = near or get_close_matches(first, COMMANDS, 1)
+    meant = f": did you mean {' or '.join(near)}?" if near else "; try: monitor help"
+    raise BadRequest(f"unknown monitor command{meant}")

@@ -722,6 +722,8 @@ class Core:
         """The status of `halt` with what can be found out about where the program was."""
         self._fetch(halt, (Selector.PC, Selector.LR, Selector.XPSR))
         status = replace(self._status(halt), locked_up=self._is_lockup(halt))
+        if status.cfsr & faults.STACKING:
+            status = replace(status, sp=self.read_registers(["sp"])["sp"])
         stack = faults.frame_stack(halt.registers[Selector.XPSR], halt.registers[Selector.LR])
         if stack is None or not (status.cfsr or status.hfsr):
             return status

@@ -18,6 +18,8 @@ FRAME_WORDS: Final = 8
 _RESERVED_XPSR: Final = 0x00F00000
 _MEM_MANAGE: Final = Cfsr(0xFF)
 _BUS: Final = Cfsr(0xFF00)
+_BLANK: Final = 0xFFFFF000
+"""Where sp is, or little below, when it was 0xFFFFFFFC: what reset finds in blank flash."""
 _FAULT_HANDLERS: Final = range(ExceptionNumber.NMI, ExceptionNumber.USAGE_FAULT + 1)
 
 
@@ -58,6 +60,8 @@ class FaultStatus:
     mmfar: int = 0
     bfar: int = 0
     frame: Frame | None = None
+    sp: int | None = None
+    """Where a stack that could not be used was thought to be."""
     locked_up: bool = False
 
 
@@ -69,6 +73,10 @@ def describe(status: FaultStatus) -> str | None:
     sentence = "; ".join(causes) or "no status says why"
     if status.hfsr & Hfsr.FORCED:
         sentence += "; escalated to a hard fault"
+    if status.sp is not None:
+        sentence += f"; sp is {status.sp:#010x}"
+        if status.sp >= _BLANK:
+            sentence += ", from the blank flash at the last reset: monitor reset halt sets it"
     if status.locked_up:
         sentence = f"the core locked up, faulting in a fault handler: {sentence}"
     if status.frame and status.frame.lr & 0xFFFFFFE0 != 0xFFFFFFE0:
@@ -100,7 +108,7 @@ _CATCHES: Final = (
         Demcr.VC_STATERR,
     ),
 )
-_STACKING: Final = (
+STACKING: Final = (
     Cfsr.MUNSTKERR | Cfsr.MSTKERR | Cfsr.MLSPERR | Cfsr.UNSTKERR | Cfsr.STKERR | Cfsr.LSPERR
 )
 
@@ -110,7 +118,7 @@ def catches(xpsr: int, cfsr: int) -> Demcr:
 
     Armv7-M ARM, "Vector catch support".
     """
-    found = Demcr.VC_INTERR if cfsr & _STACKING else Demcr(0)
+    found = Demcr.VC_INTERR if cfsr & STACKING else Demcr(0)
     for number, causes, catch in _CATCHES:
         if xpsr & 0x1FF == number and (not causes or cfsr & causes):
             found |= catch

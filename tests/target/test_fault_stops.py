@@ -75,6 +75,7 @@ def test_a_lockup_is_a_stop(bench: Bench) -> None:
     stop = bench.run()
     assert stop.kind == "lockup"
     assert stop.detail.startswith("the core locked up")
+    assert "; sp is 0x6fffff" in stop.detail
     assert bench.target.read_registers(["pc"])["pc"] == 0xFFFFFFFE
     assert bench.target.is_halted()
 

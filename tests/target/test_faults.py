@@ -51,6 +51,17 @@ HERE = Frame(pc=0x08000456, lr=0x08000401, xpsr=0x61000000)
             "hard fault: a vector could not be read; does VTOR point to a vector table?",
         ),
         (
+            FaultStatus(Cfsr.STKERR, sp=0x1FFFFFF8),
+            "bus fault: the stack could not be written on exception entry; sp is 0x1ffffff8",
+        ),
+        (
+            FaultStatus(Cfsr.STKERR, sp=0xFFFFFFD8),
+            (
+                "bus fault: the stack could not be written on exception entry; sp is 0xffffffd8,"
+                " from the blank flash at the last reset: monitor reset halt sets it"
+            ),
+        ),
+        (
             FaultStatus(Cfsr.STKERR, Hfsr.FORCED, locked_up=True),
             (
                 "the core locked up, faulting in a fault handler: bus fault: the stack could not"
