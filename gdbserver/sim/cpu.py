@@ -37,23 +37,21 @@ from gdbserver.chip.cortex_m import (
 from gdbserver.chip.memory import Span
 from gdbserver.sim.bus import Bus, BusError, BusStall, Master
 from gdbserver.sim.clock import MILLISECOND, NEVER, SECOND, Clock
-from gdbserver.sim.core_memory import PAGE, CoreMemory
+from gdbserver.sim.core_memory import CoreMemory
 from gdbserver.sim.core_registers import CONTROL_NPRIV, IPSR, XPSR_T, CoreRegisters
 from gdbserver.sim.core_time import CYCLES_PER_INSTRUCTION, CoreTime
 from gdbserver.sim.exceptions import ExceptionUnit, Fault
 from gdbserver.sim.polling import PollDetector
 from gdbserver.sim.systick import SysTick
 from gdbserver.sim.traps import (
-    LONGEST_SCAN,
     Trap,
+    TrapMap,
     advance_it,
     condition_passed,
-    find_traps,
     is_coprocessor,
     is_it,
     it_state,
     length_of,
-    straight_length,
 )
 
 if TYPE_CHECKING:
@@ -148,9 +146,6 @@ class Core:
         self._stale_data: list[Span] = []
         self._stale_hooks: list[Any] = []
         self._finishing = False
-        self._scanned: dict[int, set[int]] = {}  # by page
-        self._traps: dict[int, Trap] = {}
-        self._traps_version = 0
         self._exits: frozenset[int] = frozenset()
         self._exits_key: tuple[object, ...] = ()
         unicorn = uc.Uc(uc.UC_ARCH_ARM, uc.UC_MODE_THUMB)
@@ -164,12 +159,13 @@ class Core:
         self._memory = CoreMemory(
             unicorn, bus, self, clock=clock, time=self.time, polls=self._polls
         )
+        self._traps = TrapMap(self._memory.fetch)
         unicorn.hook_add(uc.UC_HOOK_INTR, self._on_interrupt)
         unicorn.hook_add(uc.UC_HOOK_INSN_INVALID, self._on_invalid)
         unicorn.hook_add(uc.UC_HOOK_MEM_UNMAPPED, self._on_unmapped)
         unicorn.hook_add(uc.UC_HOOK_EDGE_GENERATED, self._on_translated)
-        bus.on_changed.append(self._on_changed)
-        bus.on_revoked.append(self._on_changed)
+        bus.on_changed.append(self._traps.changed)
+        bus.on_revoked.append(self._traps.changed)
         bus.on_changed.append(scs.caches.changed)
         systick = SysTick(clock, self._tick)
         scs.attach(self, systick)
@@ -310,7 +306,7 @@ class Core:
         self._until = when
         self._limit = max(clock.now, clock.look_ahead(when))
         self._stalled = False
-        self._scan(self.pc)
+        self._traps.scan(self.pc)
         if self._handle_trap():
             return
         self._use_exits()
@@ -438,43 +434,10 @@ class Core:
 
     # --- instructions that Unicorn does not execute as silicon does ----------------------------
 
-    def _scan(self, address: int) -> None:
-        """Look for traps in the code at `address`, unless that has been done.
-
-        Unicorn tells about each block that it translates but the first of a run.
-        """
-        scanned = self._scanned.get(address // PAGE)
-        if scanned is None:
-            scanned = self._scanned[address // PAGE] = set()
-        elif address in scanned:
-            return
-        code = self._memory.fetch(address, LONGEST_SCAN)
-        if code:
-            scanned.add(address)
-            self._find_traps(code[: straight_length(code)], address)
-
-    def _find_traps(self, code: bytes, address: int) -> bool:
-        """Remember the traps in `code`; whether there was a new one."""
-        found = dict(find_traps(code, address))
-        if found.items() <= self._traps.items():
-            return False
-        self._traps.update(found)
-        self._traps_version += 1
-        return True
-
     def _on_translated(self, _uc: Any, block: Any, _previous: Any, _data: Any) -> None:
-        code = self._memory.fetch(block.pc, block.size)
-        if self._find_traps(code, block.pc):
+        """Unicorn tells about each block that it translates but the first of a run."""
+        if self._traps.add(self._memory.fetch(block.pc, block.size), block.pc):
             self._stop(_nothing_more)
-
-    def _on_changed(self, span: Span) -> None:
-        if len(span) > PAGE:
-            self._scanned.clear()
-            return
-        first = span.start - LONGEST_SCAN
-        for page in range(first // PAGE, span.end // PAGE + 1):
-            if scanned := self._scanned.get(page):
-                scanned.difference_update([a for a in scanned if first < a < span.end])
 
     def _use_exits(self) -> None:
         """Have Unicorn stop at breakpoints and at the traps that matter now."""
@@ -482,8 +445,7 @@ class Core:
         if key == self._exits_key:
             return
         self._exits_key = key
-        traps = {address for address, trap in self._traps.items() if self._matters(trap)}
-        self._set_exits(self._current_breakpoints() | traps)
+        self._set_exits(self._current_breakpoints() | self._traps.where(self._matters))
 
     def _watch_stale_lines(self) -> None:
         """Have `Caches` told of what is executed there, and read."""
@@ -526,7 +488,7 @@ class Core:
         scs = self.scs
         return (
             self._current_breakpoints(),
-            self._traps_version,
+            self._traps.version,
             scs.floating_point_enabled,
             scs.traps_division,
             self._nvic.waiting != 0,
@@ -553,16 +515,12 @@ class Core:
         trap = self._traps.get(self.pc)
         if trap is None or not self._matters(trap):
             return False
-        code = self._memory.fetch(self.pc, 4)
-        found = dict(find_traps(code, self.pc)).get(self.pc)
-        if found is not trap:
-            # The program that was here has been replaced.
-            del self._traps[self.pc]
-            self._traps_version += 1
+        if not self._traps.is_there(trap, self.pc):
             return False
         if trap is Trap.UNMASK:
             self._run_slice(1, self._execute_one)
             return True
+        code = self._memory.fetch(self.pc, 4)
         xpsr = self.registers.xpsr
         executes = condition_passed(xpsr)
         if executes and trap is Trap.FLOATING_POINT:

@@ -10,10 +10,13 @@ Armv7-M Architecture Reference Manual (DDI 0403E.e), "Thumb instruction set enco
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
 
-LONGEST_SCAN = 256  # bytes; a translated block ends at the next branch, mostly long before
+from gdbserver.chip.memory import Span
+
+_LONGEST_SCAN = 256  # bytes; a translated block ends at the next branch, mostly long before
+_PAGE = 4096  # bytes of code that are remembered, and forgotten, together
 
 
 class Trap(Enum):
@@ -76,7 +79,65 @@ def find_traps(code: bytes, address: int) -> Iterator[tuple[int, Trap]]:
         offset += length_of(first)
 
 
-def straight_length(code: bytes) -> int:
+class TrapMap:
+    """The traps in all code that was looked through, for as long as it is there."""
+
+    def __init__(self, fetch: Callable[[int, int], bytes]) -> None:
+        self._fetch = fetch
+        self._scanned: dict[int, set[int]] = {}  # by page
+        self._traps: dict[int, Trap] = {}
+        self.version = 0
+        """Counts changes of what `where` says."""
+
+    def scan(self, address: int) -> None:
+        """Look through straight code at `address`, unless that has been done."""
+        scanned = self._scanned.get(address // _PAGE)
+        if scanned is None:
+            scanned = self._scanned[address // _PAGE] = set()
+        elif address in scanned:
+            return
+        code = self._fetch(address, _LONGEST_SCAN)
+        if code:
+            scanned.add(address)
+            self.add(code[: _straight_length(code)], address)
+
+    def add(self, code: bytes, address: int) -> bool:
+        """Remember the traps in `code`; whether there was a new one."""
+        found = dict(find_traps(code, address))
+        if found.items() <= self._traps.items():
+            return False
+        self._traps.update(found)
+        self.version += 1
+        return True
+
+    def get(self, address: int) -> Trap | None:
+        """What was found there; a program may have been replaced since: see `is_there`."""
+        return self._traps.get(address)
+
+    def is_there(self, trap: Trap, address: int) -> bool:
+        """Whether it still is; else it is forgotten."""
+        if dict(find_traps(self._fetch(address, 4), address)).get(address) is trap:
+            return True
+        del self._traps[address]
+        self.version += 1
+        return False
+
+    def where(self, matters: Callable[[Trap], bool]) -> set[int]:
+        """Addresses of the traps that matter."""
+        return {address for address, trap in self._traps.items() if matters(trap)}
+
+    def changed(self, span: Span) -> None:
+        """Memory has changed: what began before may reach into it."""
+        if len(span) > _PAGE:
+            self._scanned.clear()
+            return
+        first = span.start - _LONGEST_SCAN
+        for page in range(first // _PAGE, span.end // _PAGE + 1):
+            if scanned := self._scanned.get(page):
+                scanned.difference_update([a for a in scanned if first < a < span.end])
+
+
+def _straight_length(code: bytes) -> int:
     """How many bytes of `code` come before the first instruction that never falls through."""
     offset = 0
     while offset + 2 <= len(code):
