@@ -51,7 +51,7 @@ from gdbserver.flash.plan import Download, RegionPlan, SectorPlan, plan
 from gdbserver.loader.call_queue import Busy, finish
 from gdbserver.loader.diagnosis import pattern, reset_cause
 from gdbserver.loader.file import LoaderFile
-from gdbserver.loader.own import identity, resized
+from gdbserver.loader.own import four_lines_failed, identity, resized
 from gdbserver.target.target import Target, check_rdp
 
 log = logging.getLogger(__name__)
@@ -408,6 +408,12 @@ class Programmer:
         with ExternalFlash(self._target, loader, queued=False) as flash:
             found = flash.found()
         self._met.add(number)
+        if found is not None and four_lines_failed(found):
+            log.warning(
+                "%s is read on one line, because four lines read something else: are IO2 and IO3 "
+                "on the pins that were named?",
+                loader.region,
+            )
         if found is not None and found["size"] != len(loader.region.span):
             self._loaders[number] = resized(loader, found["size"])
             log.info("%s: the NOR is %d KiB large", loader.region, found["size"] // KIB)

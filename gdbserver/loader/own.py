@@ -24,6 +24,7 @@ from gdbserver.loader.file import CONFIG, NO_PIN, STORAGE_INFO, LoaderFile, buil
 
 _FILE = "qspi.stldr"
 _SECTOR, _PAGE = 64 * chip.KIB, 256  # of each NOR
+_QUAD_FAILED = 1 << 3  # of `found`'s flags: loaders/qspi/loader.h
 _ASSUMED = 32 * chip.MIB  # the same, until somebody has asked the NOR
 
 
@@ -67,6 +68,11 @@ def resized(loader: LoaderFile, size: int) -> LoaderFile:
     span = Span.of(region.span.start, size)
     groups = ((size // sector, sector),)
     return replace(loader, region=replace(region, span=span, groups=groups))
+
+
+def four_lines_failed(found: Mapping[str, int]) -> bool:
+    """Whether our loader reads on one line because four do not read the same."""
+    return bool(found["flags"] & _QUAD_FAILED)
 
 
 def identity(found: Mapping[str, int]) -> str:

@@ -7,7 +7,7 @@ there the NOR stays as the loader leaves it, readable.
 Registers can be put back.  The NOR's own mode can only be guessed at from how the program talked to
 it (QPI: instructions on four lines; 4-byte mode: four address bytes after an instruction that
 has three by itself); so it is compared afterwards whether the program's way of reading gives what
-the loader's did.
+the loader's did.  Where it does not, the loader's way stays: who reads memory needs one that works.
 
 RM0433, "Quad-SPI interface (QUADSPI)", "General-purpose I/Os (GPIO)"; ES0392, "QUADSPI internal
 timing criticality".
@@ -113,7 +113,8 @@ class QuadspiState:
 
         The core is halted, and the QUADSPI's clocks are what they were.
         """
-        if self.mapped and self.of(target) == self:
+        loaders = self.of(target) if self.mapped else None
+        if loaders == self:
             return  # it reads the NOR as the loader does, which has just read it all
         self.put_registers_back(target)
         if self.busy:
@@ -134,8 +135,15 @@ class QuadspiState:
         ):
             nor.leave_in_four_byte_mode()
         self.put_registers_back(target)
-        if not self._reads(target, sample):
-            log.warning("%s", self._unreadable())
+        if self._reads(target, sample):
+            return
+        log.warning("%s", self._unreadable())
+        if loaders is not None and loaders.mapped:
+            loaders.put_registers_back(target)
+            if loaders._reads(target, sample):
+                log.warning("the NOR stays mapped in the loader's way, which reads it")
+            else:
+                self.put_registers_back(target)
 
     def _unreadable(self) -> str:
         """What is known of a way of reading that reads no more, and what it can come from."""

@@ -143,10 +143,39 @@ def test_a_small_part_has_one_bank(bench_at: Callable[..., Bench]) -> None:
     ]
 
 
+def test_a_nor_whose_upper_lines_are_elsewhere_is_read_on_one_line_when_that_shows(
+    bench_at: Callable[..., Bench], caplog: pytest.LogCaptureFixture
+) -> None:
+    """While it was blank, four lines seemed to read it: nothing pulls them low."""
+    bench = bench_at("sim:cmsis-dap-v2", {**DEFAULT_PINS, "IO2": "PE2", "IO3": "PD13"})
+    bench.programmer.describe_external()
+    assert caplog.messages == []
+    for start in (0x90000000, 0x90010000):
+        bench.carry_out(download((start, noise(300))))
+        assert bench.target.read_memory(start, 300) == noise(300)
+    warning, consequence = caplog.messages
+    assert "IO2 or IO3, which it needs, may not be on the pins that were named" in warning
+    assert consequence == "the NOR stays mapped in the loader's way, which reads it"
+
+
+def test_upper_lines_that_are_elsewhere_are_told_at_once_of_a_nor_with_contents(
+    bench_at: Callable[..., Bench], caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = bench_at("sim:cmsis-dap-v2", {**DEFAULT_PINS, "IO2": "PE2", "IO3": "PD13"})
+    bench.board.nor.memory[:0x1000] = noise(0x1000)
+    bench.programmer.describe_external()
+    assert caplog.messages == [
+        (
+            "qspi 0x90000000-0x91ffffff is read on one line, because four lines read something "
+            "else: are IO2 and IO3 on the pins that were named?"
+        )
+    ]
+    assert bench.target.read_memory(0x90000000, 300) == noise(0x1000)[:300]
+
+
 def test_two_loaders_for_one_range_are_refused(quick: Bench) -> None:
-    pins = {"CLK": "PB2", "NCS": "PB6", "IO0": "PF8", "IO1": "PF9", "IO2": "PF7", "IO3": "PF6"}
     with pytest.raises(FlashError, match="two loaders are for the same addresses"):
-        Programmer(quick.target, [builtin(pins), builtin(pins)])
+        Programmer(quick.target, [builtin(DEFAULT_PINS), builtin(DEFAULT_PINS)])
 
 
 def test_a_running_core_is_halted_first(quick: Bench) -> None:
