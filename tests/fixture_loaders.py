@@ -116,6 +116,7 @@ RECIPES: Mapping[str, Recipe] = {
     "W25Q256_F9_STALE": Recipe("faulty.c", numbers=_PLAIN, macros={"FAULT": "STALE", "READ": 1}),
     # Says NOR_FLASH, maps nothing, exports Read; and one that does not.
     "W25Q256_F10": Recipe("reader.c", macros={"READ": 1}, numbers=_PLAIN),
+    "W25Q256_READS_ON": Recipe("reader.c", macros={"READS_ON": 1}, numbers=_PLAIN),
     "W25Q256_UNMAPPED": Recipe("reader.c", numbers=_PLAIN),
     "W25Q256_HARD_FLOAT": Recipe(
         "plain.c",

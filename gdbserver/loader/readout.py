@@ -135,6 +135,11 @@ class Readout:
         (control,), (ccr,) = self._target.run([Read(chip.QUADSPI_CR), Read(chip.QUADSPI_CCR)])
         return bool(control & QuadspiCr.EN) and ccr & QuadspiCcr.FMODE == QuadspiCcr.MEMORY_MAPPED
 
+    def _reads_on(self) -> bool:
+        (ccr,), (status,) = self._target.run([Read(chip.QUADSPI_CCR), Read(chip.QUADSPI_SR)])
+        reads = ccr & QuadspiCcr.FMODE == QuadspiCcr.INDIRECT_READ
+        return reads and bool(status & QuadspiSr.BUSY)
+
     def _be_idle(self) -> None:
         control = self._target.read_word(chip.QUADSPI_CR)
         if not control & QuadspiCr.EN:
@@ -162,10 +167,16 @@ class Readout:
         return bytes(data)
 
     def fetch(self, span: Span, buffer: Span) -> Generator[Busy, None, None]:
-        """What is not mapped, into RAM."""
+        """What is not mapped, into RAM.
+
+        Some read in pages and then the rest, be it of no bytes at all.  DLR is one less than a
+        length: that reads to the end of the flash, and the next command waits for it.
+        """
         yield from self._queue.call(
             *("Read", span.start, len(span), buffer.start), timeout=read_seconds(len(span))
         )
+        if self._in_window and self._reads_on():
+            self._be_idle()
 
     def falls_short(self, address: int) -> Generator[Busy, None, bool]:
         """Whether the loader's addresses are too short for what is there.
