@@ -163,6 +163,8 @@ RECIPES: Mapping[str, Recipe] = {
     ),
     # Keeps the NOR in QPI.
     "W25Q256_QPI": Recipe("flm.c", "flm.ld", {"QPI": 1}, flags=_PIC, suffix=".FLM"),
+    # Powers the NOR down, and does not wake it.
+    "W25Q256_ONCE": Recipe("flm.c", "flm.ld", {"ONCE": 1}, flags=_PIC, suffix=".FLM"),
 }
 
 

@@ -94,6 +94,7 @@ class ExternalFlash:
         self._since = 0.0
         """When the first of those under way had its turn, at the latest."""
         self._changed: int | None = None  # where something has been programmed
+        self._has_begun = False  # an Init has done its work
         self._modes_kept = True  # of the NOR: those that the loader has chosen
         self._pause_ends = 0.0  # of the last pause that was asked for
 
@@ -142,6 +143,7 @@ class ExternalFlash:
         self._queue.__enter__()
         try:
             finish(self._say(self._dialect.start()))
+            self._has_begun = True
             finish(self._readout.open())
             if self._tells:
                 self._queue.check_stack()
@@ -165,9 +167,9 @@ class ExternalFlash:
         sample = None
         try:
             if isinstance(error, LoaderRefused):
-                explain_refusal(self._target, self._loader, error)
+                explain_refusal(self._target, self._loader, error, again=self._has_begun)
             elif isinstance(error, LoaderTimeout):
-                explain_timeout(self._target, self._loader, error)
+                explain_timeout(self._target, self._loader, error, again=self._has_begun)
             if error is None:
                 sample = self._sample()
                 if not self._for_good:  # else it would not stay mapped

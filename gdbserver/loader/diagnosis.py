@@ -161,13 +161,26 @@ _CULPRITS = {
 """Of two NORs side by side, which."""
 
 
-def explain_refusal(target: Target, loader: LoaderFile, error: LoaderRefused) -> None:
-    """Say why: our own loader knows, and for others we look ourselves."""
+_SET_BY_ITSELF = (
+    "; its own Init has left it so, and cannot begin from there: it works once after power-on; "
+    "use --extload builtin"
+)
+
+
+def explain_refusal(
+    target: Target, loader: LoaderFile, error: LoaderRefused, *, again: bool = False
+) -> None:
+    """Say why: our own loader knows, and for others we look ourselves.
+
+    `again`: a routine of that name has done its work before.
+    """
     if (found := what_it_found(target, loader)) is None:
         error.details = (describe_quadspi(target),)
         if error.routine == "Init":
             nor = survey(target)
             error.hint = describe(nor, _names(loader))
+            if nor.woken and again:
+                error.hint += _SET_BY_ITSELF
             error.nor_answers = nor.answers
         else:
             error.hint = (
@@ -185,7 +198,9 @@ def explain_refusal(target: Target, loader: LoaderFile, error: LoaderRefused) ->
         error.hint += "; check --qspi-pins, and that the NOR has power"
 
 
-def explain_timeout(target: Target, loader: LoaderFile, error: LoaderTimeout) -> None:
+def explain_timeout(
+    target: Target, loader: LoaderFile, error: LoaderTimeout, *, again: bool = False
+) -> None:
     """Say more of an Init that does not return: many wait for ever for a NOR that is not there."""
     if error.routine != "Init" or loader.finds_out:
         return
@@ -193,6 +208,8 @@ def explain_timeout(target: Target, loader: LoaderFile, error: LoaderTimeout) ->
     error.nor_answers = nor.answers
     if not nor.answers:
         error.hint = describe(nor, _names(loader))
+    elif nor.woken and again:
+        error.hint = describe(nor, _names(loader)) + _SET_BY_ITSELF
 
 
 def _names(loader: LoaderFile) -> str:

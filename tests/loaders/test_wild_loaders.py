@@ -94,6 +94,23 @@ def test_where_no_nor_is_the_pins_are_named(name: str) -> None:
     assert str(failed.value.hint).startswith("no NOR answers at CLK=PB2, NCS=PB6, IO0=PF8,")
 
 
+def test_an_init_that_cannot_begin_where_the_one_before_has_left_the_nor_is_told_of() -> None:
+    with (
+        run("W25Q256_ONCE", uid="sim:cmsis-dap-v2,nor=W25Q256JV-IM") as here,
+        pytest.raises(LoaderTimeout, match="has not returned") as failed,
+    ):
+        here.load((NOR, noise(300)))
+    hint = str(failed.value.hint)
+    assert hint.startswith(
+        "the NOR at CLK=PB2, NCS=PB6, IO0=PF8, IO1=PF9, IO2=PF7, IO3=PF6 answers"
+    )
+    assert hint.endswith(
+        "but only since it was woken: it was powered down, or in a mode of its own; "
+        "its own Init has left it so, and cannot begin from there: it works once after power-on; "
+        "use --extload builtin"
+    )
+
+
 def test_a_debugger_can_read_a_nor_that_its_loader_does_not_map() -> None:
     with run("W25Q256_VERIFIES") as here:
         here.board.nor.memory[: 2 * BLOCK] = noise(2 * BLOCK, 8)
