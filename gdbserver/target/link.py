@@ -143,7 +143,7 @@ class Link:
                 frequencies = (frequency,) if frequency else FREQUENCIES
                 options = {"project_dir": os.getcwd(), "frequency": frequencies[0]}
                 session = Session(probe, options={**_OPTIONS, **options})
-                session.open(init_board=False)
+                _open(session)
             link = cls(probe, session)
             link._connect(frequencies, under_reset)
         except BaseException:
@@ -165,13 +165,20 @@ class Link:
         self._connect_at(slowest, under_reset)
 
     def _connect_at(self, hertz: int, under_reset: bool) -> None:
+        if hertz != self._session.options.get("frequency"):  # else opening has set it
+            self._session.options.set("frequency", hertz)
+            with (
+                driver_errors(
+                    f"the debug probe does not take a clock of {hertz} Hz",
+                    hint="give another --frequency",
+                ),
+                suppress(NotImplementedError),
+            ):
+                self.probe.set_clock(hertz)
         with driver_errors(
             "the chip does not answer the debug probe",
             hint="is the board powered, and the SWD cable right? try a lower --frequency",
         ):
-            if hertz != self._session.options.get("frequency"):  # else opening has set it
-                self._session.options.set("frequency", hertz)
-                self.probe.set_clock(hertz)
             if under_reset:
                 with suppress(NotImplementedError):
                     self.probe.assert_reset(True)
@@ -214,7 +221,7 @@ class Link:
         """
         self.close()
         with driver_errors("the debug probe cannot be opened again", hint="plug it in again"):
-            self._session.open(init_board=False)
+            _open(self._session)
         self.closed = False
         self.changes += 1
         self._connect_at(self._session.options.get("frequency"), under_reset=False)
@@ -345,6 +352,22 @@ def _ours(error: Exception, access: str) -> GdbServerError:
     if isinstance(error, exceptions.TransferError):
         return ProbeError("the chip stopped answering", hint="is it still powered and connected?")
     return ProbeError("the debug probe stopped working", hint="is it still plugged in?")
+
+
+def _open(session: Session) -> None:
+    """Open the probe, and set its clock, unless it has no other than its own.
+
+    One that refuses the clock, by its own limits, is open all the same: `Link` tries another.
+    """
+    try:
+        session.open(init_board=False)
+    except NotImplementedError as error:
+        log.debug("the probe has a clock of its own: %r", error)
+    except exceptions.Error as error:
+        if not session.probe.is_open:
+            raise
+        log.debug("at %s Hz: %s", session.options.get("frequency"), error)
+        session.options.set("frequency", 0)
 
 
 def _close(session: Session) -> None:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from pyocd.core import exceptions
 from pyocd.probe.aggregator import PROBE_CLASSES
 from target_bench import LINKS, load
 
@@ -80,6 +81,34 @@ def test_a_probe_that_may_not_be_opened_is_not_kept_quiet(
         assert told[1] == "Access denied (VID=0483 PID=374e), a udev rule is missing"
         assert len(told) == 3, "once, although it was looked for twice"
     assert not caplog.records, "not beside the error as well"
+
+
+class SlowProbe(SimProbe):
+    """One whose driver refuses what is too quick for it, instead of taking what it can."""
+
+    def set_clock(self, frequency: float) -> None:
+        if frequency > 4_000_000:
+            raise exceptions.ProbeError("unsupported clock")
+        super().set_clock(frequency)
+
+
+class OneClockProbe(SimProbe):
+    def set_clock(self, frequency: float) -> None:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("probe", [SlowProbe, OneClockProbe])
+def test_a_probe_that_takes_no_clock_of_10_mhz_is_used_all_the_same(probe: type[SimProbe]) -> None:
+    target = Target.behind(probe("sim"), connect=Connect.UNDER_RESET)
+    target.link.reconnect()
+    assert target.chip.revision == "V"
+    target.close()
+
+
+def test_a_clock_that_was_asked_for_and_is_refused_is_named() -> None:
+    with pytest.raises(ProbeError, match="does not take a clock of 8000000 Hz") as caught:
+        Target.behind(SlowProbe("sim"), connect=Connect.UNDER_RESET, frequency=8_000_000)
+    assert caught.value.hint == "give another --frequency"
 
 
 def test_a_kind_of_probe_that_nobody_knows_is_an_error() -> None:
