@@ -238,6 +238,8 @@ def _why_refused(address: int) -> str | None:
         return "this chip has nothing there"
     if region.span in (FMC_BANKS, FMC_SDRAM):
         return "memory at the FMC answers once the program has set the FMC up"
+    if address in QSPI_WINDOW:
+        return "the NOR is mapped there by the program, or by: monitor reset init"
     if region.volatile:
         return "a reserved address, or a peripheral whose clock (RCC) or power is off"
     return None

@@ -38,6 +38,7 @@ def main() -> None:
 
 def run(words: Sequence[str]) -> int:
     """Do what a command line asks; the exit status."""
+    arguments = Arguments()
     try:
         arguments = parse(words)
         if (lines := _lists(arguments)) is not None:
@@ -56,7 +57,7 @@ def run(words: Sequence[str]) -> int:
         click.echo("For complete USAGE and HELP type:\n   ST-LINK_gdbserver --help", err=True)
         return error.exit_status
     except GdbServerError as error:
-        for line in _complaint(error, parse(words)):
+        for line in _complaint(error, arguments):
             click.echo(line, err=True)
         return 1
     return 0

@@ -391,6 +391,11 @@ def test_a_config_file_stands_in_front_of_the_command_line(tmp_path: Path) -> No
     assert "swd" in arguments
     with pytest.raises(UsageError, match="cannot read the config file /nowhere"):
         parse(["-c", "/nowhere"])
+    assert refuse("-c", "/nowhere").splitlines() == [
+        "Error: cannot read the config file /nowhere",
+        "  because: [Errno 2] No such file or directory: '/nowhere'",
+        "  hint: -c takes a text file with an option a line",
+    ]
 
 
 def test_attach_leaves_the_program_running_until_somebody_asks(drills_elf: Path) -> None:

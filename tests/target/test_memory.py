@@ -106,6 +106,7 @@ def test_a_write_where_nothing_is_faults_at_once(bench: Bench) -> None:
         (0x30100000, "this chip has nothing there"),
         (0x60000000, "memory at the FMC answers once the program has set the FMC up"),
         (0x58027000, "a reserved address, or a peripheral whose clock (RCC) or power is off"),
+        (0x90000000, "the NOR is mapped there by the program, or by: monitor reset init"),
         (0x24000000, None),
     ],
 )
