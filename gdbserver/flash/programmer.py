@@ -145,24 +145,21 @@ class Programmer:
             FlashError: a device failed; the others have come to rest.
         """
         with self._noticing_resets("the download"):
-            yield from self._carry_out(download)
-
-    def _carry_out(self, download: Download) -> Generator[Step, None, None]:
-        plans = self._plans(download)
-        with Feeder(self._target) as feeder, Mover(self._target) as mover:
-            # A loader needs the core for itself: beside it, internal flash is streamed to, or fed
-            # by the MDMA.
-            alone = all(p.region in self._banks for p in plans)
-            beside = None if self._is_itcm_taken() else mover
-            helpers = (feeder, None) if alone else (None, beside)
-            lanes = [_Lane(self._driver(p.region, *helpers), p, self._verify) for p in plans]
-            lanes.sort(key=lambda lane: lane.seconds, reverse=True)
-            try:
-                yield from self._run(lanes)
-            except BaseException:
-                self.unfinished |= any(lane.has_changed_flash for lane in lanes)
-                raise
-            self.unfinished = False
+            plans = self._plans(download)
+            with Feeder(self._target) as feeder, Mover(self._target) as mover:
+                # A loader needs the core for itself: beside it, internal flash is streamed to, or
+                # fed by the MDMA.
+                alone = all(p.region in self._banks for p in plans)
+                beside = None if self._is_itcm_taken() else mover
+                helpers = (feeder, None) if alone else (None, beside)
+                lanes = [_Lane(self._driver(p.region, *helpers), p, self._verify) for p in plans]
+                lanes.sort(key=lambda lane: lane.seconds, reverse=True)
+                try:
+                    yield from self._run(lanes)
+                except BaseException:
+                    self.unfinished |= any(lane.has_changed_flash for lane in lanes)
+                    raise
+                self.unfinished = False
 
     def preview(self, download: Download) -> list[Change]:
         """What `carry_out` would do: flash is compared with it, and not changed.
@@ -216,17 +213,14 @@ class Programmer:
     def mass_erase(self, which: Literal["internal", "external", "all"]) -> Iterator[Step]:
         """Erase whole devices."""
         with self._noticing_resets("the mass erase"):
-            yield from self._mass_erase(which)
-
-    def _mass_erase(self, which: Literal["internal", "external", "all"]) -> Iterator[Step]:
-        internal = list(self._banks) if which != "external" else []
-        for region in internal:
-            self._check_allowed([region.span], region)
-        self._target.halt()
-        if which != "internal":
-            self._meet([loader.region for loader in self._loaders])
-        external = [loader.region for loader in self._loaders] if which != "internal" else []
-        yield from self._run([_EraseLane(self._driver(r)) for r in [*external, *internal]])
+            internal = list(self._banks) if which != "external" else []
+            for region in internal:
+                self._check_allowed([region.span], region)
+            self._target.halt()
+            if which != "internal":
+                self._meet([loader.region for loader in self._loaders])
+            external = [loader.region for loader in self._loaders] if which != "internal" else []
+            yield from self._run([_EraseLane(self._driver(r)) for r in [*external, *internal]])
 
     @contextmanager
     def _noticing_resets(self, job: str) -> Iterator[None]:
