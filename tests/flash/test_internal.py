@@ -13,6 +13,7 @@ from gdbserver.chip.stm32h743 import (
     FLASH,
     FLASH_BANK2_OFFSET,
     FLASH_CR,
+    FLASH_CR_PSIZE_SHIFT,
     FLASH_KEY1,
     FLASH_KEY2,
     FLASH_KEYR,
@@ -72,6 +73,17 @@ def test_a_bank_that_the_program_left_unlocked_is_not_unlocked_again(quick: Benc
     quick.carry_out(download((0x08000000, b"12345678")))
     assert quick.contents(Span.of(0x08000000, 8)) == b"12345678"
     assert controls(quick)[0] & FlashCr.LOCK
+
+
+def test_a_flash_word_that_the_program_half_wrote_says_that_a_reset_is_needed(quick: Bench) -> None:
+    for key in (FLASH_KEY1, FLASH_KEY2):
+        quick.target.write_word(FLASH + FLASH_KEYR, key)
+    quick.target.write_word(FLASH + FLASH_CR, FlashCr.PG | 3 << FLASH_CR_PSIZE_SHIFT)
+    quick.target.write_word(0x08000000, 0)
+    with pytest.raises(FlashError, match="bank 1 holds a flash word that the program half") as left:
+        quick.carry_out(download((0x08000000, b"12345678")))
+    assert left.value.hint == "reset the chip first (monitor reset halt)"
+    assert not quick.board.flash.erases
 
 
 def test_old_errors_do_not_stop_a_download(quick: Bench) -> None:
