@@ -12,7 +12,9 @@ from flash_bench import Bench, noise
 
 from gdbserver.chip import cortex_m as cm
 from gdbserver.chip.memory import Span
+from gdbserver.chip.stm32h743 import RCC_AHB2ENR, SRAM1, SRAM2
 from gdbserver.errors import LoaderFault, LoaderRefused, LoaderTimeout
+from gdbserver.loader.borrowed_ram import clocked
 from gdbserver.loader.call_queue import CallQueue
 from gdbserver.loader.file import Image, LoaderFile, built
 
@@ -88,6 +90,20 @@ def test_the_helpers_agree_with_zlib(quick: Bench) -> None:
             number = queue.post("crc32", where + start, length, timeout=1.0, checked=False)
             wait(queue, number)
             assert queue.result(number) == zlib.crc32(data[start : start + length])
+
+
+def test_the_ram_that_a_loader_lies_in_has_a_clock_for_as_long_as_it_needs_one(
+    quick: Bench,
+) -> None:
+    target = quick.target
+    before = target.read_word(RCC_AHB2ENR)
+    with clocked(target, [Span.of(SRAM1.start, 64)]):
+        assert target.read_word(RCC_AHB2ENR) != before
+        target.write_word(SRAM1.start, 0x12345678)
+        target.write_word(SRAM2.start, 0x12345678)
+        assert target.read_word(SRAM1.start) == 0x12345678
+        assert target.read_word(SRAM2.start) == 0  # which nobody asked for
+    assert target.read_word(RCC_AHB2ENR) == before
 
 
 @modes
