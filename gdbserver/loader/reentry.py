@@ -89,7 +89,7 @@ class Handlers:
             # HardFault, which nothing but a fault makes active, and whose handlers do not return.
             log.info(
                 "the program was halted in a handler (exception %d) that it cannot return from "
-                "after a loader has run",
+                "after a loader has run; before it goes on it has to be reset",
                 self.innermost,
             )
             return

@@ -197,7 +197,7 @@ def _numbers(usage: str, arguments: str) -> list[int]:
     except ValueError:
         numbers = []
     if len(numbers) != len(usage.split()) or any(not 0 <= n <= 0xFFFFFFFF for n in numbers):
-        raise BadRequest(f"expected {usage}, as numbers, not {arguments!r}")
+        raise BadRequest(f"expected {usage}, as numbers, not {arguments or 'nothing'}")
     return numbers
 
 

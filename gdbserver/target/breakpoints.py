@@ -280,9 +280,9 @@ class Breakpoints:
         if not wanted:
             raise BreakpointError(f"there is nothing to watch at {watch.span}")
         if len(wanted) > len(free):
-            total = len(self._dwt)
+            total, many = len(self._dwt), "s" if len(wanted) > 1 else ""
             raise BreakpointError(
-                f"watching {watch.span} takes {len(wanted)} comparators, and"
+                f"watching {watch.span} takes {len(wanted)} comparator{many}, and"
                 f" {total - len(free)} of {total} are in use",
                 hint="one comparator watches 1, 2, 4, 8, ... bytes at a multiple of their number",
             )
