@@ -7,6 +7,7 @@ RM0433, "FLASH registers", "FLASH error protections", "Cyclic redundancy check (
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator, Iterator
 
 from gdbserver.chip.memory import FlashRegion, Span
@@ -36,6 +37,8 @@ from gdbserver.flash.driver import Event
 from gdbserver.loader.call_queue import Busy
 from gdbserver.target.access import Read, Write
 from gdbserver.target.target import Target
+
+log = logging.getLogger(__name__)
 
 _CRC_BURST = 3  # 256 flash words, 8 KiB: the coarsest, and still a part of a sector
 _ONGOING = FlashSr.BSY | FlashSr.WBNE | FlashSr.QW
@@ -173,27 +176,32 @@ class BankRegisters:
             hint="is the supply voltage high enough for flash operations?",
         )
 
-    def crc(self, span: Span) -> int:
-        """The CRC unit's digest of a sector: half a millisecond of flash time.
+    def crc(self, span: Span) -> int | None:
+        """The CRC unit's digest of a sector, or None where it does nothing.
 
-        Leaves the unit on, and its flag set: the next one clears them on the same trip.
+        It takes half a millisecond of flash time.  Leaves the unit on, and its flag set: the next
+        one clears them on the same trip.
         """
         offset = span.start - self._region.span.start
         burst = _CRC_BURST << FLASH_CRCCR_BURST_SHIFT
         start = FlashCrccr.CLEAN_CRC | FlashCrccr.START_CRC
-        self._target.run(
-            [
-                self._clearing(FlashSr.CRCEND),
-                self.control_write(FlashCr.CRC_EN),
-                Write(self._base + FLASH_CRCSADD, [offset, offset + len(span) - 4]),
-                Write(self._base + FLASH_CRCCR, [burst | start]),
-            ]
-        )
+        try:
+            self._target.run(
+                [
+                    self._clearing(FlashSr.CRCEND),
+                    self.control_write(FlashCr.CRC_EN),
+                    Write(self._base + FLASH_CRCSADD, [offset, offset + len(span) - 4]),
+                    Write(self._base + FLASH_CRCCR, [burst | start]),
+                ]
+            )
+        except AccessRefused as refused:
+            log.debug("the CRC unit: %s", refused)
+            return None
         deadline = self._target.deadline(1.0)
         status = digest = 0
         while not status & (FlashSr.CRCEND | FlashSr.CRCRDERR):
             if deadline.expired():
-                raise FlashError(f"the CRC unit does not finish with {span}")
+                return None
             (status,), (digest,) = self._target.run(
                 [Read(self.status_register), Read(self._base + FLASH_CRCDATA)]
             )
