@@ -40,6 +40,7 @@ from typing import Self
 from gdbserver.chip.memory import FlashRegion, Span
 from gdbserver.chip.stm32h743 import (
     AXI_SRAM,
+    BANK2,
     FLASH_CR_SNB_SHIFT,
     FLASH_ERRORS,
     FLASH_PROGRAM_ERRORS,
@@ -63,7 +64,7 @@ from gdbserver.flash.bank_registers import NOTHING_ELSE, BankRegisters, decode
 from gdbserver.flash.diff import crc_unit
 from gdbserver.flash.driver import Did, Event
 from gdbserver.flash.feeder import BUFFER, Feeder, Lane
-from gdbserver.flash.mover import Mover
+from gdbserver.flash.mover import Mover, MoverLane
 from gdbserver.flash.packing import PIECE, pack
 from gdbserver.flash.plan import RegionPlan, Run, SectorPlan
 from gdbserver.loader.call_queue import Busy
@@ -121,11 +122,15 @@ class InternalBank:
         self._target = target
         self._registers = BankRegisters(target, region, parallelism)
         self._typical_program, self._longest_program = PROGRAM_SECONDS[parallelism]
+        self._seconds_per_byte = self._typical_program / FLASH_WORD
         self._erase_seconds = SECTOR_ERASE_SECONDS[parallelism]
         self._mass_erase_seconds = MASS_ERASE_SECONDS[parallelism]
         self._pace = pace or Pace()
         self._feeder = feeder
         self._mover = mover
+        self._mover_lane = mover.lanes[region.span.start in BANK2] if mover else None
+        self._to_come = 0
+        """Sectors after the one that is being changed."""
         self._lane: Lane | None = None
         self._has_crc_unit = True  # until it is asked, and does nothing
 
@@ -145,8 +150,8 @@ class InternalBank:
         try:
             if self._lane is not None:
                 self._lane.switch_off()
-            if self._mover is not None and self._pace.rushing == self.region:
-                self._mover.stop()
+            if self._mover_lane is not None and self._mover_lane.active:
+                self._mover_lane.end()
             self._registers.lock()
         except (ProbeError, TargetError, FlashError) as failure:
             if error is None:
@@ -165,8 +170,8 @@ class InternalBank:
     def change(self, sectors: Sequence[SectorPlan]) -> Generator[Event, None, None]:
         fed = self._feeder is not None and self._worth_feeding(sectors)
         for number, sector in enumerate(sectors, 1):
-            to_come = len(sectors) - number
-            yield from self._feed(sector, to_come) if fed else self._change(sector)
+            self._to_come = len(sectors) - number
+            yield from self._feed(sector, self._to_come) if fed else self._change(sector)
             if not sector.erase and not (yield from self._reads_back(sector)):
                 log.info("%s was not quite blank: erasing it", sector.sector)
                 yield from self._change(replace(sector, erase=True))
@@ -184,21 +189,24 @@ class InternalBank:
         return size >= _WORTH_FILLING or any(sector.erase for sector in sectors)
 
     def _is_link_slow(self) -> bool:
+        return self._is_link_slower_than(_SLOW * self._seconds_per_byte)
+
+    def _is_link_slower_than(self, seconds_per_byte: float) -> bool:
         pace = self._pace
         if not pace.seconds_per_byte:
             begun = self._target.monotonic()
             self._target.read_memory(AXI_SRAM.start, _SAMPLE)
             pace.seconds_per_byte = (self._target.monotonic() - begun) / _SAMPLE
-        return pace.seconds_per_byte > _SLOW * self._typical_program / FLASH_WORD
+        return pace.seconds_per_byte > seconds_per_byte
 
     def _change(self, sector: SectorPlan) -> Generator[Event, None, None]:
         size = sum(len(run.span) for run in sector.runs)
-        moving = self._opening(size)
+        filling = self._filling(sector)
         if sector.erase:
-            yield from self._erase(sector.sector, moving)
+            yield from self._erase(sector.sector, filling)
         else:
             yield Busy(0)  # an erase elsewhere had better begin first
-        yield from moving
+        yield from filling
         rushing = size >= _WORTH_FEEDING and self._pace.patient and self._is_link_slow()
         for run in sector.runs:
             try:
@@ -277,7 +285,7 @@ class InternalBank:
             assert self._feeder is not None
             self._lane = self._feeder.lane(
                 self._registers.status_register,
-                self._typical_program / FLASH_WORD,
+                self._seconds_per_byte,
                 self._pace.seconds_per_byte,
                 packing=self._is_link_slow(),
             )
@@ -404,43 +412,62 @@ class InternalBank:
         self._registers.control(0)
         yield Did("programmed", run.span)
 
-    def _opening(self, size: int) -> Iterator[Event]:
-        """Set up the MDMA where it is of use: during an erase that takes no time."""
-        if self._mover is not None and not self._pace.patient and size >= _WORTH_FEEDING:
-            self._mover.open()
+    def _filling(self, sector: SectorPlan) -> Iterator[Event]:
+        """Set up the MDMA and fill its ring, where it is of use: in an erase it takes no time."""
+        if sector.runs and self._may_move(sector.runs[0]):
+            lane = self._begun_lane(sector.runs[0])
             yield Busy(_TURN)
+            while self._put(lane, sector.runs[0]):
+                yield Busy(_TURN)
 
     def _may_move(self, run: Run) -> bool:
         if self._mover is None or self._pace.patient:
             return False
         worth = _WORTH_MOVING if self._mover.is_open else _WORTH_FEEDING
-        return len(run.data) >= worth and self._mover.open()
+        slow = self._is_link_slower_than(self._seconds_per_byte)
+        return len(run.data) >= worth and self._mover.open(slow=slow)
+
+    def _begun_lane(self, run: Run) -> MoverLane:
+        assert self._mover_lane is not None
+        self._mover_lane.begin(run.span, self._seconds_per_byte)
+        return self._mover_lane
+
+    @staticmethod
+    def _put(lane: MoverLane, run: Run) -> bool:
+        """Put the next part of a run into the ring; False where there is no room, or no more."""
+        start, end = lane.next()
+        if start < end:
+            lane.put(run.part(start, end).data)
+        return start < end
 
     def _move(self, run: Run) -> Generator[Event, None, None]:
-        """Program by way of the MDMA, when the other bank does not.
+        """Program by way of the MDMA.
 
         Raises: MdmaFailed: how much of `run` is in flash is not known.
         """
-        mover = self._mover
+        mover, lane = self._mover, self._mover_lane
         assert mover is not None
-        while self._pace.rushing not in (None, self.region):
+        assert lane is not None
+        if lane.span != run.span:
+            self._begun_lane(run)
+        while not mover.alternates and self._pace.rushing not in (None, self.region):
             yield Busy(_LOOK)
-        if not mover.open():  # meanwhile the other bank has had trouble with it
+        if not mover.is_open:  # meanwhile the other bank has had trouble with it
             yield from self._program(run)
             return
-        self._pace.rushing = self.region
+        if not mover.alternates:
+            self._pace.rushing = self.region
         self._registers.control(FlashCr.PG)
-        mover.begin()
-        for start, end in mover.sizes(len(run.data)):
-            while not mover.has_room():
-                yield Busy(max(_SOON, mover.until_due()))
-                mover.look()
-            part = run.part(start, end)
-            mover.move(part.span, part.data, self._typical_program / FLASH_WORD)
-            yield Busy(_TURN)
-        while mover.is_busy():
-            yield Busy(max(_SOON, mover.until_due()))
-            mover.look()
+        lane.active = True
+        while not lane.is_done():
+            if lane.until_due() <= 0:
+                lane.look()
+            if self._put(lane, run) or (not self._to_come and lane.give_back()):
+                yield Busy(_TURN)
+            else:
+                yield Busy(max(_SOON, lane.until_due()))
+                lane.look()
+        lane.end()
         yield from self._end(run)
 
     def _let_others_rush(self) -> None:

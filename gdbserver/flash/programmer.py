@@ -46,7 +46,7 @@ from gdbserver.flash.driver import Did, Event, FlashDriver
 from gdbserver.flash.external import ExternalFlash, measured
 from gdbserver.flash.feeder import Feeder
 from gdbserver.flash.internal import InternalBank, Pace
-from gdbserver.flash.mover import Mover
+from gdbserver.flash.mover import LIST, Mover
 from gdbserver.flash.plan import Download, RegionPlan, SectorPlan, plan
 from gdbserver.loader.call_queue import Busy, finish
 from gdbserver.loader.diagnosis import pattern, reset_cause
@@ -150,7 +150,7 @@ class Programmer:
                 # A loader needs the core for itself: beside it, internal flash is streamed to, or
                 # fed by the MDMA.
                 alone = all(p.region in self._banks for p in plans)
-                beside = None if self._is_itcm_taken() else mover
+                beside = None if self._is_mover_in_the_way() else mover
                 helpers = (feeder, None) if alone else (None, beside)
                 lanes = [_Lane(self._driver(p.region, *helpers), p, self._verify) for p in plans]
                 lanes.sort(key=lambda lane: lane.seconds, reverse=True)
@@ -293,9 +293,10 @@ class Programmer:
                 return ExternalFlash(self._target, loader)
         return InternalBank(self._target, region, pace=self._pace, feeder=feeder, mover=mover)
 
-    def _is_itcm_taken(self) -> bool:
+    def _is_mover_in_the_way(self) -> bool:
         """Whether a loader lies where the MDMA's buffers would."""
-        return any(len(ITCM & span) for loader in self._loaders for span in loader.image.memory)
+        taken = [span for loader in self._loaders for span in loader.image.memory]
+        return any(len(ours & span) for ours in (ITCM, LIST) for span in taken)
 
     def _worker(self, region: FlashRegion) -> str:
         """Who programs a device, in words."""

@@ -7,6 +7,7 @@ A slave that holds the bus (flash whose queue is full) holds the engine, with al
 
 Rule 1: what is configured wrongly, or refused on the bus, sets TEIF and CESR, and disables the
 channel.  What a slave drops without an error response, as the flash controller does, is not seen.
+A request by software is acknowledged to nobody: nothing is written to CMAR.
 Rule 2: of an enabled channel only EN, SWRQ and the interrupt enables can be written.  It goes on
 while the core is halted: DBGMCU has no bit to freeze it.
 
@@ -16,7 +17,8 @@ Where the manual is silent:
 - A buffer that was begun is written to its end, whatever becomes of the clock or of EN.
 
 Not modelled: hardware triggers, swapping of bytes, and padding: between beats of different sizes
-bytes are packed, as with PKE.
+bytes are packed, as with PKE.  Nor the second FIFO, into which the next buffer is read while this
+one is written: silicon decides earlier whose turn it is.
 """
 
 from __future__ import annotations
@@ -168,7 +170,7 @@ class MdmaChannel(Peripheral):
     @property
     def waits(self) -> bool:
         """Whether it would move a buffer now."""
-        return self.requested and not self.stopping
+        return self.requested and not self.stopping and bool(self[self.CBNDTR].BNDT)
 
     @property
     def interrupting(self) -> bool:
@@ -258,7 +260,7 @@ class MdmaChannel(Peripheral):
         source, destination = 1 << tcr.SSIZE, 1 << tcr.DSIZE
         buses = self[self.CTBR]
         wrong = {
-            "BSE": not block or block > 65536 or block % source or block % destination,
+            "BSE": block > 65536 or block % source or block % destination,
             "ASE": self.raw(self.CSAR) % source
             or self.raw(self.CDAR) % destination
             or tcr.SINCOS < tcr.SSIZE
@@ -269,6 +271,8 @@ class MdmaChannel(Peripheral):
             or (tcr.TLEN + 1) % destination
             or tcr.SINC == 1
             or tcr.DINC == 1
+            or (self[self.CBRUR].SUV and not tcr.SINC)
+            or (self[self.CBRUR].DUV and not tcr.DINC)
             or (buses.SBUS and _is_too_wide(tcr.SSIZE, tcr.SINC, tcr.SINCOS, tcr.SBURST))
             or (buses.DBUS and _is_too_wide(tcr.DSIZE, tcr.DINC, tcr.DINCOS, tcr.DBURST)),
         }
@@ -504,7 +508,6 @@ class Mdma(Peripheral):
                 channel.end()
         if served:
             channel.requested = False
-            self._mask(channel)
         self._rest(channel)
 
     def _link(self, channel: MdmaChannel, address: int) -> None:
@@ -518,14 +521,6 @@ class Mdma(Peripheral):
             channel.fail(TELD=1, TEA=error.address & 0x7F)
         else:
             channel.load(node)
-
-    def _mask(self, channel: MdmaChannel) -> None:
-        """Tell who made the request that it is served, where the channel was told to."""
-        if address := channel.raw(channel.CMAR):
-            try:
-                self._write(address, channel.raw(channel.CMDR).to_bytes(4, "little"), tcm=False)
-            except BusError as error:
-                channel.fail(TEMD=1, TEA=error.address & 0x7F)
 
     def _failed(self, **why: int) -> None:
         channel = self._active

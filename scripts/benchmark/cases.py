@@ -87,7 +87,7 @@ def cases(*, quick: bool) -> Iterator[Case]:
         little, old_little = ({NOR.start: i[NOR.start][: 2 * BLOCK]} for i in (external, old))
         name = "impatient probe: internal flash beside a little NOR"
         before, image = old_internal | old_little, internal | little
-        yield Case(name, before, image, 1.10, 1.40, links=IMPATIENT)
+        yield Case(name, before, image, 1.10, 1.37, links=IMPATIENT)
     compare = 0.15 * sum(len(data) for data in mixed.values()) / MIB
     yield Case("reload, unchanged", mixed, mixed, 1.0, 1.0, compare)
     edited = {address: _edited(data) for address, data in mixed.items()}

@@ -47,7 +47,7 @@ BUFFER, BLOCK, REPEAT, ALL = (1 << 30 | mode << 28 for mode in range(4))  # with
 WORDS = 3 << 15 | 3 << 12 | 2 << 10 | 2 << 8 | 2 << 6 | 2 << 4 | 2 << 2 | 2
 THIRTY_TWO = 31 << 18
 BLOCK_OF_WORDS = BLOCK | THIRTY_TWO | WORDS
-BSE, ASE, TEMD, TELD, TED = 1 << 11, 1 << 10, 1 << 9, 1 << 8, 1 << 7
+BSE, ASE, TELD, TED = 1 << 11, 1 << 10, 1 << 8, 1 << 7
 
 
 class Chip:
@@ -222,7 +222,6 @@ def test_an_enabled_channel_keeps_its_configuration(chip: Chip) -> None:
 @pytest.mark.parametrize(
     ("change", "flag"),
     [
-        ({"length": 0}, BSE),
         ({"length": 0x402}, BSE),
         ({"length": 65540}, BSE),
         ({"source": SOURCE + 2}, ASE),
@@ -313,18 +312,44 @@ def test_without_a_clock_nothing_moves_until_it_is_back(chip: Chip) -> None:
     assert chip.moved() == 0x400
 
 
-def test_who_made_the_request_is_told_that_it_is_served(chip: Chip) -> None:
+def test_a_request_by_software_is_acknowledged_to_nobody(chip: Chip) -> None:
+    """RM0433, "MDMA channel x control register (MDMA_CxCR)", SWRQ."""
     chip.write(MAR, AXI_SRAM.start + 0x30000)
     chip.write(MDR, 0x12345678)
     chip.set_up(0x100)
     chip.request()
     chip.pass_time()
-    assert chip.ram.data[0x30000:0x30004] == bytes.fromhex("78563412")
-    chip.write(MAR, 0x70000000)
-    chip.set_up(0x100)
+    assert chip.moved() == 0x100
+    assert not any(chip.ram.data[0x30000:0x30004])
+
+
+def test_a_block_of_no_bytes_is_not_served_and_no_error(chip: Chip) -> None:
+    """RM0433, "MDMA channel x block number of data register (MDMA_CxBNDTR)"."""
+    chip.set_up(0)
     chip.request()
     chip.pass_time()
-    assert chip.read(ESR) & TEMD
+    assert chip.read(ISR) == CRQA
+    assert chip.read(CR) == EN
+
+
+def test_an_address_that_stands_still_cannot_be_updated(chip: Chip) -> None:
+    chip.write(BRUR, 0x40 << 16)
+    chip.set_up(1 << 20 | 0x40, how=BLOCK_OF_WORDS & ~(3 << 15 | 3 << 2))
+    assert chip.read(ESR) == ASE
+
+
+def test_a_channel_can_make_the_request_of_another(chip: Chip) -> None:
+    """A byte that is written into the third of CCR: SWRQ, and nothing else."""
+    chip.bus.attach(MDMA, chip.mdma.size, chip.mdma)
+    chip.set_up(0x400, how=BUFFER | THIRTY_TWO | WORDS)
+    chip.ram.data[0x20000] = 1
+    one, request = AXI_SRAM.start + 0x20000, MDMA + 0x4E
+    chip.set_up(5, how=ALL, source=one, destination=request, channel=1)
+    chip.request(1)
+    chip.pass_time()
+    assert chip.moved() == 5 * 32
+    assert chip.read(CR) == EN
+    assert chip.read(ISR, 1) & CTCIF
 
 
 def test_an_interrupt_is_for_what_was_enabled(chip: Chip) -> None:
@@ -401,7 +426,7 @@ def test_flash_that_is_busy_holds_it_and_nothing_is_lost() -> None:
 
 
 def test_a_channel_that_waits_for_its_bank_holds_up_the_other_bank() -> None:
-    """Which is why the banks take turns."""
+    """With a request for a block; so where both are programmed, one is for less."""
     flashing = Flashing()
     flashing.begin(0, BANK1.start, 0x400)
     flashing.begin(1, BANK2.start, 0x400)
