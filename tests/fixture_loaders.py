@@ -118,6 +118,7 @@ RECIPES: Mapping[str, Recipe] = {
     "W25Q256_F10": Recipe("reader.c", macros={"READ": 1}, numbers=_PLAIN),
     "W25Q256_READS_ON": Recipe("reader.c", macros={"READS_ON": 1}, numbers=_PLAIN),
     "W25Q256_UNMAPPED": Recipe("reader.c", numbers=_PLAIN),
+    "W25Q256_UNMAPS": Recipe("reader.c", macros={"MAPS": 1}, numbers=_PLAIN),
     "W25Q256_HARD_FLOAT": Recipe(
         "plain.c",
         macros={"HARD_FLOAT": 1},

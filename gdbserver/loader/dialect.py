@@ -37,7 +37,7 @@ from gdbserver.loader.file import LoaderFile
 _PAGE_SECONDS = 3e-3  # 256 bytes
 _ERASE_SECONDS = {4096: 0.4, 32768: 1.6, 65536: 2.0}  # by the unit that is erased
 _CHIP_SECONDS = 400.0 / (32 * MIB)  # a byte
-_INIT_SECONDS = 10.0
+INIT_SECONDS = 10.0
 _MARGIN = 1.0
 _HSI_HZ = 64_000_000  # what the core runs at after a reset; few algorithms want to know
 
@@ -90,7 +90,7 @@ class St:
         self._loader = loader
 
     def start(self) -> list[Request]:
-        return [Request("Init", (), _INIT_SECONDS)]
+        return [Request("Init", (), INIT_SECONDS)]
 
     def erase(self, sectors: Sequence[Span]) -> list[Request]:
         seconds = sum(erase_seconds(len(sector)) for sector in sectors) + _MARGIN
@@ -126,10 +126,10 @@ class Cmsis:
         if self._function == function:
             return
         if self._function:
-            yield Request("UnInit", (self._function,), _INIT_SECONDS)
+            yield Request("UnInit", (self._function,), INIT_SECONDS)
         if function:
             start = self._loader.region.span.start
-            yield Request("Init", (start, _HSI_HZ, function), _INIT_SECONDS)
+            yield Request("Init", (start, _HSI_HZ, function), INIT_SECONDS)
         self._function = function
 
     def start(self) -> list[Request]:

@@ -26,7 +26,7 @@ from gdbserver.chip.memory import Span
 from gdbserver.chip.stm32h743 import QuadspiCcr, QuadspiCr, QuadspiSr
 from gdbserver.errors import TargetError
 from gdbserver.loader.call_queue import Busy, CallQueue
-from gdbserver.loader.dialect import read_seconds
+from gdbserver.loader.dialect import INIT_SECONDS, read_seconds
 from gdbserver.loader.file import LoaderFile
 from gdbserver.target.access import Read, Write
 from gdbserver.target.target import Target
@@ -69,6 +69,10 @@ class Readout:
         if loader.kind == "flm":
             shows = ("Verify", "BlankCheck")
         self._shows = next((name for name in shows if name in routines and self._in_window), None)
+        self._initialised_to_read = (
+            loader.kind == "stldr" and not loader.finds_out and "Read" not in routines
+        )
+        self._was_mapped = False
         self._command: int | None = None  # CCR that reads
         self._is_open = False
 
@@ -81,6 +85,8 @@ class Readout:
             self._show_last_byte()
 
     def _map(self) -> Generator[Busy, None, None]:
+        if self._initialised_to_read:
+            yield from self._map_by_init()
         if self._shows is None or self._is_mapped():
             return
         if self._command is None:
@@ -90,6 +96,16 @@ class Readout:
         self._be_idle()
         self._target.write_word(chip.QUADSPI_CCR, self._command | QuadspiCcr.MEMORY_MAPPED)
         self._is_open = True
+
+    def _map_by_init(self) -> Generator[Busy, None, None]:
+        """Some map the NOR in Init, have no `Read`, and in Write or SectorErase unmap it.
+
+        ST's tools call Init before whatever they do; here it is called once, and again for that.
+        """
+        mapped = self._is_mapped()
+        if self._was_mapped and not mapped:
+            yield from self._queue.call("Init", timeout=INIT_SECONDS)
+        self._was_mapped |= mapped
 
     def _show_last_byte(self) -> None:
         """Have the window reach beyond the NOR, where it ends with it.

@@ -130,6 +130,14 @@ def test_a_read_that_goes_on_behind_what_was_asked_for_is_ended() -> None:
         assert [step.action for step in here.load((NOR + 3, noise(20_000)))] == ["compared"]
 
 
+def test_a_nor_that_only_init_maps_is_read_after_it_was_changed() -> None:
+    with run("W25Q256_UNMAPS") as here:
+        here.board.nor.memory[: 2 * BLOCK] = noise(2 * BLOCK, 8)
+        here.load((NOR + 3, noise(20_000)))
+        assert here.contents(NOR + 3, 20_000) == noise(20_000)
+        assert [step.action for step in here.load((NOR + 3, noise(20_000)))] == ["compared"]
+
+
 def test_ram_is_as_before_where_a_slow_link_gets_packed_data_into_what_was_read_into() -> None:
     with run("W25Q256_F10", uid="sim:cmsis-dap-v1") as here:
         ram = Span.of(0x24000000, 0x8000)
