@@ -222,6 +222,41 @@ class Session:
     async def _execute(self, command: commands.Command) -> bytes | None:
         call = self._target.call
         match command:
+            # Memory and registers, which are asked for most: cases are tried from the top.
+            case commands.ReadRegisters():
+                if self._unseen is not None:
+                    return replies.error(errno.EIO, self._unseen)
+                return await self._reader.registers(REGISTERS[:CORE_COUNT])
+            case commands.ReadRegister(number):
+                return await self._reader.registers((self._register(number),))
+            case commands.WriteRegisters(data):
+                self._check_control()
+                await self._threads.check_on_core()
+                await call(Target.write_registers, self._from_wire(data))
+                return replies.OK
+            case commands.WriteRegister(number, data):
+                self._check_control()
+                await self._threads.check_on_core()
+                register = self._register(number)
+                if len(data) * 8 != register.bits:
+                    raise BadRequest(f"{register.name} has {register.bits} bits")
+                await self._write_register(register.name, int.from_bytes(data, "little"))
+                return replies.OK
+            case commands.ReadMemory(address, length, binary):
+                data = await self._reader.memory(address, length)
+                return b"b" + data if binary else replies.data(data)
+            case commands.WriteMemory(address, data):
+                self._check_control()
+                if data:
+                    await call(Target.write_memory, address, data)
+                    if self._running.non_stop:
+                        await call(Target.sync_caches)  # it may run, and this may be its code
+                return replies.OK
+            case commands.Checksum(address, length):
+                return await self._reader.checksum(Span.of(address, length))
+            case commands.SearchMemory(address, length, pattern):
+                return replies.found(await self._reader.search(Span.of(address, length), pattern))
+
             # Hand-shake.
             case commands.Supported(features):
                 self._client.features = features
@@ -300,41 +335,6 @@ class Session:
                 return await self._execute(inner)
             case commands.WatchpointSupport():
                 return b"num:4;"
-
-            # Memory and registers.
-            case commands.ReadRegisters():
-                if self._unseen is not None:
-                    return replies.error(errno.EIO, self._unseen)
-                return await self._reader.registers(REGISTERS[:CORE_COUNT])
-            case commands.ReadRegister(number):
-                return await self._reader.registers((self._register(number),))
-            case commands.WriteRegisters(data):
-                self._check_control()
-                await self._threads.check_on_core()
-                await call(Target.write_registers, self._from_wire(data))
-                return replies.OK
-            case commands.WriteRegister(number, data):
-                self._check_control()
-                await self._threads.check_on_core()
-                register = self._register(number)
-                if len(data) * 8 != register.bits:
-                    raise BadRequest(f"{register.name} has {register.bits} bits")
-                await self._write_register(register.name, int.from_bytes(data, "little"))
-                return replies.OK
-            case commands.ReadMemory(address, length, binary):
-                data = await self._reader.memory(address, length)
-                return b"b" + data if binary else replies.data(data)
-            case commands.WriteMemory(address, data):
-                self._check_control()
-                if data:
-                    await call(Target.write_memory, address, data)
-                    if self._running.non_stop:
-                        await call(Target.sync_caches)  # it may run, and this may be its code
-                return replies.OK
-            case commands.Checksum(address, length):
-                return await self._reader.checksum(Span.of(address, length))
-            case commands.SearchMemory(address, length, pattern):
-                return replies.found(await self._reader.search(Span.of(address, length), pattern))
 
             # Flash.
             case commands.FlashErase(address, length):
