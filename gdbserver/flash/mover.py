@@ -313,6 +313,7 @@ class MoverLane:
         self._told = 0  # of so many the MDMA was told;
         self._moved = 0  # so many it has moved, as far as is known
         self._progress = self._due = 0.0
+        self._by_word = False  # whether a request is for flash words, not for the block
 
     def next(self) -> tuple[int, int]:
         """Which part of the run to put into the ring; an empty one where there is no room."""

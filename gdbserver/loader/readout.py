@@ -1,7 +1,8 @@
 """How the host gets to see what a loader's device holds: as memory, or through the loader's `Read`.
 
 A .stldr may have a `Read`, and where it has one mapped reads need not work, whatever the type of
-its device says; but our own leaves the NOR mapped after every routine.  There is no routine in a
+its device says; but our own leaves the NOR mapped after every routine.  One without a `Read` has
+the NOR mapped by Init, and it may have to be called again for that.  There is no routine in a
 CMSIS .FLM that reads.  Some leave the NOR memory-mapped after Init; many do not, and read it by
 commands inside `Verify` and `BlankCheck`.  To send every byte there only to have it compared would
 take the link as long as programming does.  And a debugger that looks at variables in the NOR wants
@@ -70,7 +71,10 @@ class Readout:
             shows = ("Verify", "BlankCheck")
         self._shows = next((name for name in shows if name in routines and self._in_window), None)
         self._initialised_to_read = (
-            loader.kind == "stldr" and not loader.finds_out and "Read" not in routines
+            loader.kind == "stldr"
+            and self._in_window
+            and not loader.finds_out
+            and "Read" not in routines
         )
         self._was_mapped = False
         self._command: int | None = None  # CCR that reads
