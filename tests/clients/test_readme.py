@@ -24,7 +24,9 @@ from fixture_loaders import build
 from gdbserver.server.monitor import COMMANDS, ELSEWHERE
 from gdbserver.testing.gdb import Gdb
 
-README = (support.TESTS.parent / "README.md").read_text()
+ROOT = support.TESTS.parent
+README = (ROOT / "README.md").read_text()
+LOADERS = (ROOT / "loaders/README.md").read_text()
 BIN = Path(sys.executable).parent
 LOADER = "/home/me/W25Q256_STM32H743.stldr"
 SIMULATED = {"stm32-gdbserver": ["--probe", "sim"], "ST-LINK_gdbserver": ["-i", "sim"]}
@@ -86,11 +88,11 @@ def play(
         gdb.ask("-target-detach")
 
 
-def transcripts(command: str) -> list[str]:
-    """What the README shows behind a command, up to the next prompt."""
+def transcripts(command: str, page: str = README) -> list[str]:
+    """What the page shows behind a command, up to the next prompt."""
     return re.findall(
         rf"^(?:\$|\(gdb\)) {re.escape(command)}\n(.*?)(?=^```|^\$ )",
-        README,
+        page,
         re.DOTALL | re.MULTILINE,
     )
 
@@ -101,6 +103,21 @@ def said(*words: str) -> str:
     return subprocess.run(
         command, env=environment, capture_output=True, text=True, check=True
     ).stdout
+
+
+def anchors(page: str) -> set[str]:
+    """What a heading's link is called, as the forges make it."""
+    headings = re.findall(r"^#+ (.*)$", page, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings}
+
+
+@pytest.mark.parametrize("page", ["README.md", "loaders/README.md", "scripts/benchmark/README.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)]*)\)", (ROOT / page).read_text()):
+        path, _, anchor = link.partition("#")
+        file = (ROOT / page).parent / path if path else ROOT / page
+        assert file.exists(), link
+        assert not anchor or anchor in anchors(file.read_text()), link
 
 
 def test_the_options_are_those_of_the_help() -> None:
@@ -116,13 +133,15 @@ def test_the_monitor_commands_are_those_of_monitor_help() -> None:
 
 
 def test_our_loader_is_described_as_it_is() -> None:
-    (shown,) = transcripts("stm32-gdbserver loader info loaders/built/qspi.stldr")
-    described = said("loader", "info", str(support.TESTS.parent / "loaders/built/qspi.stldr"))
+    (shown,) = transcripts("stm32-gdbserver loader info loaders/built/qspi.stldr", LOADERS)
+    described = said("loader", "info", str(ROOT / "loaders/built/qspi.stldr"))
     assert described.startswith(shown.removesuffix("  …\n"))
 
 
 def test_a_loader_of_st_s_template_gets_the_remarks_that_are_shown(tmp_path: Path) -> None:
-    (shown,) = transcripts("stm32-gdbserver loader check W25Q256_template.stldr")
+    command = "stm32-gdbserver loader check W25Q256_template.stldr"
+    (shown,) = transcripts(command)
+    assert transcripts(command, LOADERS) == [shown]
     loader = tmp_path / "W25Q256_template.stldr"
     shutil.copy(build("W25Q256_F8", NAME='"W25Q256"'), loader)
     assert said("loader", "check", str(loader)) == shown

@@ -182,10 +182,10 @@ def invoke(*arguments: str | Path) -> Result:
     return CliRunner().invoke(loader, ["test", *map(str, arguments)])
 
 
-def test_the_table_is_the_readme_s() -> None:
+def test_the_table_is_that_of_the_page_on_loaders() -> None:
     """But for the seconds, which change with whatever changes the conversation."""
-    readme = (support.TESTS.parent / "README.md").read_text()
-    _, _, rest = readme.partition("$ stm32-gdbserver loader test builtin --probe sim\n")
+    page = (support.TESTS.parent / "loaders/README.md").read_text()
+    _, _, rest = page.partition("$ stm32-gdbserver loader test builtin --probe sim\n")
     shown, _, _ = rest.partition("```")
     result = invoke("builtin", "--probe", "sim")
     without_seconds = [re.sub(r"\d+\.\d{3} s", "… s", text) for text in (shown, result.output)]
