@@ -19,6 +19,7 @@ SYSTEM_FLASH_1 = Span.of(0x1FF00000, 128 * KIB)
 SYSTEM_FLASH_2 = Span.of(0x1FF40000, 128 * KIB)
 BANK1 = Span.of(0x08000000, MIB)
 BANK2 = Span.of(0x08100000, MIB)
+INTERNAL_FLASH = Span(BANK1.start, BANK2.end)
 _FLASH_AREA = Span(BANK1.start, 0x10000000)  # what follows bank 2 is reserved
 DTCM = Span.of(0x20000000, 128 * KIB)
 AXI_SRAM = Span.of(0x24000000, 512 * KIB)

@@ -16,9 +16,9 @@ from typing import get_args
 
 import click
 
-from gdbserver.chip.memory import FlashRegion, Span, merge
-from gdbserver.chip.stm32h743 import BANK1, BANK2
-from gdbserver.cli.bench import Bench, bench_options, files_argument, load_images
+from gdbserver.chip.memory import Span, merge
+from gdbserver.chip.stm32h743 import INTERNAL_FLASH
+from gdbserver.cli.job import Job, files_argument, job_options, load_images
 from gdbserver.cli.options import address_range, number, verify_option
 from gdbserver.errors import ContentsDiffer, UsageError
 from gdbserver.flash.image import Image, download
@@ -52,9 +52,9 @@ class _Flash(click.Command):
     "--erase-all", is_flag=True, help="Erase the whole of each device that is programmed."
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and change nothing.")
-@bench_options
+@job_options
 def flash(
-    bench: Bench,
+    job: Job,
     files: Sequence[str],
     *,
     verify: Verify,
@@ -69,25 +69,25 @@ def flash(
 
     Exit status: 0 done, 1 something failed, 2 a file or an option cannot be.
     """
-    images = load_images(files, bench)
+    images = load_images(files, job)
     wanted = download(images)
-    with bench.machine(resume=reset or dry_run, verify=verify) as machine:
+    with job.machine(resume=reset or dry_run, verify=verify) as machine:
         if erase_all:
             wanted.erase_devices(machine.programmer.regions())
         if dry_run:
-            bench.reporter.plan(machine.programmer.preview(wanted))
+            job.reporter.plan(machine.programmer.preview(wanted))
             return
-        bench.carry_out(machine.programmer.carry_out(wanted))
+        job.carry_out(machine.programmer.carry_out(wanted))
         if reset:
             machine.target.reset(halt=False)
     size = sum(len(span) for span, _ in wanted.writes)
-    bench.reporter.say(f"done: {size} bytes are in flash and verified", event="done", bytes=size)
+    job.reporter.say(f"done: {size} bytes are in flash and verified", event="done", bytes=size)
 
 
 @click.command()
 @files_argument
-@bench_options
-def verify(bench: Bench, files: Sequence[str]) -> None:
+@job_options
+def verify(job: Job, files: Sequence[str]) -> None:
     """Compare flash with files, byte by byte, and change nothing.
 
     Every byte comes back to this computer: `flash` has trusted digests that the chip computes,
@@ -98,16 +98,16 @@ def verify(bench: Bench, files: Sequence[str]) -> None:
     Exit status: 0 when all is there, 3 when it is not, 1 when something failed, 2 when a file
     or an option cannot be.
     """
-    images = load_images(files, bench)
+    images = load_images(files, job)
     download(images)
-    with bench.machine() as machine:
+    with job.machine() as machine:
         for image in images:
-            _compare(bench, machine.programmer, image)
+            _compare(job, machine.programmer, image)
     size = sum(len(data) for image in images for _, data in image.parts)
-    bench.reporter.say(f"flash holds all {size} bytes", event="done", bytes=size)
+    job.reporter.say(f"flash holds all {size} bytes", event="done", bytes=size)
 
 
-def _compare(bench: Bench, programmer: Programmer, image: Image) -> None:
+def _compare(job: Job, programmer: Programmer, image: Image) -> None:
     done, total = 0, sum(len(data) for _, data in image.parts)
     for address, data in image.parts:
         at = 0
@@ -120,14 +120,14 @@ def _compare(bench: Bench, programmer: Programmer, image: Image) -> None:
                 raise ContentsDiffer(image.path, address + at + wrong, wanted[here], found[here])
             at += len(found)
             done += len(found)
-            bench.reporter.reading(image.path.name, done, total)
+            job.reporter.reading(image.path.name, done, total)
 
 
 @click.command()
 @click.argument("what", metavar="WHAT...", nargs=-1, required=True)
 @click.option("--dry-run", is_flag=True, help="Show what would be erased, and change nothing.")
-@bench_options
-def erase(bench: Bench, what: Sequence[str], *, dry_run: bool) -> None:
+@job_options
+def erase(job: Job, what: Sequence[str], *, dry_run: bool) -> None:
     """Erase the sectors that hold an ADDRESS, START+LENGTH or START-LAST; or a device.
 
     WHAT may also be `internal`, `external` or `all`. The core stays halted.
@@ -136,32 +136,28 @@ def erase(bench: Bench, what: Sequence[str], *, dry_run: bool) -> None:
     """
     devices = {"internal", "external", "all"} & set(what)
     spans = [address_range(text) for text in what if text not in devices]
-    possible = merge(bench.possible_flash())
+    possible = merge(job.possible_flash())
     for span in spans:
         if not any(span in place for place in possible):
             error = UsageError(f"{span} is not in flash")
             error.hint = "flash can be at " + ", ".join(str(place) for place in possible)
             raise error
-    if "external" in devices and not bench.loaders:
+    if "external" in devices and not job.loaders:
         error = UsageError("there is no external flash")
         error.hint = "give its loader with --extload"
         raise error
-    with bench.machine(resume=dry_run) as machine:
+    with job.machine(resume=dry_run) as machine:
         wanted = Download()
         for region in machine.programmer.regions():
-            if devices & {"all", "internal" if _is_internal(region) else "external"}:
+            if devices & {"all", "internal" if region.span in INTERNAL_FLASH else "external"}:
                 wanted.erase(region.span)
         for span in spans:
             wanted.erase(span)
         if dry_run:
-            bench.reporter.plan(machine.programmer.preview(wanted))
+            job.reporter.plan(machine.programmer.preview(wanted))
             return
-        bench.carry_out(machine.programmer.carry_out(wanted))
-    bench.reporter.say("done: erased", event="done")
-
-
-def _is_internal(region: FlashRegion) -> bool:
-    return region.span.start in BANK1 or region.span.start in BANK2
+        job.carry_out(machine.programmer.carry_out(wanted))
+    job.reporter.say("done: erased", event="done")
 
 
 @click.command()
@@ -174,8 +170,8 @@ def _is_internal(region: FlashRegion) -> bool:
     required=True,
     help="Where the bytes go.",
 )
-@bench_options
-def read(bench: Bench, address: str, length: str, output: Path) -> None:
+@job_options
+def read(job: Job, address: str, length: str, output: Path) -> None:
     """Read LENGTH bytes at ADDRESS, of flash or of any other memory, into a file.
 
     The program is restarted; with --connect halt it is stopped for a moment, and goes on.
@@ -188,38 +184,38 @@ def read(bench: Bench, address: str, length: str, output: Path) -> None:
     span = Span.of(number(address, "address"), size)
     if not output.absolute().parent.is_dir():
         raise UsageError(f"cannot write {output}: there is no such folder")
-    with bench.machine() as machine:
+    with job.machine() as machine:
         data = bytearray()
         for piece in machine.programmer.read(span):
             data += piece
-            bench.reporter.reading(output.name, len(data), len(span))
+            job.reporter.reading(output.name, len(data), len(span))
     try:
         output.write_bytes(data)
     except OSError as error:
         raise UsageError(f"cannot write {output}") from error
-    bench.reporter.say(f"{output}: {len(span)} bytes of {span}", event="done", bytes=len(span))
+    job.reporter.say(f"{output}: {len(span)} bytes of {span}", event="done", bytes=len(span))
 
 
 @click.command()
-@bench_options
-def info(bench: Bench) -> None:
+@job_options
+def info(job: Job) -> None:
     """Describe probe, chip, option bytes and flash devices, and which sectors are in use.
 
     The program is restarted; with --connect halt it is stopped for a moment, and goes on.
 
     Exit status: 0 done, 1 something failed, 2 it cannot be.
     """
-    with bench.machine() as machine:
+    with job.machine() as machine:
         for line in describe_chip(machine.target):
             name, _, text = line.partition("  ")
-            bench.reporter.say(line, event="info", name=name, value=text.strip())
+            job.reporter.say(line, event="info", name=name, value=text.strip())
         if machine.programmer.has_loaders:
             found = machine.programmer.describe_external()
-            bench.reporter.say(
+            job.reporter.say(
                 f"external flash  {found}", event="info", name="external flash", value=found
             )
         for name, value in describe_option_bytes(machine.target):
-            bench.reporter.say(f"option bytes    {name}: {value}", event="option", **{name: value})
+            job.reporter.say(f"option bytes    {name}: {value}", event="option", **{name: value})
         everything = Download()
         for region in machine.programmer.regions():
             everything.erase(region.span)
@@ -227,7 +223,7 @@ def info(bench: Bench) -> None:
             used = merge([sector.sector for sector in change.left.sectors])
             region = change.wanted.region
             text = ", ".join(str(span) for span in used) or "nothing"
-            bench.reporter.say(
+            job.reporter.say(
                 f"contents        {region.name}, {len(change.left.sectors)} of "
                 f"{len(change.wanted.sectors)} sectors in use: {text}",
                 event="contents",
@@ -241,12 +237,12 @@ def info(bench: Bench) -> None:
 
 @click.command()
 @click.option("--halt", is_flag=True, help="Stay at the first instruction.")
-@bench_options
-def reset(bench: Bench, *, halt: bool) -> None:
+@job_options
+def reset(job: Job, *, halt: bool) -> None:
     """Reset the chip, and let its program run.
 
     Exit status: 0 done, 1 something failed, 2 it cannot be.
     """
-    with bench.machine(resume=not halt) as machine:
+    with job.machine(resume=not halt) as machine:
         machine.target.reset(halt=halt)
-    bench.reporter.say("reset", event="done")
+    job.reporter.say("reset", event="done")

@@ -20,10 +20,9 @@ from typing import Any, NoReturn
 import click
 from click.core import ParameterSource
 
-from gdbserver.cli.options import Frequency, probe_options, verify_option, wiring_options
+from gdbserver.cli.options import Frequency, MachineOptions, machine_options, verify_option
 from gdbserver.errors import GdbServerError, UsageError, explain
 from gdbserver.imports import imports_kept
-from gdbserver.target.connect import Connect
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +80,7 @@ class _Commands(click.Group):
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@probe_options
+@machine_options
 @click.option("--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, show_default=True)
 @click.option(
     "--listen",
@@ -100,15 +99,6 @@ class _Commands(click.Group):
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
     help="Write the port's number there once it is open; with --port 0, how scripts find it.",
 )
-@click.option(
-    "--extload",
-    "loaders",
-    metavar="FILE|builtin",
-    multiple=True,
-    help="External loader for flash on the QSPI; repeatable. `builtin` is our own, which is "
-    "the default when its pins are given, and for the simulated board.",
-)
-@wiring_options
 @verify_option
 @click.option(
     "--elf",
@@ -147,7 +137,9 @@ class _Commands(click.Group):
 @click.option("-v", "--verbose", is_flag=True, help="Log every packet.")
 @click.version_option(package_name="stm32-gdbserver")
 @click.pass_context
-def command(context: click.Context, /, *, verbose: bool, connect: str, **options: Any) -> None:
+def command(
+    context: click.Context, machine: MachineOptions, /, *, verbose: bool, **serving: Any
+) -> None:
     """Serve GDB on an STM32H743 with programs in internal flash and QSPI NOR.
 
     In GDB:  target extended-remote localhost:61234,  load,  continue
@@ -158,7 +150,7 @@ def command(context: click.Context, /, *, verbose: bool, connect: str, **options
         return
     with imports_kept():
         from gdbserver.cli.serving import serve_gdb  # noqa: PLC0415  # it imports pyOCD
-    serve_gdb(connect=Connect(connect), **options)  # which has a parameter for each of them
+    serve_gdb(machine, **serving)  # a parameter for each option above
 
 
 def _check_nothing_to_serve(context: click.Context) -> None:

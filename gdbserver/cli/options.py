@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
@@ -91,6 +93,18 @@ def which_probe(command: F) -> F:
     return command
 
 
+def loader_option(command: F) -> F:
+    """--extload."""
+    return click.option(
+        "--extload",
+        "loaders",
+        metavar="FILE|builtin",
+        multiple=True,
+        help="External loader for flash on the QSPI; repeatable. `builtin` is our own, which is "
+        "the default when its pins are given, and for the simulated board.",
+    )(command)
+
+
 def verify_option(command: F) -> F:
     """--verify: how what was programmed is compared."""
     return click.option(
@@ -131,6 +145,46 @@ def chosen_wiring(pins: dict[str, str] | None, board: str | None) -> Wiring:
     if board is not None:
         return load_board(board)
     return wired(pins or Pins().convert(DEFAULT_PINS, None, None))
+
+
+@dataclass(frozen=True, slots=True)
+class MachineOptions:
+    """Which chip, how it is taken over, and what drives its external flash: as it was typed."""
+
+    probe: str | None
+    frequency: int | None
+    connect: Connect
+    loaders: tuple[str, ...]
+    qspi_pins: dict[str, str] | None
+    board: str | None
+
+
+def machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of a `MachineOptions`, which the command gets as one argument."""
+    return probe_options(loader_option(wiring_options(_with_machine_options(command))))
+
+
+def reset_machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The same without --connect, for a command that starts from reset."""
+    return which_probe(loader_option(wiring_options(_with_machine_options(command))))
+
+
+def _with_machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(command)
+    def called_by_click(
+        *arguments: Any,
+        probe: str | None,
+        frequency: int | None,
+        connect: str = Connect.UNDER_RESET.value,
+        loaders: tuple[str, ...],
+        qspi_pins: dict[str, str] | None,
+        board: str | None,
+        **others: Any,
+    ) -> Any:
+        chosen = MachineOptions(probe, frequency, Connect(connect), loaders, qspi_pins, board)
+        return command(*arguments, chosen, **others)
+
+    return called_by_click
 
 
 def number(text: str, what: str) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from types import TracebackType
-from typing import Any, Protocol, Self
+from contextlib import AbstractContextManager
+from typing import Any, Self
 
 import click
 from rich.console import Console
@@ -15,78 +15,46 @@ from gdbserver.errors import GdbServerError
 from gdbserver.flash.programmer import Change, Step
 
 
-class Reporter(Protocol):
-    """What a job tells, while its ``with`` block lasts."""
+class Reporter(AbstractContextManager["Reporter"]):
+    """What a job tells, while its ``with`` block lasts: here a line for each thing that is done."""
 
-    def __enter__(self) -> Self: ...
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
-
-    def say(self, line: str, **facts: Any) -> None:
-        """Something to know: as a sentence, and as facts."""
-        ...
-
-    def plan(self, changes: list[Change]) -> None:
-        """What a job would do."""
-        ...
-
-    def step(self, step: Step) -> None:
-        """What it does."""
-        ...
-
-    def reading(self, name: str, done: int, total: int) -> None:
-        """How many bytes of what is called `name` have been read."""
-        ...
-
-
-def reporter(*, as_json: bool, to_stderr: bool = False) -> Reporter:
-    if as_json:
-        return _Events()
-    stream = sys.stderr if to_stderr else sys.stdout
-    return _Bars(to_stderr) if stream.isatty() else _Lines(to_stderr)
-
-
-class _Lines:
-    """A line for each device and action, once it is complete."""
-
-    def __init__(self, to_stderr: bool = False) -> None:
+    def __init__(self, *, to_stderr: bool = False) -> None:
         self._to_stderr = to_stderr
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _kind: object, error: object, _traceback: object) -> None:
         pass
 
     def say(self, line: str, **facts: Any) -> None:
+        """Something to know: as a sentence, and as facts."""
         click.echo(line, err=self._to_stderr)
 
     def plan(self, changes: list[Change]) -> None:
+        """What a job would do."""
         for line in plan_lines(changes):
             self.say(line)
 
     def step(self, step: Step) -> None:
+        """What it does: of each device and action, that it is complete."""
         if step.action != "waiting" and step.done == step.total:
             self.say(f"{step.region.name}: {step.action} {step.total} bytes")
 
     def reading(self, name: str, done: int, total: int) -> None:
-        pass  # the line at the end says it all
+        """How many bytes of what is called `name` have been read."""
 
 
-class _Bars(_Lines):
+def reporter(*, as_json: bool = False, to_stderr: bool = False) -> Reporter:
+    """JSON events, or what suits the stream."""
+    if as_json:
+        return _Events()
+    stream = sys.stderr if to_stderr else sys.stdout
+    return (_Bars if stream.isatty() else Reporter)(to_stderr=to_stderr)
+
+
+class _Bars(Reporter):
     """A bar for each device: where it is in what it does now."""
 
-    def __init__(self, to_stderr: bool = False) -> None:
-        super().__init__(to_stderr)
+    def __init__(self, *, to_stderr: bool = False) -> None:
+        super().__init__(to_stderr=to_stderr)
         self._progress = Progress(
             TextColumn("{task.description:12}"),
             BarColumn(),
@@ -100,12 +68,7 @@ class _Bars(_Lines):
         self._progress.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _kind: object, error: object, _traceback: object) -> None:
         self._progress.stop()
 
     def say(self, line: str, **facts: Any) -> None:
@@ -124,15 +87,10 @@ class _Bars(_Lines):
         self._progress.update(self._bars[name], action=action, completed=done, total=total)
 
 
-class _Events(_Lines):
+class _Events(Reporter):
     """One JSON object a line; `event` says which kind."""
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _kind: object, error: object, _traceback: object) -> None:
         if isinstance(error, GdbServerError):
             causes, cause = [], error.__cause__
             while cause is not None:

@@ -28,7 +28,7 @@ from typing import Final
 import click
 
 from gdbserver.chip.cortex_m import Demcr
-from gdbserver.cli.bench import Bench, files_argument, load_images, run_options
+from gdbserver.cli.job import Job, files_argument, load_images, run_options
 from gdbserver.errors import GdbServerError, NobodyListens, UsageError, explain
 from gdbserver.flash.image import download
 from gdbserver.program.backtrace import REGISTERS, describe, walk
@@ -84,7 +84,7 @@ Outcome = Exit | StopReason | TimedOut
 )
 @run_options
 def run(
-    bench: Bench,
+    job: Job,
     files: Sequence[str],
     *,
     timeout: float | None,
@@ -100,7 +100,7 @@ def run(
     be run, 2 a file or an option cannot be.
     """
     with _failing_as(NOT_RUN):
-        images = load_images(files, bench)
+        images = load_images(files, job)
         paths = [image.path for image in images]
         wanted = download(images)
         access: Files = NoFiles("allow a folder with --semihosting-dir")
@@ -108,9 +108,9 @@ def run(
             access = Folder(semihosting_dir)
         command_line = shlex.join([paths[0].stem, *arguments])
         symbols = Symbols(paths)
-        with bench.machine(resume=False) as machine:
-            with bench.reporter:
-                bench.carry_out(machine.programmer.carry_out(wanted))
+        with job.machine(resume=False) as machine:
+            with job.reporter:
+                job.carry_out(machine.programmer.carry_out(wanted))
             program = _Program(
                 machine.target,
                 Semihosting(Console(_show, _typed), access, command_line=command_line),

@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from gdbserver.cli.options import chosen_wiring, names_the_simulator
+from gdbserver.cli.machine import load_loaders, open_machine
+from gdbserver.cli.options import MachineOptions
 from gdbserver.errors import UsageError
 from gdbserver.flash.machine import Machine, describe_chip
-from gdbserver.flash.programmer import Programmer, Verify
-from gdbserver.loader.own import load_loader
+from gdbserver.flash.programmer import Verify
 from gdbserver.program.known import KnownProgram
 from gdbserver.server.start import Options, SwoOptions, serve
 from gdbserver.target.connect import Connect
-from gdbserver.target.target import Target
 
 
 def serve_gdb(
+    options: MachineOptions,
     *,
-    probe: str | None,
     port: int,
     listen: str,
     stdio: bool,
     port_file: Path | None,
-    loaders: Sequence[str],
-    qspi_pins: dict[str, str] | None,
-    board: str | None,
-    connect: Connect,
-    frequency: int | None,
     verify: Verify,
     elf: Path | None,
     semihosting_dir: Path | None,
@@ -44,26 +37,21 @@ def serve_gdb(
 
     Raises: GdbServerError.
     """
-    if not loaders and (names_the_simulator(probe) or qspi_pins or board):
-        loaders = ["builtin"]
-    wiring = chosen_wiring(qspi_pins, board)
-    loaded = [load_loader(name, wiring) for name in loaders]
-
+    loaders = load_loaders(options)
     program = None if elf is None else KnownProgram(elf)
     path = Path(listen.removeprefix("unix:")) if listen.startswith("unix:") else None
 
-    def open_machine() -> Machine:
-        target = Target.open(probe, connect=connect, frequency=frequency)
+    def open_and_describe() -> Machine:
+        machine = open_machine(options, loaders, verify=verify)
         try:
-            programmer = Programmer(target, loaded, verify=verify)
-            for line in _describe(target, programmer, connect):
+            for line in _describe(machine, options.connect):
                 click.echo(line)
             if program is not None:
                 click.echo(f"program         {program.path}")
         except BaseException:
-            target.close()
+            machine.close()
             raise
-        return Machine(target, programmer)
+        return machine
 
     def on_listening(actual_port: int) -> None:
         if port_file is not None:
@@ -75,7 +63,7 @@ def serve_gdb(
         click.echo("Waiting for debugger connection...")
 
     serve(
-        open_machine,
+        open_and_describe,
         Options(
             host=listen,
             port=port,
@@ -102,15 +90,15 @@ def _swo(port: int | None, clock: int | None, baud: int) -> SwoOptions | None:
     return SwoOptions(port, clock, baud, text_port=port and port + 1)
 
 
-def _describe(target: Target, programmer: Programmer, connect: Connect) -> list[str]:
+def _describe(machine: Machine, connect: Connect) -> list[str]:
     """What was found.  Asking the NOR takes the core; a program that runs is left alone."""
-    if not programmer.has_loaders:
+    if not machine.programmer.has_loaders:
         external = "none: give --extload, or nothing at 0x90000000 can be programmed"
     elif connect is Connect.ATTACH:
         external = "not asked, because the program runs on"
     else:
-        external = programmer.describe_external()
-    return [*describe_chip(target), f"external flash  {external}"]
+        external = machine.programmer.describe_external()
+    return [*describe_chip(machine.target), f"external flash  {external}"]
 
 
 def _write_whole(path: Path, text: str) -> None:

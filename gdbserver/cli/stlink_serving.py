@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from gdbserver.chip import stm32h743
-from gdbserver.chip.memory import FlashRegion, Span, merge
+from gdbserver.chip.memory import FlashRegion, merge
+from gdbserver.chip.stm32h743 import INTERNAL_FLASH
 from gdbserver.cli.options import chosen_wiring, names_the_simulator
 from gdbserver.cli.stlink import BUILTIN, DEFAULT_PORT, story
 from gdbserver.cli.stlink_options import Arguments
@@ -168,7 +168,7 @@ class Console(Observer):
 
     def download_step(self, step: Step) -> None:
         if step.action == "erased":
-            kind = "internal" if _is_internal(step.region) else "external"
+            kind = "internal" if step.region.span in INTERNAL_FLASH else "external"
             if self._first(kind):
                 click.echo(f"Erasing {kind} memory sectors {self._sectors(kind)}")
         elif step.action == "programmed" and self._first("Download"):
@@ -197,7 +197,7 @@ class Console(Observer):
         numbers = []
         first = 0
         for region in self._regions:
-            if _is_internal(region) != (kind == "internal"):
+            if (region.span in INTERNAL_FLASH) != (kind == "internal"):
                 continue
             sectors = {sector for span in self._download.erases for sector in region.sectors(span)}
             for number, sector in enumerate(region.sectors(region.span)):
@@ -214,7 +214,3 @@ class Console(Observer):
                 if int(address, 16) in span:
                     return number
         return 0
-
-
-def _is_internal(region: FlashRegion) -> bool:
-    return bool(len(region.span & Span(stm32h743.BANK1.start, stm32h743.BANK2.end)))

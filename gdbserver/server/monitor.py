@@ -22,7 +22,7 @@ import trio
 
 from gdbserver.chip.cortex_m import VC_ALL_FAULTS, Demcr
 from gdbserver.chip.memory import Span
-from gdbserver.chip.stm32h743 import BANK2
+from gdbserver.chip.stm32h743 import INTERNAL_FLASH
 from gdbserver.errors import BadRequest, GdbServerError, Interrupted, explain
 from gdbserver.flash import repair
 from gdbserver.flash.machine import describe_chip
@@ -144,7 +144,7 @@ async def _mass_erase(desk: Desk, arguments: str) -> None:
     wanted = [
         region.name
         for region in await desk.bench.programmer.call(Programmer.regions)
-        if which[arguments] in ("all", "internal" if region.span.start < BANK2.end else "external")
+        if which[arguments] in ("all", "internal" if region.span in INTERNAL_FLASH else "external")
     ]
     done: list[str] = []
 

@@ -19,7 +19,7 @@ from gdbserver.errors import GdbServerError, explain
 
 if TYPE_CHECKING:
     from gdbserver.testing.gdb import Gdb
-    from gdbserver.testing.server import Server, TargetInHand
+    from gdbserver.testing.server import Server, TargetProxy
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -57,11 +57,11 @@ def stm32_server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 
 @pytest.fixture
-def stm32_target(stm32_server: Server) -> TargetInHand:
+def stm32_target(stm32_server: Server) -> TargetProxy:
     """The chip itself: flash, reset, memory, registers."""
-    from gdbserver.testing.server import TargetInHand  # noqa: PLC0415
+    from gdbserver.testing.server import TargetProxy  # noqa: PLC0415
 
-    return TargetInHand(stm32_server)
+    return TargetProxy(stm32_server)
 
 
 @pytest.fixture

@@ -16,22 +16,16 @@ from typing import Concatenate, ParamSpec, Self, TypeVar
 import click
 import trio
 
-from gdbserver.cli.options import (
-    chosen_wiring,
-    names_the_simulator,
-    probe_options,
-    wiring_options,
-)
+from gdbserver.cli import machine
+from gdbserver.cli.options import MachineOptions, machine_options
 from gdbserver.errors import UsageError
 from gdbserver.flash.image import download, load_image
 from gdbserver.flash.machine import Machine
 from gdbserver.flash.plan import Download
 from gdbserver.flash.programmer import Programmer, Step
-from gdbserver.loader.own import load_loader
 from gdbserver.server.serve import serving
 from gdbserver.server.start import Options
 from gdbserver.server.worker import Bench, owning
-from gdbserver.target.connect import Connect
 from gdbserver.target.target import Target
 
 P = ParamSpec("P")
@@ -44,35 +38,16 @@ def open_machine(words: Sequence[str]) -> Machine:
     Raises: GdbServerError.
     """
     try:
-        machine: Machine = _machine.main(list(words), standalone_mode=False)
+        options: MachineOptions = _options.main(list(words), standalone_mode=False)
     except click.ClickException as error:
         raise UsageError(error.format_message()) from None
-    return machine
+    return machine.open_machine(options, machine.load_loaders(options))
 
 
 @click.command()
-@probe_options
-@click.option("--extload", "loaders", multiple=True)
-@wiring_options
-def _machine(
-    *,
-    probe: str | None,
-    connect: str,
-    frequency: int | None,
-    loaders: Sequence[str],
-    qspi_pins: dict[str, str] | None,
-    board: str | None,
-) -> Machine:
-    if not loaders and (names_the_simulator(probe) or qspi_pins or board):
-        loaders = ["builtin"]
-    wiring = chosen_wiring(qspi_pins, board)
-    loaded = [load_loader(name, wiring) for name in loaders]
-    target = Target.open(probe, connect=Connect(connect), frequency=frequency)
-    try:
-        return Machine(target, Programmer(target, loaded))
-    except BaseException:
-        target.close()
-        raise
+@machine_options
+def _options(options: MachineOptions) -> MachineOptions:
+    return options
 
 
 class Server:
@@ -158,7 +133,7 @@ class Server:
             await self._end.wait()
 
 
-class TargetInHand:
+class TargetProxy:
     """The target, for a test that does not need GDB for what it wants to know.
 
     Raises (from every method): GdbServerError.

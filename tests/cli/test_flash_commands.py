@@ -278,7 +278,7 @@ def test_a_signal_brings_the_devices_to_rest(
         if step.action == "erased":
             signal.raise_signal(number)
 
-    monkeypatch.setattr(progress._Lines, "step", step)
+    monkeypatch.setattr(progress.Reporter, "step", step)
     result = CliRunner().invoke(command, ["flash", *SIM, str(demo_elf)], standalone_mode=False)
     assert isinstance(result.exception, click.Abort)
     assert here.core.halted

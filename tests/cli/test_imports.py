@@ -60,7 +60,7 @@ def test_a_server_starts_without_what_its_siblings_and_some_clients_need() -> No
     modules = imported(*COMMANDS, "--probe", "sim", "--port", "0")
     assert not packages(modules) & {"capstone", "bincopy", "rich", "pytest"}
     assert not modules & {
-        "gdbserver.cli.bench",
+        "gdbserver.cli.job",
         "gdbserver.cli.stlink",
         "gdbserver.flash.image",
         "gdbserver.loader.check",
