@@ -27,6 +27,7 @@ from gdbserver.chip.stm32h743 import (
     FLASH_KEY2,
     FLASH_KEYR,
     FLASH_SR,
+    FLASH_WORD,
     MASS_ERASE_SECONDS,
     FlashCr,
     FlashCrccr,
@@ -40,7 +41,9 @@ from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)
 
-_CRC_BURST = 3  # 256 flash words, 8 KiB: the coarsest, and still a part of a sector
+_CRC_BURSTS = tuple((code, FLASH_WORD * 4 ** (code + 1)) for code in (3, 2, 1, 0))
+"""Of 256, 64, 16 and 4 flash words: the coarsest that a span has a whole number of is used."""
+
 _ONGOING = FlashSr.BSY | FlashSr.WBNE | FlashSr.QW
 NOTHING_ELSE: Iterator[None] = iter(())
 """To do while one waits."""
@@ -177,13 +180,14 @@ class BankRegisters:
         )
 
     def crc(self, span: Span) -> int | None:
-        """The CRC unit's digest of a sector, or None where it does nothing.
+        """The CRC unit's digest of whole bursts, or None where it does nothing.
 
-        It takes half a millisecond of flash time.  Leaves the unit on, and its flag set: the next
-        one clears them on the same trip.
+        A sector takes half a millisecond of flash time.  Leaves the unit on, and its flag set: the
+        next one clears them on the same trip.
         """
         offset = span.start - self._region.span.start
-        burst = _CRC_BURST << FLASH_CRCCR_BURST_SHIFT
+        code = next(code for code, size in _CRC_BURSTS if len(span) % size == 0)
+        burst = code << FLASH_CRCCR_BURST_SHIFT
         start = FlashCrccr.CLEAN_CRC | FlashCrccr.START_CRC
         try:
             self._target.run(

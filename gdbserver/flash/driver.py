@@ -35,7 +35,7 @@ class FlashDriver(Protocol):
     region: FlashRegion
 
     def digest_of(self, data: bytes) -> int:
-        """What `digest` finds where the device holds these bytes."""
+        """The digest of a sector that holds these bytes."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -51,12 +51,12 @@ class FlashDriver(Protocol):
         ...
 
     def compare(self, sectors: Sequence[SectorPlan]) -> Generator[Event, None, list[int | None]]:
-        """What `digest` finds before anything is changed; None where a sector is neither blank
-        nor as planned, which may be plain before all of it was looked at."""
+        """Digests of sectors before anything is changed, computed where the data is; None where one
+        is neither blank nor as planned, which may be plain before all of it was looked at."""
         ...
 
-    def digest(self, sectors: Sequence[Span]) -> Generator[Event, None, list[int]]:
-        """Digests of sectors, computed where the data is."""
+    def verify(self, sectors: Sequence[SectorPlan]) -> Generator[Event, None, list[int]]:
+        """Digests of sectors that were changed, to be compared with those of what was planned."""
         ...
 
     def change(self, sectors: Sequence[SectorPlan]) -> Generator[Event, None, None]:

@@ -403,8 +403,8 @@ class ExternalFlash:
         yield from self._check_reach(max(s.sector.start for s in sectors))
         return (yield from self._digests.compare(sectors))
 
-    def digest(self, sectors: Sequence[Span]) -> Generator[Event, None, list[int]]:
-        return (yield from self._digests.digest(sectors))
+    def verify(self, sectors: Sequence[SectorPlan]) -> Generator[Event, None, list[int]]:
+        return (yield from self._digests.digest([s.sector for s in sectors]))
 
     def _make_way(self) -> None:
         """Give back, while digests are computed, what is no longer needed."""

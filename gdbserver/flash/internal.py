@@ -1,7 +1,7 @@
 """Internal flash, driven by the host through the debug port: no foreign code runs on the core.
 
 The two banks are two devices, each with its own lock, queue and error flags (`bank_registers`).
-What is decided here is the way that data takes into a bank.
+What a bank holds is `bank_digests`'s business; decided here is the way that data takes into it.
 
 A bank is programmed by setting PG and writing words into the mapped flash.  Eight ascending
 words make a flash word of 32 bytes, which is programmed once per erase, because it has one
@@ -60,6 +60,7 @@ from gdbserver.errors import (
     StreamStalled,
     TargetError,
 )
+from gdbserver.flash.bank_digests import BankDigests, CrcUnit
 from gdbserver.flash.bank_registers import NOTHING_ELSE, BankRegisters, decode
 from gdbserver.flash.diff import crc_unit
 from gdbserver.flash.driver import Did, Event
@@ -115,12 +116,14 @@ class InternalBank:
         *,
         parallelism: int = 3,
         pace: Pace | None = None,
+        unit: CrcUnit | None = None,
         feeder: Feeder | None = None,
         mover: Mover | None = None,
     ) -> None:
         self.region = region
         self._target = target
         self._registers = BankRegisters(target, region, parallelism)
+        self._digests = BankDigests(self._registers, unit or CrcUnit(), self.read)
         self._typical_program, self._longest_program = PROGRAM_SECONDS[parallelism]
         self._seconds_per_byte = self._typical_program / FLASH_WORD
         self._erase_seconds = SECTOR_ERASE_SECONDS[parallelism]
@@ -132,7 +135,6 @@ class InternalBank:
         self._to_come = 0
         """Sectors after the one that is being changed."""
         self._lane: Lane | None = None
-        self._has_crc_unit = True  # until it is asked, and does nothing
 
     # --- Opening and closing --------------------------------------------------------------
 
@@ -544,34 +546,10 @@ class InternalBank:
         return crc_unit(data)
 
     def compare(self, sectors: Sequence[SectorPlan]) -> Generator[Event, None, list[int | None]]:
-        return list((yield from self.digest([s.sector for s in sectors])))
+        return list((yield from self._digests.compare(sectors)))
 
-    def digest(self, sectors: Sequence[Span]) -> Generator[Event, None, list[int]]:
-        """CRCs by the controller's own unit: half a millisecond of flash time per sector.
-
-        Not interrupted by the other bank's lane, because both share the result register.
-        """
-        digests = []
-        for sector in sectors:
-            digests.append(self._digest(sector))
-            yield Did("compared", sector)
-        if sectors:
-            self._registers.end_crcs()
-        return digests
-
-    def _digest(self, sector: Span) -> int:
-        if self._has_crc_unit:
-            crc = self._registers.crc(sector)
-            if crc is not None:
-                return crc
-            self._has_crc_unit = False
-            self._registers.end_crcs()
-            log.warning(
-                "%s: the flash controller's CRC unit does nothing: flash is read back instead, "
-                "which takes longer",
-                self.region.name,
-            )
-        return crc_unit(self.read(sector))
+    def verify(self, sectors: Sequence[SectorPlan]) -> Generator[Event, None, list[int]]:
+        return (yield from self._digests.verify(sectors))
 
     def refresh(self) -> None:
         self._target.forget_caches()

@@ -41,6 +41,7 @@ from gdbserver.errors import (
     TargetError,
     VerifyError,
 )
+from gdbserver.flash.bank_digests import CrcUnit
 from gdbserver.flash.diff import diff
 from gdbserver.flash.driver import Did, Event, FlashDriver
 from gdbserver.flash.external import ExternalFlash, measured
@@ -110,6 +111,7 @@ class Programmer:
         self._loaders = list(loaders)
         self._banks = _internal_banks(target.chip.flash_kib)
         self._pace = Pace()
+        self._crc_unit = CrcUnit()
         self.unfinished = False
         """Whether flash holds no whole program, because a download ended in the middle."""
         self._met: set[int] = set()
@@ -291,7 +293,9 @@ class Programmer:
         for loader in self._loaders:
             if loader.region == region:
                 return ExternalFlash(self._target, loader)
-        return InternalBank(self._target, region, pace=self._pace, feeder=feeder, mover=mover)
+        return InternalBank(
+            self._target, region, pace=self._pace, unit=self._crc_unit, feeder=feeder, mover=mover
+        )
 
     def _is_mover_in_the_way(self) -> bool:
         """Whether a loader lies where the MDMA's buffers would."""
@@ -480,7 +484,7 @@ class _Lane:
         """The sectors that do not hold what they shall; what they hold goes into `_found`."""
         sectors = region_plan.sectors
         self._expect(verified=sum(len(s.sector) for s in sectors))
-        found = yield from self._tell(driver.digest([s.sector for s in sectors]), "verified")
+        found = yield from self._tell(driver.verify(sectors), "verified")
         self._found.update(zip((s.sector for s in sectors), found, strict=True))
         return [s for s in sectors if self._found[s.sector] != driver.digest_of(s.contents())]
 

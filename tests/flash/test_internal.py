@@ -26,7 +26,6 @@ from gdbserver.chip.stm32h743 import (
 from gdbserver.errors import FlashError, MemoryFault, ProbeError
 from gdbserver.flash.internal import InternalBank, Pace
 from gdbserver.flash.plan import plan
-from gdbserver.sim.flash_bank import FlashBank
 
 SECTOR = 0x20000
 BANKS = (FLASH, FLASH + FLASH_BANK2_OFFSET)
@@ -302,16 +301,3 @@ def test_after_a_failure_no_data_cache_shows_what_was_erased(quick: Bench) -> No
         quick.carry_out(download((0x08000000, bytes(4096))))
     quick.target.read_memory(0x08000000, 32)
     assert misread == []
-
-
-def test_without_a_crc_unit_flash_is_read_back(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A chip or a model of one that lacks it, or holds it in some state that we do not know."""
-    monkeypatch.setattr(FlashBank, "_start_crc", lambda *_: None)
-    image = noise(SECTOR // 2)
-    bench.carry_out(download((0x08000000, image)))
-    assert bench.contents(Span.of(0x08000000, len(image))) == image
-    assert "CRC unit does nothing" in caplog.text
-    bench.carry_out(download((0x08000000, image)))
-    assert bench.board.flash.erases.total() <= 1
