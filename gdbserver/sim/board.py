@@ -585,3 +585,7 @@ class Board:
     def wait_storm(self, duration: int = 100 * MILLISECOND) -> None:
         """For so many nanoseconds every access through an access port is answered WAIT."""
         self.debug_port.stormy_until = self.clock.now + duration
+
+    def slow_registers(self, duration: int) -> None:
+        """From now on DHCSR.S_REGRDY comes so many nanoseconds after DCRSR was written."""
+        self.scs.defer = lambda action: self.clock.after(duration, action)

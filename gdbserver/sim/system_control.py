@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from gdbserver.chip import cortex_m
@@ -237,6 +238,9 @@ class SystemControl(CoreSightComponent):
         self.debug_enabled: bool
         self.control = Dhcsr(0)
         self.on_system_reset: Callable[[], None] = lambda: None
+        self.defer: Callable[[Callable[[], None]], object] = lambda action: action()
+        """Does what it is given: a transfer between DCRDR and a core register, at once or later."""
+        self._transferring = False
         self._was_reset = False
         self._cycles_seen = 0
         self._master = Master.CORE
@@ -681,7 +685,9 @@ class SystemControl(CoreSightComponent):
     @DHCSR.reads
     def _read_dhcsr(self) -> None:
         core = self._core
-        status = self.control | Dhcsr.S_REGRDY
+        status = self.control
+        if not self._transferring:
+            status |= Dhcsr.S_REGRDY
         if core.halted and not core.in_reset:
             status |= Dhcsr.S_HALT
         elif core.locked_up:
@@ -724,11 +730,21 @@ class SystemControl(CoreSightComponent):
                 core.resume()
 
     @DCRSR.writes
-    def _transfer(self, fields: Fields) -> None:
+    def _begin_transfer(self, fields: Fields) -> None:
         if not self._core.halted:
             return
-        selector = fields.value & 0x7F
-        if fields.value & DCRSR_WRITE:
+        if self._transferring:
+            log.warning("DCRSR is written while DHCSR.S_REGRDY is 0: that transfer is lost")
+            return
+        self._transferring = True
+        self.defer(partial(self._transfer, fields.value))
+
+    def _transfer(self, request: int) -> None:
+        self._transferring = False
+        if not self._core.halted:
+            return
+        selector = request & 0x7F
+        if request & DCRSR_WRITE:
             self._core.write_register(selector, self.raw(self.DCRDR))
         else:
             self.set_raw(self.DCRDR, self._core.read_register(selector))

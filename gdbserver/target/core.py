@@ -68,6 +68,8 @@ HALT_TIMEOUT: Final = 1.0
 RESET_TIMEOUT: Final = 1.0
 STEP_TIMEOUT: Final = 0.1
 """After so many seconds a step is taken to be asleep in WFI or WFE, and is halted there."""
+TRANSFER_TIMEOUT: Final = 0.5
+"""Seconds for one register on its way to or from DCRDR: an age, whatever clock the core has."""
 
 _DEBUG: Final = DBGKEY | Dhcsr.C_DEBUGEN
 _HALTED: Final = _DEBUG | Dhcsr.C_HALT
@@ -102,6 +104,8 @@ class _Halt:
     """Where a BKPT of the program's own stopped the core: running on means stepping over it."""
     wanted: bool = False
     """Somebody wants the core to stand, whatever else has stopped it."""
+    keeps_up: bool = False
+    """To a `patient` port: the core was seen to be done with a register by the next access."""
     moved: bool = False
     """pc was written before anybody asked for the reason: the core stands where it was put."""
 
@@ -305,7 +309,7 @@ class Core:
             return False
         halt = _Halt(self._now())
         if transfers:
-            halt.registers.update(self._taken(registers.CORE_SELECTORS_SEEN, values))
+            halt.registers |= self._taken(registers.CORE_SELECTORS_SEEN, values) or {}
             halt.found = self._as_found(found)
         self._snapshot.keep(ahead, words)
         self._halt = halt
@@ -771,84 +775,151 @@ class Core:
     def _fetch(
         self, halt: _Halt, selectors: Iterable[int], besides: Sequence[Access] = ()
     ) -> list[Sequence[int]]:
-        """Read what is not known yet of `selectors`; the result is that of `besides`."""
-        derived = self._derive_stack(halt, selectors := tuple(selectors))
-        missing = [selector for selector in selectors if selector not in halt.registers]
-        # DHCSR was looked at last, and the registers are read through the same 16 bytes.
-        transfers = self._transfers(missing) if missing or derived else []
-        if not transfers and not besides:
-            return []
-        found = self._port.run([*transfers, *besides])
-        count = sum(isinstance(access, Read) for access in transfers)
-        if transfers:
-            halt.registers.update(self._taken(missing, found[:count]))
-        return found[count:]
+        """Read what is not known yet of `selectors`; the result is that of `besides`.
 
-    def _derive_stack(self, halt: _Halt, selectors: Sequence[int]) -> bool:
-        """Know msp or psp without reading it: sp is one of them.
-
-        Whether this has read registers, for which the core must prove that it stood still.
+        They ride along, where anything does: to a patient port, each access is an exchange.
         """
-        known = halt.registers
+        selectors = tuple(selectors)
+        if self._port.patient:
+            taken = self._read_patiently(halt, selectors)
+            found = self._port.run(besides) if besides else []
+        else:
+            missing = [selector for selector in selectors if selector not in halt.registers]
+            accesses = [*self._transfers(missing), *besides]
+            words = self._port.run(accesses) if accesses else []
+            taken = self._taken(missing, words[: 2 * len(missing)])
+            found = words[2 * len(missing) :]
+        if taken is None:
+            taken = self._read_slowly([s for s in selectors if s not in halt.registers])
+        halt.registers |= taken
+        return found
+
+    def _transfers(self, selectors: Iterable[int]) -> list[Access]:
+        """Accesses that bring core registers to DCRDR, one after the other: see `_taken`.
+
+        DHCSR, which is read before DCRDR is, tells whether the core has done its part by then.
+        """
+        return [
+            access
+            for selector in selectors
+            for access in (Write(DCRSR, [selector]), Read(DHCSR), Read(DCRDR))
+        ]
+
+    def _taken(
+        self, selectors: Iterable[int], found: Iterable[Sequence[int]]
+    ) -> dict[int, int] | None:
+        """What the reads of `_transfers` have found, by selector; None of a core too slow."""
+        words = [word for (word,) in found]
+        if not self._has_kept_up(words[::2]):
+            return None
+        return dict(zip(selectors, words[1::2], strict=True))
+
+    def _read_patiently(self, halt: _Halt, selectors: Sequence[int]) -> dict[int, int] | None:
+        """Read what is not known yet of `selectors`; None of a core that is too slow even so.
+
+        DHCSR is asked once.  With the first register that is read at a stop, it tells whether the
+        core is done with one by the next access; later, that the core still stands.
+        """
+        known = dict(halt.registers)
+        missing = [selector for selector in selectors if selector not in known]
+        if not missing:
+            return {}
+        look = [Read(DHCSR)]
+        if not halt.keeps_up:
+            first = missing[0]
+            taken = self._taken([first], self._port.run(self._transfers([first])))
+            if taken is None:
+                return None
+            halt.keeps_up, look = True, []
+            known |= taken
+        self._derive_stack(known, selectors)
+        rest = [selector for selector in selectors if selector not in known]
+        reads = [access for s in rest for access in (Write(DCRSR, [s]), Read(DCRDR))]
+        if accesses := [*reads, *look]:
+            words = [word for (word,) in self._port.run(accesses)]
+            self._has_kept_up(words[len(rest) :])
+            known |= zip(rest, words, strict=False)
+        return known
+
+    def _derive_stack(self, known: dict[int, int], selectors: Sequence[int]) -> None:
+        """Know msp or psp without reading it: sp is one of them."""
         wanted = {Selector.MSP, Selector.PSP} & {*selectors} - known.keys()
-        if not wanted or not self._port.patient or Selector.SP not in {*selectors, *known}:
-            return False
-        count = len(known)
+        if not wanted or Selector.SP not in {*selectors, *known}:
+            return
         self._peek(known, Selector.SP)
         process = False
         if not self._peek(known, Selector.XPSR) & 0x1FF:  # else a handler runs, on msp
             process = bool(self._peek(known, Selector.SPECIAL) >> 24 & _CONTROL_SPSEL)
-        read = len(known) > count
         known[Selector.PSP if process else Selector.MSP] = known[Selector.SP]
-        return read
 
     def _peek(self, known: dict[int, int], selector: int) -> int:
         if selector not in known:
             ((known[selector],),) = self._port.run([Write(DCRSR, [selector]), Read(DCRDR)])
         return known[selector]
 
-    def _transfers(self, selectors: Sequence[int]) -> list[Access]:
-        """Accesses that bring core registers to DCRDR, one after the other."""
-        accesses: list[Access] = []
-        for selector in selectors:
-            accesses.append(Write(DCRSR, [selector]))
-            if not self._port.patient:
-                accesses.append(Read(DHCSR))
-            accesses.append(Read(DCRDR))
-        return [*accesses, Read(DHCSR)]
-
-    def _taken(self, selectors: Sequence[int], found: Sequence[Sequence[int]]) -> dict[int, int]:
-        """What the reads among `_transfers` have found, by selector."""
-        *rest, last = [value for (value,) in found]
-        values = rest if self._port.patient else rest[1::2]
-        self._check_transfers([last] if self._port.patient else [*rest[::2], last])
-        return dict(zip(selectors, values, strict=True))
-
     def _store(self, halt: _Halt, raw: Mapping[int, int]) -> None:
+        """Write core registers; DHCSR is asked as where they are read."""
+        selectors = list(raw)
+        asked = selectors
+        if self._port.patient:
+            asked = selectors[-1:] if halt.keeps_up else selectors[:1]
         accesses: list[Access] = []
         for selector, value in raw.items():
             accesses += [Write(DCRDR, [value]), Write(DCRSR, [DCRSR_WRITE | selector])]
-            if not self._port.patient:
-                accesses.append(Read(DHCSR))
+            accesses += [Read(DHCSR)] * (selector in asked)
         for selector in registers.aliases(raw):
             halt.registers.pop(selector, None)
-        self._check_transfers([value for (value,) in self._port.run([*accesses, Read(DHCSR)])])
+        if not self._has_kept_up(status for (status,) in self._port.run(accesses)):
+            self._write_slowly(raw)
         halt.registers.update({s: raw[s] for s in raw if s in registers.KEPT_AS_WRITTEN})
 
-    def _check_transfers(self, seen: Sequence[int]) -> None:
-        """Whether the core was halted, and done with each transfer when it was used."""
+    def _has_kept_up(self, statuses: Iterable[int]) -> bool:
+        """Whether the core was done with each transfer when the next one began.
+
+        Raises:
+            TargetError: it was not even halted.
+        """
         together = -1
-        for status in seen:
-            self._note_status(status)
-            together &= status
+        for status in statuses:
+            together &= self._note_status(status)
         if not together & Dhcsr.S_HALT:
             self.let_go()
             raise TargetError("the core is running", hint="something else resumed or reset it")
-        if not together & Dhcsr.S_REGRDY:
-            self.let_go()
-            raise TargetError(
-                "the core is too slow to show its registers", hint="try a lower --frequency"
-            )
+        return bool(together & Dhcsr.S_REGRDY)
+
+    # The same, for a core whose clock is so slow that it has to be waited for.
+
+    def _read_slowly(self, selectors: Iterable[int]) -> dict[int, int]:
+        values: dict[int, int] = {}
+        self._wait_for_transfer(self._look())
+        for selector in selectors:
+            self._transfer([Write(DCRSR, [selector])])
+            (values[selector],) = self._port.read(DCRDR)
+        return values
+
+    def _write_slowly(self, raw: Mapping[int, int]) -> None:
+        self._wait_for_transfer(self._look())
+        for selector, value in raw.items():
+            self._transfer([Write(DCRDR, [value]), Write(DCRSR, [DCRSR_WRITE | selector])])
+
+    def _transfer(self, request: Sequence[Write]) -> None:
+        """Have one register moved, and wait until it has been.
+
+        Armv7-M ARM, "Debug Core Register Selector Register, DCRSR".
+        """
+        ((status,),) = self._port.run([*request, Read(DHCSR)])
+        self._wait_for_transfer(status)
+
+    def _wait_for_transfer(self, status: int) -> None:
+        deadline = self._link.deadline(TRANSFER_TIMEOUT)
+        while not self._has_kept_up([status]):
+            if deadline.expired():
+                self.let_go()
+                raise TargetError(
+                    "the core does not show its registers: DHCSR.S_REGRDY stays 0",
+                    hint="its clock may have stopped: `monitor reset halt`",
+                )
+            status = self._look()
 
     @contextmanager
     def saved(self, *, with_fpu: bool = True) -> Iterator[None]:
