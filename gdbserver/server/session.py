@@ -90,6 +90,8 @@ class Session:
         self._program = program
         self._unseen: str | None = None
         """Why the core could not be seen when GDB asked why it is stopped."""
+        self._warned = False
+        """It was said that the core stays halted; `detach` is followed by a hanging up."""
         self._threads = Threads(bench, program)
         self._reader = Reader(bench, control, self._threads, program)
         self._files = Files(program)
@@ -433,11 +435,12 @@ class Session:
         """Leave the core running, if there is a program for it to run."""
         unfinished = await self._programmer.call(lambda programmer: programmer.unfinished)
         await self._target.call(let_go, resume=not unfinished)
-        if unfinished:
+        if unfinished and not self._warned:
             log.warning(
                 "the last download was not finished, so flash holds no whole program: the core "
                 "stays halted; load again"
             )
+        self._warned = unfinished
 
     async def _part_with(self, command: commands.Command, farewell: Awaitable[None]) -> bool:
         """Leave the core as `command` wants it; False where the chip is out of reach.
