@@ -288,10 +288,9 @@ def test_a_client_that_vanishes_during_a_download_leaves_order(
         # Whoever only looks leaves it like that.
         async with connected(bench, control) as client:
             assert (await client.ask(b"?") or b"")[:1] == b"T"
-            caplog.clear()
             assert await client.ask(b"D") == b"OK"
             assert board.core.halted
-        assert caplog.messages.count(halted) == 1, "it detached, and hung up"
+        assert caplog.messages.count(halted) == 2, "each client once, though this one hung up too"
         # The next one starts from nothing, and what it wants is done.
         async with connected(bench, control) as client:
             assert (await client.ask(b"?") or b"")[:1] == b"T"
