@@ -53,12 +53,12 @@ from gdbserver.loader.resident import (
     STATE_STOPPED,
     STATE_WAITING,
     TRAPS,
-    WINDOW_WATCHDOG_AT,
+    WATCHDOGS_AT,
     WITH_TABLES,
     Call,
     Layout,
 )
-from gdbserver.loader.watchdogs import WWDG_FOOD, Watchdogs, patient_watchdogs
+from gdbserver.loader.watchdogs import Watchdogs, patient_watchdogs
 from gdbserver.target.access import Write, bytes_of, words_of
 from gdbserver.target.core import RESET_TIMEOUT
 from gdbserver.target.target import Target
@@ -197,6 +197,7 @@ class CallQueue:
                 "capacity": self._layout.calls,
                 "static_base": layout.static_base,
                 "window_watchdog": 0,
+                "independent_watchdog": 0,
             }
         )
         self._constants = [
@@ -258,8 +259,8 @@ class CallQueue:
                 raise self._mutilated(address, data)
 
     def _start_resident(self) -> None:
-        if self._watchdogs is not None and self._watchdogs.wwdg:
-            self._target.write_word(self._layout.ring + WINDOW_WATCHDOG_AT, WWDG_FOOD)
+        if self._watchdogs is not None and any(self._watchdogs.food):
+            self._target.run([Write(self._layout.ring + WATCHDOGS_AT, self._watchdogs.food)])
         self._target.resume()
         self._running = True
 

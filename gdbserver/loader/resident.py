@@ -22,9 +22,8 @@
 A record is written in one go, its number last: so posting a call is one access.  ``run`` keeps
 nothing in registers over a call, for there are routines that preserve none (AAPCS32 says which
 they must); it uses the stack pointer that the host sets, no FPU, no literal that depends on its
-address.  ``expected`` is what the loader's kind calls success.  While ``run`` waits it feeds the
-watchdogs: the independent one always, the window watchdog with the word in ``window_watchdog``,
-when that is not 0.
+address.  ``expected`` is what the loader's kind calls success.  While ``run`` waits, when the host
+need not look, it feeds those watchdogs that the header has a word for; in a call the host does.
 
 Helpers in the same image, called through the ring like any other routine (AAPCS32; they
 preserve r9):
@@ -50,7 +49,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from construct import Array, Const, Int32ul, Padding, Struct
+from construct import Array, Const, Int32ul, Struct
 
 from gdbserver.chip.memory import Span, merge
 from gdbserver.chip.stm32h743 import AXI_SRAM, DTCM
@@ -76,13 +75,13 @@ RING = Struct(
     "capacity" / Int32ul,  # records in the ring: a power of two
     "static_base" / Int32ul,  # r9 for each call
     "window_watchdog" / Int32ul,  # for WWDG1_CR, between calls; 0: it does not run
-    Padding(4),
+    "independent_watchdog" / Int32ul,  # for IWDG1_KR, likewise
 )
 """Header of the ring, 8 words; the records follow it at once."""
 
 _HEADER_SIZE, _RECORD_SIZE = 32, 32
 # Where to look: bytes from the start of header and record.
-DONE_AT, STATE_AT, WINDOW_WATCHDOG_AT, RESULT_AT = 4, 8, 24, 4
+DONE_AT, STATE_AT, WATCHDOGS_AT, RESULT_AT = 4, 8, 24, 4
 
 WITH_TABLES = ("crc32_each", "crc32_spread")
 HELPERS = ("crc32", "blank_spread", *WITH_TABLES)

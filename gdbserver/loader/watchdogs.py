@@ -33,8 +33,7 @@ _IWDG_INTERVAL = 10.0
 
 _WWDG_CR, _WWDG_CFR = chip.WWDG1, chip.WWDG1 + 0x04
 _WDGA, _FULL = 1 << 7, 0x7F
-WWDG_FOOD = _WDGA | _FULL
-"""What reloads the window watchdog, and would start one that does not run."""
+_WWDG_FOOD = _WDGA | _FULL  # would start one that does not run
 _SLOWEST, _EWI = 7 << 11, 1 << 9
 _WWDG_INTERVAL = 0.05
 
@@ -52,6 +51,11 @@ class Watchdogs:
         self._fed = self._now()
 
     @property
+    def food(self) -> list[int]:
+        """What to write to WWDG1_CR and to IWDG1_KR; 0 where that one does not run."""
+        return [_WWDG_FOOD if self.wwdg else 0, _RELOAD if self.iwdg else 0]
+
+    @property
     def interval(self) -> float | None:
         """How often to call `feed`, in seconds; None when no watchdog runs."""
         if self.wwdg:
@@ -66,7 +70,7 @@ class Watchdogs:
         if self.iwdg:
             self._target.write_word(_IWDG_KR, _RELOAD)
         if self.wwdg:
-            self._target.write_word(_WWDG_CR, WWDG_FOOD)
+            self._target.write_word(_WWDG_CR, _WWDG_FOOD)
 
 
 @contextmanager
@@ -120,7 +124,7 @@ def _patient_wwdg(target: Target, *, runs: bool) -> Iterator[None]:
     counter, configuration = target.read_words(_WWDG_CR, 2)
     # The window is opened first, for reloading outside of it is a reset, and closed last.
     patient = _SLOWEST | configuration & _EWI | _FULL
-    target.run([Write(_WWDG_CFR, [patient]), Write(_WWDG_CR, [WWDG_FOOD])])
+    target.run([Write(_WWDG_CFR, [patient]), Write(_WWDG_CR, [_WWDG_FOOD])])
     try:
         yield
     finally:

@@ -10,6 +10,7 @@
 #define LEAST_CYCLES (LOOKS_AT_TIME * 8u) /* a look is a read over two buses, and a branch */
 
 static uint32_t core_khz;
+static bool watched;
 
 static uint32_t divided(uint32_t hz, uint32_t code)
 {
@@ -47,6 +48,7 @@ static uint32_t system_hz(void)
 void clock_init(void)
 {
     core_khz = divided(system_hz(), RCC_D1CFGR_D1CPRE(RCC_D1CFGR)) / 1000u;
+    watched = RCC_CSR & RCC_CSR_LSIRDY; /* a watchdog that runs keeps LSI on */
     DEMCR |= DEMCR_TRCENA;
     DWT_CTRL |= DWT_CTRL_CYCCNTENA;
 }
@@ -70,8 +72,9 @@ struct deadline deadline_in(uint32_t milliseconds)
 
 bool deadline_expired(struct deadline *deadline)
 {
-    /* An application's watchdog cannot be stopped; one that was never started does not care. */
-    IWDG1_KR = IWDG_KR_RELOAD;
+    /* A watchdog that an option byte or an application has started cannot be stopped. */
+    if (watched)
+        IWDG1_KR = IWDG_KR_RELOAD;
 
     uint32_t now = DWT_CYCCNT;
     uint32_t passed = now - deadline->last;

@@ -20,6 +20,7 @@
 #define RCC_PLLCKSELR REG32(RCC_BASE + 0x28)
 #define RCC_PLL1DIVR REG32(RCC_BASE + 0x30)
 #define RCC_D1CCIPR REG32(RCC_BASE + 0x4C)
+#define RCC_CSR REG32(RCC_BASE + 0x74)
 #define RCC_AHB3RSTR REG32(RCC_BASE + 0x7C)
 #define RCC_AHB3ENR REG32(RCC_BASE + 0xD4)
 #define RCC_AHB4ENR REG32(RCC_BASE + 0xE0)
@@ -33,6 +34,7 @@
 #define RCC_PLL1DIVR_N(value) ((value) & 511u)
 #define RCC_PLL1DIVR_P(value) ((value) >> 9 & 127u)
 #define RCC_D1CCIPR_QSPISEL(value) ((value) >> 4 & 3u) /* 0 hclk3, 1 pll1_q, 2 pll2_r, 3 per */
+#define RCC_CSR_LSIRDY (1u << 1)
 #define RCC_AHB3_QSPI (1u << 14) /* the same bit in AHB3ENR and AHB3RSTR */
 
 /* --- GPIO ----------------------------------------------------------------------------- */

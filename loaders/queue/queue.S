@@ -19,6 +19,7 @@
 #define CAPACITY 16
 #define STATIC_BASE 20
 #define WINDOW_WATCHDOG 24
+#define INDEPENDENT_WATCHDOG 28
 #define RECORDS 32
 
 #define FUNCTION 0
@@ -43,15 +44,21 @@
     .text
 
 /*
- * An application's independent watchdog cannot be stopped, and counts while the core runs; feeding
- * one that was never started does nothing.  RM0433, "Independent watchdog (IWDG)".
+ * A program's watchdogs cannot be stopped, and count while the core runs.  The ring has the word
+ * that keeps one of them from biting, or 0 where it does not run.  Clobbers r0 and r1.
  */
-    .macro  feed_watchdog with, and
-    movw    \with, #0x4800           @ IWDG1_KR
-    movt    \with, #0x5800
-    movw    \and, #0xAAAA
-    str     \and, [\with]
+    .macro  feed_watchdog food, register
+    ldr     r0, .Lring
+    ldr     r0, [r0, #\food]
+    cbz     r0, .Lno_watchdog\@
+    movw    r1, #\register & 0xFFFF
+    movt    r1, #\register >> 16
+    str     r0, [r1]
+.Lno_watchdog\@:
     .endm
+
+#define WWDG1_CR 0x50003000
+#define IWDG1_KR 0x58004800
 
 /* The record whose turn it is: r5, after r6 of them, in the ring at r4. */
     .macro  find_record using
@@ -128,16 +135,10 @@ routine run
     b       .Lhalted
     .size   run, . - run
 
-/* Both watchdogs, at any time after `run` began.  Clobbers r0 and r1. */
+/* At any time after `run` began. */
 feed_watchdogs:
-    feed_watchdog r0, r1
-    ldr     r0, .Lring
-    ldr     r0, [r0, #WINDOW_WATCHDOG]  @ what keeps WWDG1 from biting, where it runs
-    cbz     r0, .Lno_window
-    movw    r1, #0x3000             @ WWDG1_CR
-    movt    r1, #0x5000
-    str     r0, [r1]
-.Lno_window:
+    feed_watchdog WINDOW_WATCHDOG, WWDG1_CR
+    feed_watchdog INDEPENDENT_WATCHDOG, IWDG1_KR
     bx      lr
 
 /*
@@ -320,7 +321,6 @@ routine crc32_each
     mov     r11, #0                 @ whether r10 is known
 .Leach:
     cbz     r6, .Lall
-    feed_watchdog r0, r1
     orr     r0, r4, r5
     lsls    r0, #28                 @ whole lines of 16 bytes?
     bne     .Lcompute
@@ -376,7 +376,6 @@ routine blank_spread
     mov     r9, r2
 .Llook:
     cbz     r6, .Llooked
-    feed_watchdog r0, r1
     mov     r0, r4
     add     r1, r4, r7
     bl      are_blank

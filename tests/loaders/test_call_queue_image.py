@@ -46,7 +46,7 @@ RING_AT = 0x20008000
 DATA = 0x20010000
 STACK = 0x20020000
 TRAP = 0x2001FF00
-WWDG = 0x50003000
+IWDG, WWDG = 0x58004800, 0x50003000
 ARGUMENTS = (UC_ARM_REG_R0, UC_ARM_REG_R1, UC_ARM_REG_R2, UC_ARM_REG_R3)
 
 
@@ -57,8 +57,8 @@ class Machine:
         self.uc = Uc(UC_ARCH_ARM, UC_MODE_THUMB)
         self.uc.ctl_set_cpu_model(UC_CPU_ARM_CORTEX_M7)
         self.uc.mem_map(RAM, 0x20000)
-        self.uc.mem_map(0x58004000, 0x1000)  # IWDG1, which is fed while the queue waits
-        self.uc.mem_map(WWDG & ~0xFFF, 0x1000)
+        for watchdog in (IWDG, WWDG):
+            self.uc.mem_map(watchdog & ~0xFFF, 0x1000)
         self.uc.mem_write(RAM, b"\xa5" * 0x20000)  # nothing relies on zeroed memory
         self.uc.hook_add(UC_HOOK_INTR, lambda uc, *_: uc.emu_stop())
         with ELF.open("rb") as file:
@@ -81,7 +81,8 @@ class Machine:
 
     def write_ring(self, records: list[dict[str, object]], **header: object) -> None:
         fields = {"done": 0, "state": 9, "result": 0, "capacity": 8}
-        image = RING.build(fields | {"static_base": 0, "window_watchdog": 0} | header)
+        fields |= {"static_base": 0, "window_watchdog": 0, "independent_watchdog": 0}
+        image = RING.build(fields | header)
         for number, record in enumerate(records, 1):
             image += RECORD.build({"check": 0, "expected": 0, "number": number} | record)
         self.uc.mem_write(RING_AT, image)
@@ -249,13 +250,21 @@ def test_the_first_bad_result_stops_the_queue_after_it_was_counted() -> None:
     assert bytes(machine.uc.mem_read(halted, 2)) == b"\x00\xbe"
 
 
-def test_a_queue_that_waits_feeds_the_watchdog() -> None:
+@pytest.mark.parametrize("runs", [(IWDG,), (WWDG,), (IWDG, WWDG), ()])
+def test_a_queue_that_waits_feeds_those_watchdogs_that_run(runs: tuple[int, ...]) -> None:
     machine = Machine()
-    machine.write_ring([])
+    food = {IWDG: 0xAAAA if IWDG in runs else 0, WWDG: 0xFF if WWDG in runs else 0}
+    machine.write_ring([], window_watchdog=food[WWDG], independent_watchdog=food[IWDG])
+    for watchdog in (IWDG, WWDG):
+        if watchdog not in runs:
+            machine.uc.mem_unmap(watchdog & ~0xFFF, 0x1000)
     for _ in range(2):
-        machine.uc.mem_write(0x58004800, bytes(4))
+        for watchdog in runs:
+            machine.uc.mem_write(watchdog, bytes(4))
         machine.run(4 * 0x10000 + 100)
-        assert bytes(machine.uc.mem_read(0x58004800, 4)) == b"\xaa\xaa\0\0"
+        for watchdog in runs:
+            fed = int.from_bytes(machine.uc.mem_read(watchdog, 4), "little")
+            assert fed == food[watchdog]
 
 
 def test_function_zero_ends_the_queue() -> None:
@@ -294,14 +303,6 @@ def test_routines_that_preserve_no_register_and_no_stack_pointer_are_called_all_
     assert (ring.done, ring.state) == (3, STATE_WAITING)
     assert [machine.result(index) for index in range(3)] == [1, 1, 1]
     assert machine.uc.reg_read(UC_ARM_REG_SP) == STACK
-
-
-@pytest.mark.parametrize("food", [0, 0xFF])
-def test_a_window_watchdog_is_fed_only_where_it_runs(food: int) -> None:
-    machine = Machine()
-    machine.write_ring([], window_watchdog=food)
-    machine.run()
-    assert int.from_bytes(machine.uc.mem_read(WWDG, 4), "little") == food
 
 
 class Bank:
@@ -365,10 +366,10 @@ class FeedingMachine(Machine):
     def _count(self, uc: Uc, address: int, size: int, data: object) -> None:
         self.now += size // 2
 
-    def feed(self) -> None:
+    def feed(self, **header: object) -> None:
         """`feed` as the queue calls it, for somewhat longer than the jobs should take."""
         record = {"function": self.symbols["feed"], "arguments": [self.FEEDER, 0, 0, 0]}
-        self.write_ring([record])
+        self.write_ring([record], **header)
         self.run(int(1.2 * Bank.TURN * self.WORDS))
 
 
@@ -394,6 +395,6 @@ def test_a_bank_with_an_error_flag_is_left_alone_and_the_other_one_goes_on() -> 
 
 def test_a_machine_that_feeds_feeds_the_watchdogs_too() -> None:
     machine = FeedingMachine()
-    machine.uc.mem_write(0x58004800, bytes(4))
-    machine.feed()
-    assert bytes(machine.uc.mem_read(0x58004800, 4)) == b"\xaa\xaa\0\0"
+    machine.uc.mem_write(IWDG, bytes(4))
+    machine.feed(independent_watchdog=0xAAAA)
+    assert bytes(machine.uc.mem_read(IWDG, 4)) == b"\xaa\xaa\0\0"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import pytest
 from fixture_loaders import build
-from loader_runs import BANK1, NOR, Run, download, noise, run
+from loader_runs import BANK1, NOR, Run, download, noise, run, run_files
 
 from gdbserver.chip import cortex_m as cm
 from gdbserver.chip.memory import Span
@@ -18,7 +18,8 @@ from gdbserver.chip.stm32h743 import IWDG1, RCC, WWDG1
 from gdbserver.errors import LoaderFault, explain
 from gdbserver.loader.call_queue import CallQueue
 from gdbserver.loader.clocks import same_clocks
-from gdbserver.loader.file import Image, LoaderFile, load_image
+from gdbserver.loader.file import Image, LoaderFile, built, load_image
+from gdbserver.sim.bus import BusError, Master
 from gdbserver.target.access import Write
 
 SECTOR = 0x20000
@@ -186,6 +187,31 @@ def test_a_watchdog_that_a_program_has_started_does_not_bite(window: int) -> Non
         assert target.read_words(IWDG1 + 4, 2) == [0, 0x200]
         assert target.read_word(IWDG1 + 16) == window
         assert bites_when_the_program_runs_on(here)
+
+
+class Nobody:
+    """What a bus finds where nobody is."""
+
+    def read(self, offset: int, size: int, master: Master) -> int:
+        raise BusError("read")
+
+    def write(self, offset: int, size: int, value: int, master: Master) -> None:
+        raise BusError("write")
+
+
+def test_a_board_without_watchdogs_never_hears_of_them() -> None:
+    """Nobody asks for one that does not run: neither host, nor resident code, nor our loader."""
+    with run_files(built("qspi.stldr")) as here:
+        bus = here.board.bus
+        bus.devices = [
+            (span, Nobody() if span.start in (IWDG1, WWDG1) else device)
+            for span, device in bus.devices
+        ]
+        here.board.nor.memory[:20_000] = bytes(20_000)
+        internal, external = noise(SECTOR, 1), noise(20_000)
+        here.load((BANK1, internal), (NOR, external))
+        assert here.contents(NOR, len(external)) == external
+        assert here.contents(BANK1, len(internal)) == internal
 
 
 @pytest.mark.parametrize("name", ["W25Q256_F8", "W25Q256_F8_400_MHZ"])
