@@ -61,7 +61,7 @@ from gdbserver.sim.bus import Bus, BusStall, Device, Direct, Master, Ram
 from gdbserver.sim.clock import MICROSECOND, MILLISECOND, Clock
 from gdbserver.sim.cpu import Core
 from gdbserver.sim.debug_port import DebugPort
-from gdbserver.sim.debug_units import Dwt, Fpb, Itm, SystemControl
+from gdbserver.sim.debug_units import Dwt, Fpb, Itm
 from gdbserver.sim.flash_interface import FlashInterface, SharedRegisters
 from gdbserver.sim.gpio import Gpio
 from gdbserver.sim.link import Link
@@ -74,6 +74,7 @@ from gdbserver.sim.quadspi import QuadSpi
 from gdbserver.sim.rcc import ClockGated, Rcc, ResetCause
 from gdbserver.sim.registers import Peripheral
 from gdbserver.sim.system import AxiSramPort, CrcUnit, Dbgmcu, Exti, Syscfg
+from gdbserver.sim.system_control import SystemControl
 from gdbserver.sim.trace import Funnel, SerialWireOutput
 from gdbserver.sim.watchdog import Iwdg, Wwdg
 

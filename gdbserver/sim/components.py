@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from gdbserver.sim.bus import Bus, BusError, Master
+from gdbserver.sim.registers import Peripheral
 
 PAGE = 0x1000
 DEVARCH, _DEVTYPE = 0xFBC, 0xFCC
-FIRST_ID = _PIDR4 = 0xFD0
+_FIRST_ID = _PIDR4 = 0xFD0
 _PIDR0, _CIDR0 = 0xFE0, 0xFF0
 
 _ARM, _ST = (4, 0x3B), (0, 0x20)  # JEP106: continuation, identity
@@ -51,6 +53,18 @@ SWO = Identity(0x914, _CORESIGHT, devtype=0x11)
 CORE_ROM = Identity(0x4C7, _ROM_TABLE)
 DEVICE_ROM = Identity(0x450, _ROM_TABLE, _ST)
 TRACE_ROM = Identity(0x001, _ROM_TABLE, _ST)
+
+
+class CoreSightComponent(Peripheral):
+    """A peripheral that can be identified, as a debugger's discovery does."""
+
+    size = PAGE
+    identity: ClassVar[Identity]
+
+    def read(self, offset: int, size: int, master: Master) -> int:
+        if offset >= _FIRST_ID:
+            return self.identity.read(offset & 0xFFC)
+        return super().read(offset, size, master)
 
 
 class Component:

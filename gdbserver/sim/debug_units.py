@@ -18,21 +18,25 @@ from typing import TYPE_CHECKING, Protocol
 from gdbserver.chip import cortex_m
 from gdbserver.chip.memory import Span
 from gdbserver.sim.bus import Master
-from gdbserver.sim.components import GENERIC_IP, Identity
+from gdbserver.sim.components import GENERIC_IP, CoreSightComponent, Identity
 from gdbserver.sim.cpu import Watchpoint
 from gdbserver.sim.registers import (
     BitsInteger,
     BitStruct,
+    Constant,
     Fields,
     Flag,
     Padding,
     Register,
     Unmodelled,
+    Word,
+    on_read,
+    on_write,
 )
-from gdbserver.sim.system_control import Constant, CoreSightComponent, SystemControl, Word
 
 if TYPE_CHECKING:
     from gdbserver.sim.cpu import Core
+    from gdbserver.sim.system_control import SystemControl
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +75,7 @@ class Fpb(CoreSightComponent):
         comparators = [self.raw(register) for register in self.COMPARATORS] if enabled else []
         self._core.set_breakpoints(frozenset(c & ~1 for c in comparators if c & 1))
 
-    @CTRL.writes
+    @on_write(CTRL)
     def _write_ctrl(self, fields: Fields) -> None:
         if fields.value & cortex_m.FP_CTRL_KEY:
             self.set_raw(self.CTRL, self.CTRL.reset | fields.value & cortex_m.FP_CTRL_ENABLE)
@@ -212,12 +216,12 @@ class Dwt(_TraceUnit):
         self._core.set_watchpoints(watchpoints)
         self._core.set_instruction_watches(instructions)
 
-    @CTRL.writes
+    @on_write(CTRL)
     def _write_ctrl(self, fields: Fields) -> None:
         self._count()
-        self.store(self.CTRL, fields)
+        self.store(fields)
 
-    @CYCCNT.reads
+    @on_read(CYCCNT)
     def _count(self) -> None:
         """Bring CYCCNT up to date."""
         passed = self._core.cycles - self._counted_from
@@ -225,12 +229,12 @@ class Dwt(_TraceUnit):
         if self[self.CTRL].CYCCNTENA:
             self.set_raw(self.CYCCNT, self.raw(self.CYCCNT) + passed)
 
-    @CYCCNT.writes
+    @on_write(CYCCNT)
     def _set_count(self, fields: Fields) -> None:
         self._count()
         self.set_raw(self.CYCCNT, fields.value)
 
-    @PCSR.reads
+    @on_read(PCSR)
     def _sample(self) -> None:
         core = self._core
         running = not (core.halted or core.in_reset or core.asleep)
@@ -295,9 +299,6 @@ class Itm(_TraceUnit):
             header = port << 3 | {1: 1, 2: 2, 4: 3}[size]
             self._output.send(bytes([header]) + value.to_bytes(size, "little"))
 
-    @LAR.writes
+    @on_write(LAR)
     def _unlock(self, fields: Fields) -> None:
         self.set_raw(self.LSR, 0x1 if fields.value == LAR_KEY else 0x3)
-
-
-__all__ = ["Dwt", "Fpb", "Itm", "SystemControl"]

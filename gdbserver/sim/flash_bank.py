@@ -70,6 +70,8 @@ from gdbserver.sim.registers import (
     Peripheral,
     Register,
     Unmodelled,
+    on_read,
+    on_write,
 )
 
 log = logging.getLogger(__name__)
@@ -353,7 +355,7 @@ class FlashBank(Peripheral):
         """Whether a flag is set whose interrupt is enabled."""
         return bool(self._values[FLASH_SR] & self._values[FLASH_CR] & FLAGS)
 
-    @SR.reads
+    @on_read(SR)
     def _refresh_status(self) -> None:
         self._values[FLASH_SR] = self.status()
 
@@ -370,7 +372,7 @@ class FlashBank(Peripheral):
             status |= _CRC_BUSY
         return status
 
-    @CCR.writes
+    @on_write(CCR)
     def _clear_flags(self, ccr: Fields) -> None:
         self._values[FLASH_SR] &= ~(ccr.value & FLAGS)
         if not self._values[FLASH_SR] & _ECC_ERRORS:
@@ -379,11 +381,11 @@ class FlashBank(Peripheral):
 
     # --- Control --------------------------------------------------------------------------
 
-    @CR.reads
+    @on_read(CR)
     def _refresh_lock(self) -> None:
         self.update(self.CR, LOCK=self.lock.locked)
 
-    @CR.writes
+    @on_write(CR)
     def _control(self, cr: Fields) -> None:
         if self.lock.locked:
             log.warning("%s: CR written while locked", self.name)
@@ -392,7 +394,7 @@ class FlashBank(Peripheral):
             # The manual: registers cannot be accessed until the operation is acknowledged.
             raise BusStall(self._next_slot)
         old = self[self.CR]
-        self.store(self.CR, cr)
+        self.store(cr)
         self.update(self.CR, START=0, FW=0)
         if not cr.PG:
             self._drop_buffer()
@@ -679,12 +681,12 @@ class FlashBank(Peripheral):
 
     # --- The CRC unit ---------------------------------------------------------------------
 
-    @CRCCR.writes
+    @on_write(CRCCR)
     def _control_crc(self, crccr: Fields) -> None:
         if not self._values[FLASH_CR] & FlashCr.CRC_EN or self._crc_end is not None:
             log.warning("%s: CRCCR written while CRC_EN = 0 or CRC_BUSY = 1", self.name)
             return
-        self.store(self.CRCCR, crccr)
+        self.store(crccr)
         self.update(self.CRCCR, START_CRC=0, CLEAN_CRC=0, ADD_SECT=0, CLEAN_SECT=0)
         if crccr.CLEAN_SECT:
             self._crc_sectors.clear()

@@ -51,6 +51,8 @@ from gdbserver.sim.registers import (
     Peripheral,
     Register,
     Unmodelled,
+    on_read,
+    on_write,
 )
 
 log = logging.getLogger(__name__)
@@ -134,18 +136,18 @@ class SharedRegisters(Peripheral):
         self.update(self.OPTCR, SWAP_BANK=self[self.OPTSR_CUR].SWAP_BANK_OPT)
         self.lock.reset()
 
-    @OPTCR.reads
+    @on_read(OPTCR)
     def _refresh_lock(self) -> None:
         self.update(self.OPTCR, OPTLOCK=self.lock.locked)
 
-    @OPTCR.writes
+    @on_write(OPTCR)
     def _control(self, optcr: Fields) -> None:
         if self.lock.locked:
             log.warning("FLASH: OPTCR written while locked")
             return
         if optcr.OPTSTART or optcr.MER:
             self.interface.wait_until_idle()
-        self.store(self.OPTCR, optcr)
+        self.store(optcr)
         self.update(self.OPTCR, OPTSTART=0, MER=0)
         if optcr.MER:
             self.interface.mass_erase()
@@ -155,11 +157,11 @@ class SharedRegisters(Peripheral):
             self.lock.close()
         self.interface.update_irq()
 
-    @OPTSR_CUR.reads
+    @on_read(OPTSR_CUR)
     def _refresh(self) -> None:
         self.update(self.OPTSR_CUR, OPT_BUSY=self.interface.changing_options)
 
-    @OPTCCR.writes
+    @on_write(OPTCCR)
     def _clear(self, optccr: Fields) -> None:
         if optccr.CLR_OPTCHANGEERR:
             self.update(self.OPTSR_CUR, OPTCHANGEERR=0)

@@ -13,6 +13,8 @@ from gdbserver.sim.registers import (
     Padding,
     Peripheral,
     Register,
+    on_read,
+    on_write,
 )
 
 PINS = 16
@@ -89,15 +91,15 @@ class Gpio(Peripheral):
             return driven
         return self.raw(self.PUPDR) >> 2 * pin & 3 == PULL_UP
 
-    @IDR.reads
+    @on_read(IDR)
     def _sample(self) -> None:
         self.set_raw(self.IDR, sum(self.level(pin) << pin for pin in range(PINS)))
 
-    @BSRR.writes
+    @on_write(BSRR)
     def _set_and_clear(self, bsrr: Fields) -> None:
         self.set_raw(self.ODR, self.raw(self.ODR) & ~bsrr.BR | bsrr.BS)
 
-    @LCKR.writes
+    @on_write(LCKR)
     def _lock(self, lckr: Fields) -> None:
         """LCKK is written 1, 0, 1 with the same pins; then these pins cannot change any more."""
         if self[self.LCKR].LCKK:

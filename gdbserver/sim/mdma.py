@@ -39,6 +39,9 @@ from gdbserver.sim.registers import (
     Peripheral,
     Register,
     Unmodelled,
+    Word,
+    on_read,
+    on_write,
 )
 
 log = logging.getLogger(__name__)
@@ -49,10 +52,6 @@ _OVERHEAD = 16  # cycles for a buffer
 _INCREMENT, _DECREMENT = 2, 3
 _ONE_BUFFER, _ONE_BLOCK, _REPEATED, _EVERYTHING = range(4)
 _NODE = 10  # words of a linked list's node: CTCR to CMDR
-
-
-def _word(name: str) -> BitStruct:
-    return BitStruct(name / BitsInteger(32))
 
 
 class MdmaChannel(Peripheral):
@@ -146,16 +145,16 @@ class MdmaChannel(Peripheral):
             "BNDT" / BitsInteger(17),
         ),
     )
-    CSAR = Register(0x18, _word("SAR"))
-    CDAR = Register(0x1C, _word("DAR"))
+    CSAR = Word(0x18)
+    CDAR = Word(0x1C)
     CBRUR = Register(0x20, BitStruct("DUV" / BitsInteger(16), "SUV" / BitsInteger(16)))
     CLAR = Register(0x24, BitStruct("LAR" / BitsInteger(29), Padding(3)))
     CTBR = Register(
         0x28,
         BitStruct(Padding(14), "DBUS" / Flag, "SBUS" / Flag, Padding(10), Unmodelled("TSEL", 6)),
     )
-    CMAR = Register(0x30, _word("MAR"))
-    CMDR = Register(0x34, _word("MDR"))
+    CMAR = Word(0x30)
+    CMDR = Word(0x34)
 
     def __init__(self, number: int, changed: Callable[[], None]) -> None:
         self.number = number
@@ -179,25 +178,25 @@ class MdmaChannel(Peripheral):
 
     # --- Registers ----------------------------------------------------------------------------
 
-    @CISR.reads
+    @on_read(CISR)
     def _refresh(self) -> None:
         self.update(self.CISR, CRQA=self.requested)
 
-    @CIFCR.writes
+    @on_write(CIFCR)
     def _clear(self, clear: Fields) -> None:
         self.set_raw(self.CISR, self.raw(self.CISR) & ~(clear.value & 0x1F))
         if clear.CTEIF:
             self.set_raw(self.CESR, 0)
         self._changed()
 
-    @CCR.writes
+    @on_write(CCR)
     def _control(self, cr: Fields) -> None:
         was = self[self.CCR]
         if was.EN:
             kept = was.value & ~0x3F | cr.value & 0x3F  # priority and order of bytes are protected
             self.set_raw(self.CCR, kept | 1)
         else:
-            self.store(self.CCR, cr)
+            self.store(cr)
         self.update(self.CCR, SWRQ=0)
         if was.EN and not cr.EN:
             self.stopping = True
@@ -210,47 +209,12 @@ class MdmaChannel(Peripheral):
             self.requested = True
         self._changed()
 
-    @CTCR.writes
-    def _set_transfer(self, written: Fields) -> None:
-        self._set(self.CTCR, written)
-
-    @CBNDTR.writes
-    def _set_length(self, written: Fields) -> None:
-        self._set(self.CBNDTR, written)
-
-    @CSAR.writes
-    def _set_source(self, written: Fields) -> None:
-        self._set(self.CSAR, written)
-
-    @CDAR.writes
-    def _set_destination(self, written: Fields) -> None:
-        self._set(self.CDAR, written)
-
-    @CBRUR.writes
-    def _set_update(self, written: Fields) -> None:
-        self._set(self.CBRUR, written)
-
-    @CLAR.writes
-    def _set_link(self, written: Fields) -> None:
-        self._set(self.CLAR, written)
-
-    @CTBR.writes
-    def _set_buses(self, written: Fields) -> None:
-        self._set(self.CTBR, written)
-
-    @CMAR.writes
-    def _set_mask_address(self, written: Fields) -> None:
-        self._set(self.CMAR, written)
-
-    @CMDR.writes
-    def _set_mask(self, written: Fields) -> None:
-        self._set(self.CMDR, written)
-
-    def _set(self, register: Register, written: Fields) -> None:
+    @on_write(CTCR, CBNDTR, CSAR, CDAR, CBRUR, CLAR, CTBR, CMAR, CMDR)
+    def _set(self, written: Fields) -> None:
         if self[self.CCR].EN:
-            log.warning("%s.%s: written while the channel is enabled", self.name, register.name)
-            return
-        self.store(register, written)
+            log.warning("%s.%s: written while it is enabled", self.name, written.register.name)
+        else:
+            self.store(written)
 
     # --- What is to be moved --------------------------------------------------------------------
 
@@ -342,7 +306,7 @@ class MdmaChannel(Peripheral):
         """Begin what a node of a linked list describes."""
         for offset, value in zip(range(0x10, 0x38, 4), node, strict=True):
             if (register := self.registers.get(offset)) is not None:
-                self.store(register, Fields(register.fields, value))
+                self.store(Fields(register, value))
         self._block = self[self.CBNDTR].BNDT
         self._check()
 
@@ -407,7 +371,7 @@ class Mdma(Peripheral):
         """With a clock again, go on."""
         self._changed()
 
-    @GISR0.reads
+    @on_read(GISR0)
     def _collect(self) -> None:
         flags = sum(channel.interrupting << channel.number for channel in self.channels)
         self.set_raw(self.GISR0, flags)

@@ -18,6 +18,7 @@ from gdbserver.sim.registers import (
     Peripheral,
     Register,
     Unmodelled,
+    on_write,
 )
 
 SETTLING = 20 * MICROSECOND  # of the core's supply; not published
@@ -180,22 +181,22 @@ class Pwr(Peripheral):
         self.update(self.D3CR, VOSRDY=1)
         self.update(self.CSR1, ACTVOSRDY=1, ACTVOS=self[self.D3CR].VOS)
 
-    @CR3.writes
+    @on_write(CR3)
     def _configure_supply(self, cr3: Fields) -> None:
-        self.store(self.CR3, cr3)
+        self.store(cr3)
         self.update(self.CR3, USB33RDY=cr3.USB33DEN)
         if not self.configured:
             self.update(self.CR3, SCUEN=0, LDOEN=cr3.LDOEN, BYPASS=cr3.BYPASS)
             self._settle()
 
-    @D3CR.writes
+    @on_write(D3CR)
     def _scale_voltage(self, d3cr: Fields) -> None:
         old = self[self.D3CR].VOS
-        self.store(self.D3CR, d3cr)
+        self.store(d3cr)
         if self.configured and old != d3cr.VOS:
             self._settle()
 
-    @CR2.writes
+    @on_write(CR2)
     def _control_backup_regulator(self, cr2: Fields) -> None:
-        self.store(self.CR2, cr2)
+        self.store(cr2)
         self.update(self.CR2, BRRDY=cr2.BREN)

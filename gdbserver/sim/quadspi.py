@@ -50,6 +50,9 @@ from gdbserver.sim.registers import (
     Peripheral,
     Register,
     Unmodelled,
+    Word,
+    on_read,
+    on_write,
 )
 
 log = logging.getLogger(__name__)
@@ -236,7 +239,7 @@ class QuadSpi(Peripheral):
             "CTEF" / Flag,
         ),
     )
-    DLR = Register(0x10, BitStruct("DL" / BitsInteger(32)))
+    DLR = Word(0x10)
     CCR = Register(
         0x14,
         BitStruct(
@@ -256,11 +259,11 @@ class QuadSpi(Peripheral):
             "INSTRUCTION" / BitsInteger(8),
         ),
     )
-    AR = Register(0x18, BitStruct("ADDRESS" / BitsInteger(32)))
-    ABR = Register(0x1C, BitStruct("ALTERNATE" / BitsInteger(32)))
-    DR = Register(_DR, BitStruct("DATA" / BitsInteger(32)))
-    PSMKR = Register(0x24, BitStruct("MASK" / BitsInteger(32)))
-    PSMAR = Register(0x28, BitStruct("MATCH" / BitsInteger(32)))
+    AR = Word(0x18)
+    ABR = Word(0x1C)
+    DR = Word(_DR)
+    PSMKR = Word(0x24)
+    PSMAR = Word(0x28)
     PIR = Register(0x2C, BitStruct(Padding(16), "INTERVAL" / BitsInteger(16)))
     LPTR = Register(0x30, BitStruct(Padding(16), "TIMEOUT" / BitsInteger(16)))
 
@@ -327,14 +330,14 @@ class QuadSpi(Peripheral):
         else:
             super().write(offset, size, value, master)
 
-    @CR.writes
+    @on_write(CR)
     def _control(self, cr: Fields) -> None:
         old = self[self.CR]
         if self._busy:
             # Only EN, ABORT, the threshold and the interrupt enables change while busy.
             keep = 0xFFFFFFFF & ~0x001F0F03
-            cr = Fields(self.CR.fields, old.value & keep | cr.value & ~keep)
-        self.store(self.CR, cr)
+            cr = Fields(self.CR, old.value & keep | cr.value & ~keep)
+        self.store(cr)
         self.update(self.CR, ABORT=0)
         if cr.ABORT:
             self._abort()
@@ -349,20 +352,26 @@ class QuadSpi(Peripheral):
         self._schedule_again()
         self._update_irq()
 
-    def _when_idle(self, register: Register, written: Fields) -> bool:
-        """Most of the configuration can be written only while BUSY is 0."""
+    @on_write(PSMKR, PSMAR, PIR, LPTR)
+    def _when_idle(self, written: Fields) -> bool:
+        """Most of the configuration can be written only while BUSY is 0; whether it was."""
         if self._busy:
-            log.info("QUADSPI: write to %s ignored: BUSY", register.name)
+            log.info("QUADSPI: write to %s ignored: BUSY", written.register.name)
             return False
-        self.store(register, written)
+        self.store(written)
         return True
 
-    @DCR.writes
-    def _device_configuration(self, dcr: Fields) -> None:
-        if self._when_idle(self.DCR, dcr):
+    @on_write(DLR)
+    def _data_length(self, dlr: Fields) -> None:
+        """Bit 0 is stuck at 1 in dual-flash mode: no access has an odd number of bytes."""
+        self._when_idle(Fields(self.DLR, dlr.value | self._dual))
+
+    @on_write(DCR, ABR)
+    def _what_is_mapped(self, written: Fields) -> None:
+        if self._when_idle(written):
             self._revoke()
 
-    @SR.reads
+    @on_read(SR)
     def _refresh_status(self) -> None:
         self._values[_SR] = self._status()
 
@@ -385,7 +394,7 @@ class QuadSpi(Peripheral):
             status |= _FTF
         return status | _BUSY if self._busy else status
 
-    @FCR.writes
+    @on_write(FCR)
     def _clear_flags(self, fcr: Fields) -> None:
         """Each set bit clears the flag at the same place in SR; FCR stores nothing."""
         self._values[_SR] &= ~(fcr.value & _LATCHED)
@@ -393,36 +402,10 @@ class QuadSpi(Peripheral):
             self._next_poll(soon=True)
         self._update_irq()
 
-    @DLR.writes
-    def _data_length(self, dlr: Fields) -> None:
-        """Bit 0 is stuck at 1 in dual-flash mode: no access has an odd number of bytes."""
-        self._when_idle(self.DLR, Fields(self.DLR.fields, dlr.value | self._dual))
-
-    @ABR.writes
-    def _alternate_bytes(self, abr: Fields) -> None:
-        if self._when_idle(self.ABR, abr):
-            self._revoke()
-
-    @PSMKR.writes
-    def _polling_mask(self, psmkr: Fields) -> None:
-        self._when_idle(self.PSMKR, psmkr)
-
-    @PSMAR.writes
-    def _polling_match(self, psmar: Fields) -> None:
-        self._when_idle(self.PSMAR, psmar)
-
-    @PIR.writes
-    def _polling_interval(self, pir: Fields) -> None:
-        self._when_idle(self.PIR, pir)
-
-    @LPTR.writes
-    def _low_power_timeout(self, lptr: Fields) -> None:
-        self._when_idle(self.LPTR, lptr)
-
-    @CCR.writes
+    @on_write(CCR)
     def _communication(self, ccr: Fields) -> None:
         """Starts the command if it needs neither address nor data to write."""
-        if not self._when_idle(self.CCR, ccr):
+        if not self._when_idle(ccr):
             return
         self._revoke()
         self._drop_fifo()
@@ -435,13 +418,13 @@ class QuadSpi(Peripheral):
         if phases.instruction is not None or phases.has_data:
             self._start()
 
-    @AR.writes
+    @on_write(AR)
     def _address(self, ar: Fields) -> None:
         """Starts a command with an address, unless data to write must come first."""
         phases = self._phases
         if self._dual:  # bit 0 is stuck at 0
-            ar = Fields(self.AR.fields, ar.value & ~1)
-        if phases.mode == _MEMORY_MAPPED or not self._when_idle(self.AR, ar):
+            ar = Fields(self.AR, ar.value & ~1)
+        if phases.mode == _MEMORY_MAPPED or not self._when_idle(ar):
             return
         if not phases.address_bytes:
             return
@@ -913,7 +896,7 @@ class QuadSpi(Peripheral):
 
 @lru_cache(maxsize=256)
 def _taken_apart(ccr: int) -> _Phases:
-    return _Phases.of(Fields(QuadSpi.CCR.fields, ccr))
+    return _Phases.of(Fields(QuadSpi.CCR, ccr))
 
 
 @lru_cache(maxsize=256)

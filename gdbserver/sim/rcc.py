@@ -32,6 +32,8 @@ from gdbserver.sim.registers import (
     Peripheral,
     Register,
     Unmodelled,
+    on_read,
+    on_write,
 )
 
 HSI_HZ = 64_000_000
@@ -298,6 +300,8 @@ class Rcc(Peripheral):
     PLL1DIVR, PLL1FRACR = _pll_dividers(0x30), _pll_fraction(0x34)
     PLL2DIVR, PLL2FRACR = _pll_dividers(0x38), _pll_fraction(0x3C)
     PLL3DIVR, PLL3FRACR = _pll_dividers(0x40), _pll_fraction(0x44)
+    PLL_DIVIDERS = (PLL1DIVR, PLL2DIVR, PLL3DIVR)
+    PLL_FRACTIONS = (PLL1FRACR, PLL2FRACR, PLL3FRACR)
     D1CCIPR = Register(
         0x4C,
         BitStruct(
@@ -349,6 +353,10 @@ class Rcc(Peripheral):
     APB1HRSTR = _resets(0x94, "APB1H")
     APB2RSTR = _resets(0x98, "APB2")
     APB4RSTR = _resets(0x9C, "APB4")
+    RESETS = (
+        *(AHB3RSTR, AHB1RSTR, AHB2RSTR, AHB4RSTR),
+        *(APB3RSTR, APB1LRSTR, APB1HRSTR, APB2RSTR, APB4RSTR),
+    )
     # WW1RSC widens WWDG1's reset from the CPU to the system; here it is always the system's.
     GCR = Register(0xA0, BitStruct(Padding(31), "WW1RSC" / Flag))
     D3AMR = Register(0xA8, BitStruct(Unmodelled("D3AM", 32)))
@@ -384,6 +392,10 @@ class Rcc(Peripheral):
     APB1HENR = _enable(0xEC, "APB1H")
     APB2ENR = _enable(0xF0, "APB2")
     APB4ENR = _enable(0xF4, "APB4", reset=0x00010000)
+    ENABLES = (
+        *(AHB3ENR, AHB1ENR, AHB2ENR, AHB4ENR),
+        *(APB3ENR, APB1LENR, APB1HENR, APB2ENR, APB4ENR),
+    )
     AHB3LPENR = _enable_asleep(0xFC, "AHB3")
     AHB1LPENR = _enable_asleep(0x100, "AHB1")
     AHB2LPENR = _enable_asleep(0x104, "AHB2")
@@ -439,16 +451,16 @@ class Rcc(Peripheral):
 
     # --- Oscillators ------------------------------------------------------------------------
 
-    @CR.writes
+    @on_write(CR)
     def _switch(self, cr: Fields) -> None:
         before = self[self.CR]
-        self.store(self.CR, cr)
+        self.store(cr)
         for name in self._in_use():
             self.update(self.CR, **{name + "ON": 1})
         now = self[self.CR]
         self.update(self.CR, HSIDIVF=1)
         for name in ("HSI", "CSI", "HSI48", "HSE", "PLL1", "PLL2", "PLL3"):
-            on, was_on = getattr(now, name + "ON"), getattr(before, name + "ON")
+            on, was_on = now[name + "ON"], before[name + "ON"]
             if not on:
                 self.update(self.CR, **{name + "RDY": 0})
             elif not was_on:
@@ -459,7 +471,7 @@ class Rcc(Peripheral):
         generation = self._generation
 
         def ready() -> None:
-            if generation == self._generation and getattr(self[register], name + "ON"):
+            if generation == self._generation and self[register][name + "ON"]:
                 if name == "HSE" and not self.hse_hz:
                     return
                 if name.startswith("PLL") and not self._pll_input(int(name[3])):
@@ -480,9 +492,9 @@ class Rcc(Peripheral):
     def _pll_source_name(self) -> list[str]:
         return [["HSI"], ["CSI"], ["HSE"], []][self[self.PLLCKSELR].PLLSRC]
 
-    @CFGR.writes
+    @on_write(CFGR)
     def _configure(self, cfgr: Fields) -> None:
-        self.store(self.CFGR, cfgr)
+        self.store(cfgr)
         self._follow_switch()
 
     def _follow_switch(self) -> None:
@@ -493,7 +505,7 @@ class Rcc(Peripheral):
         if wanted < len(ready) and ready[wanted]:
             self.update(self.CFGR, SWS=wanted)
 
-    @PLLCKSELR.writes
+    @on_write(PLLCKSELR)
     def _select_pll_inputs(self, selection: Fields) -> None:
         """The source can change while all PLLs are off, a divider while its own PLL is."""
         cr, old = self[self.CR], self[self.PLLCKSELR]
@@ -506,48 +518,39 @@ class Rcc(Peripheral):
             DIVM3=old.DIVM3 if on[2] else selection.DIVM3,
         )
 
-    @PLLCFGR.writes
+    @on_write(PLLCFGR)
     def _configure_plls(self, configuration: Fields) -> None:
         """The fraction can be switched on the fly; ranges and outputs while the PLL is off."""
         cr, old = self[self.CR], self.raw(self.PLLCFGR)
-        self.store(self.PLLCFGR, configuration)
+        self.store(configuration)
         for index, on in enumerate((cr.PLL1ON, cr.PLL2ON, cr.PLL3ON)):
             if on:
                 fixed = 0b1110 << 4 * index | 0b111 << 16 + 3 * index
                 self.set_raw(self.PLLCFGR, self.raw(self.PLLCFGR) & ~fixed | old & fixed)
 
-    @PLL1DIVR.writes
-    def _divide_pll1(self, dividers: Fields) -> None:
-        if not self[self.CR].PLL1ON:
-            self.store(self.PLL1DIVR, dividers)
+    @on_write(*PLL_DIVIDERS)
+    def _divide_pll(self, dividers: Fields) -> None:
+        pll = 1 + self.PLL_DIVIDERS.index(dividers.register)
+        if not self[self.CR][f"PLL{pll}ON"]:
+            self.store(dividers)
 
-    @PLL2DIVR.writes
-    def _divide_pll2(self, dividers: Fields) -> None:
-        if not self[self.CR].PLL2ON:
-            self.store(self.PLL2DIVR, dividers)
-
-    @PLL3DIVR.writes
-    def _divide_pll3(self, dividers: Fields) -> None:
-        if not self[self.CR].PLL3ON:
-            self.store(self.PLL3DIVR, dividers)
-
-    @CSR.writes
+    @on_write(CSR)
     def _switch_lsi(self, csr: Fields) -> None:
         was_on = self[self.CSR].LSION
-        self.store(self.CSR, csr)
+        self.store(csr)
         if not csr.LSION:
             self.update(self.CSR, LSIRDY=0)
         elif not was_on:
             self._start_up(self.CSR, "LSI")
 
-    @CSR.reads
+    @on_read(CSR)
     def _show_lsi(self) -> None:
         if self.lsi_forced():
             self.update(self.CSR, LSIRDY=1)
         elif not self[self.CSR].LSION:
             self.update(self.CSR, LSIRDY=0)
 
-    @BDCR.writes
+    @on_write(BDCR)
     def _control_backup(self, bdcr: Fields) -> None:
         if not self._backup_access():
             return
@@ -555,13 +558,13 @@ class Rcc(Peripheral):
         if bdcr.BDRST:
             self.set_raw(self.BDCR, 0x00010000)
             return
-        self.store(self.BDCR, bdcr)
+        self.store(bdcr)
         if not bdcr.LSEON:
             self.update(self.BDCR, LSERDY=0)
         elif not was_on:
             self._start_up(self.BDCR, "LSE")
 
-    @RSR.writes
+    @on_write(RSR)
     def _forget_resets(self, rsr: Fields) -> None:
         if rsr.RMVF:
             self.set_raw(self.RSR, 0)
@@ -586,24 +589,22 @@ class Rcc(Peripheral):
             self.hse_hz * cr.HSERDY,
             0,
         )
-        return sources[selection.PLLSRC] if getattr(selection, f"DIVM{number}") else 0
+        return sources[selection.PLLSRC] if selection[f"DIVM{number}"] else 0
 
     def pll_hz(self, number: int, output: str) -> int:
         """Output P, Q or R of PLL 1, 2 or 3; 0 when it is off."""
         configuration, cr = self[self.PLLCFGR], self[self.CR]
-        if not getattr(cr, f"PLL{number}RDY"):
+        if not cr[f"PLL{number}RDY"]:
             return 0
-        if not getattr(configuration, f"DIV{output}{number}EN"):
+        if not configuration[f"DIV{output}{number}EN"]:
             return 0
-        dividers = self[getattr(self, f"PLL{number}DIVR")]
+        dividers = self[self.PLL_DIVIDERS[number - 1]]
         fraction = 0
-        if getattr(configuration, f"PLL{number}FRACEN"):
-            fraction = self[getattr(self, f"PLL{number}FRACR")].FRACN
-        reference = Fraction(
-            self._pll_input(number), max(1, getattr(self[self.PLLCKSELR], f"DIVM{number}"))
-        )
+        if configuration[f"PLL{number}FRACEN"]:
+            fraction = self[self.PLL_FRACTIONS[number - 1]].FRACN
+        reference = Fraction(self._pll_input(number), max(1, self[self.PLLCKSELR][f"DIVM{number}"]))
         vco = reference * (dividers.DIVN + 1 + Fraction(fraction, 8192))
-        return int(vco / (getattr(dividers, f"DIV{output}") + 1))
+        return int(vco / (dividers[f"DIV{output}"] + 1))
 
     @property
     def sysclk_hz(self) -> int:
@@ -649,39 +650,30 @@ class Rcc(Peripheral):
         register, bit = _ENABLE_BITS[name]
         return bool(self._values[register.offset] >> bit & 1)
 
-
-_ENABLE_REGISTERS = {bus: getattr(Rcc, f"{bus}ENR") for bus in GATES}
-_ENABLE_BITS = {
-    name: (_ENABLE_REGISTERS[bus], bit)
-    for bus, gates in GATES.items()
-    for name, bit in gates.items()
-}
-
-
-def _hook_gates(bus: str) -> None:
-    enable: Register = getattr(Rcc, f"{bus}ENR")
-    resets: Register = getattr(Rcc, f"{bus}RSTR")
-
-    @enable.writes
-    def write_enable(rcc: Rcc, written: Fields) -> None:
-        once = rcc.raw(enable) & 1 << 6 if bus == "APB3" else 0
-        rcc.store(enable, written)
-        # WWDG1EN can be set and not cleared.
-        rcc.set_raw(enable, rcc.raw(enable) | once)
-        for notify in rcc.on_gates_changed:
+    @on_write(*ENABLES)
+    def _switch_clocks(self, enables: Fields) -> None:
+        """WWDG1EN can be set and not cleared."""
+        once = self[self.APB3ENR].WWDG1EN
+        self.store(enables)
+        self.update(self.APB3ENR, WWDG1EN=once or self[self.APB3ENR].WWDG1EN)
+        for notify in self.on_gates_changed:
             notify()
 
-    @resets.writes
-    def write_resets(rcc: Rcc, written: Fields) -> None:
-        before = rcc.raw(resets)
-        rcc.store(resets, written)
-        for name, bit in GATES[bus].items():
-            if rcc.raw(resets) & ~before & 1 << bit:
-                rcc.on_peripheral_reset(name)
+    @on_write(*RESETS)
+    def _reset_peripherals(self, resets: Fields) -> None:
+        before = self.raw(resets.register)
+        self.store(resets)
+        begun = self.raw(resets.register) & ~before
+        for name, bit in GATES[resets.register.name.removesuffix("RSTR")].items():
+            if begun >> bit & 1:
+                self.on_peripheral_reset(name)
 
 
-for _bus in GATES:
-    _hook_gates(_bus)
+_ENABLE_BITS = {
+    name: (register, bit)
+    for register in Rcc.ENABLES
+    for name, bit in GATES[register.name.removesuffix("ENR")].items()
+}
 
 
 def _ahb_divider(code: int) -> int:

@@ -3,7 +3,13 @@
 A `Register` is declared with a construct `BitStruct`, bits from 31 down, the order of the
 manual's drawing.  Each bit is modelled (``"BUSY" / Flag``), known but not modelled
 (``Unmodelled("DHHC")``: stored, and logged when used), or reserved (``Padding``: reads as
-zero, writes ignored).  A wrong total width is a TypeError at import.
+zero, writes ignored).  A wrong total width is a TypeError at import.  A method below says what
+an access does beyond that::
+
+    @on_write(DLR, PIR)
+    def _when_idle(self, written: Fields) -> None:
+        if not self._busy:
+            self.store(written)
 
 construct is the notation only: parsing a word with it takes about 40 us, and status
 registers are polled.  So a layout is compiled once, at class creation, to masks and shifts.
@@ -14,7 +20,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from construct import BitsInteger, BitStruct, Flag, Padding
 
@@ -22,10 +28,25 @@ from gdbserver.sim.bus import Master
 
 log = logging.getLogger(__name__)
 
-__all__ = ["BitStruct", "BitsInteger", "Flag", "Padding", "Peripheral", "Register", "Unmodelled"]
+__all__ = [
+    "BitStruct",
+    "BitsInteger",
+    "Constant",
+    "Fields",
+    "Flag",
+    "Padding",
+    "Peripheral",
+    "Register",
+    "Unmodelled",
+    "Word",
+    "on_read",
+    "on_write",
+]
 
-ReadHook = Callable[[Any], None]
-WriteHook = Callable[[Any, "Fields"], None]
+ReadHook = Callable[[Any], object]
+WriteHook = Callable[[Any, "Fields"], object]
+R = TypeVar("R", bound=ReadHook)
+W = TypeVar("W", bound=WriteHook)
 
 _UNMODELLED = "?"
 
@@ -42,20 +63,22 @@ class _Field:
 
 
 class Fields:
-    """The value of a register, read by field name: ``cr.EN``, ``cr.PRESCALER``."""
+    """A value of a register, read by field name: ``cr.EN``, ``cr.PRESCALER``, ``cr["PLL1ON"]``."""
 
-    __slots__ = ("_layout", "value")
+    __slots__ = ("register", "value")
 
-    def __init__(self, layout: Mapping[str, _Field], value: int) -> None:
-        self._layout = layout
+    def __init__(self, register: Register, value: int) -> None:
+        self.register = register
         self.value = value
 
     def __getattr__(self, name: str) -> int:
-        try:
-            field = self._layout[name]
-        except KeyError:
-            raise AttributeError(name) from None
+        field = self.register.fields.get(name)
+        if field is None:
+            raise AttributeError(name)
         return (self.value & field.mask) >> field.shift
+
+    def __getitem__(self, name: str) -> int:
+        return self.__getattr__(name)
 
 
 class Register:
@@ -93,15 +116,36 @@ class Register:
     def __set_name__(self, owner: type[Peripheral], name: str) -> None:
         self.name = name
 
-    def reads(self, hook: ReadHook) -> ReadHook:
-        """Decorator: call ``hook(self)`` to refresh the register before a bus read."""
-        self.on_read = hook
-        return hook
 
-    def writes(self, hook: WriteHook) -> WriteHook:
-        """Decorator: a bus write calls ``hook(self, fields)`` instead of storing."""
-        self.on_write = hook
-        return hook
+def Word(offset: int, *, reset: int = 0, writable: int = 0xFFFFFFFF) -> Register:
+    """A register that is one number, or whose bits do not matter one by one."""
+    return Register(offset, BitStruct("VALUE" / BitsInteger(32)), reset=reset, writable=writable)
+
+
+def Constant(offset: int, value: int) -> Register:
+    return Word(offset, reset=value, writable=0)
+
+
+def on_read(*registers: Register) -> Callable[[R], R]:
+    """Decorator: a method that brings these registers up to date before a bus read."""
+
+    def hook(method: R) -> R:
+        for register in registers:
+            register.on_read = method
+        return method
+
+    return hook
+
+
+def on_write(*registers: Register) -> Callable[[W], W]:
+    """Decorator: a method that a bus write of these registers calls instead of storing."""
+
+    def hook(method: W) -> W:
+        for register in registers:
+            register.on_write = method
+        return method
+
+    return hook
 
 
 class Peripheral:
@@ -136,7 +180,7 @@ class Peripheral:
         self._values = {offset: r.reset for offset, r in self.registers.items()}
 
     def __getitem__(self, register: Register) -> Fields:
-        return Fields(register.fields, self._values[register.offset])
+        return Fields(register, self._values[register.offset])
 
     def raw(self, register: Register) -> int:
         return self._values[register.offset]
@@ -152,8 +196,9 @@ class Peripheral:
             value = value & ~field.mask | (int(number) << field.shift) & field.mask
         self._values[register.offset] = value
 
-    def store(self, register: Register, written: Fields) -> None:
+    def store(self, written: Fields) -> None:
         """Keep the writable bits of what was written: what a write without a hook does."""
+        register = written.register
         old = self._values[register.offset]
         self._values[register.offset] = old & ~register.writable | written.value & register.writable
 
@@ -179,11 +224,11 @@ class Peripheral:
         changed = (value ^ self._values[register.offset]) & register.unmodelled
         if changed:
             log.warning("%s.%s: bits %#010x are not modelled", self.name, register.name, changed)
-        fields = Fields(register.fields, value & 0xFFFFFFFF)
+        written = Fields(register, value & 0xFFFFFFFF)
         if register.on_write is not None:
-            register.on_write(self, fields)
+            register.on_write(self, written)
         else:
-            self.store(register, fields)
+            self.store(written)
 
     def read_reserved(self, offset: int, size: int) -> None:
         log.info("%s: read of reserved offset %#05x", self.name, offset)

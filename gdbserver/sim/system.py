@@ -30,6 +30,8 @@ from gdbserver.sim.registers import (
     Peripheral,
     Register,
     Unmodelled,
+    on_read,
+    on_write,
 )
 
 log = logging.getLogger(__name__)
@@ -192,9 +194,9 @@ class Syscfg(Peripheral):
     def __init__(self) -> None:
         super().__init__("SYSCFG")
 
-    @CCCSR.writes
+    @on_write(CCCSR)
     def _compensate(self, cccsr: Fields) -> None:
-        self.store(self.CCCSR, cccsr)
+        self.store(cccsr)
         self.update(self.CCCSR, READY=cccsr.EN)
 
 
@@ -221,11 +223,11 @@ class Exti(Peripheral):
     def __init__(self) -> None:
         super().__init__("EXTI")
 
-    @SWIER1.writes
+    @on_write(SWIER1)
     def _trigger(self, swier: Fields) -> None:
         self.set_raw(self.CPUPR1, self.raw(self.CPUPR1) | swier.value)
 
-    @CPUPR1.writes
+    @on_write(CPUPR1)
     def _acknowledge(self, pending: Fields) -> None:
         self.set_raw(self.CPUPR1, self.raw(self.CPUPR1) & ~pending.value)
 
@@ -266,19 +268,19 @@ class CrcUnit(Peripheral):
     def _bits(self) -> int:
         return (32, 16, 8, 7)[self[self.CR].POLYSIZE]
 
-    @CR.writes
+    @on_write(CR)
     def _control(self, cr: Fields) -> None:
-        self.store(self.CR, cr)
+        self.store(cr)
         if cr.RESET:
             self._state = self.raw(self.INIT) & (1 << self._bits) - 1
 
-    @INIT.writes
+    @on_write(INIT)
     def _set_initial(self, init: Fields) -> None:
         """The manual: a write of INIT is also taken over by DR."""
-        self.store(self.INIT, init)
+        self.store(init)
         self._state = init.value & (1 << self._bits) - 1
 
-    @DR.reads
+    @on_read(DR)
     def _result(self) -> None:
         state = self._state
         self.set_raw(self.DR, _reverse(state, self._bits) if self[self.CR].REV_OUT else state)

@@ -30,17 +30,20 @@ from gdbserver.chip.cortex_m import (
 )
 from gdbserver.sim.bus import Master
 from gdbserver.sim.caches import Caches
-from gdbserver.sim.components import FIRST_ID, GENERIC_IP, Identity
+from gdbserver.sim.components import GENERIC_IP, CoreSightComponent, Identity
 from gdbserver.sim.nvic import EXTERNAL, INTERRUPTS, MASKED_BY_DEBUGGER, Nvic, bits
 from gdbserver.sim.registers import (
     BitsInteger,
     BitStruct,
+    Constant,
     Fields,
     Flag,
     Padding,
-    Peripheral,
     Register,
     Unmodelled,
+    Word,
+    on_read,
+    on_write,
 )
 from gdbserver.sim.systick import SysTick
 
@@ -50,32 +53,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MPU_REGIONS = 16
-
-
-def Word(offset: int, *, reset: int = 0, writable: int = 0xFFFFFFFF) -> Register:
-    """A register that is one number."""
-    return Register(offset, BitStruct("VALUE" / BitsInteger(32)), reset=reset, writable=writable)
-
-
-def Constant(offset: int, value: int) -> Register:
-    return Word(offset, reset=value, writable=0)
-
-
-class CoreSightComponent(Peripheral):
-    """A peripheral with the identification registers that a debugger's discovery reads.
-
-    Arm CoreSight Architecture Specification (IHI 0029), "Component and Peripheral
-    Identification Registers".
-    """
-
-    size = 0x1000
-    identity: ClassVar[Identity]
-
-    def read(self, offset: int, size: int, master: Master) -> int:
-        if offset >= FIRST_ID:
-            return self.identity.read(offset & 0xFFC)
-        return super().read(offset, size, master)
-
 
 # Asked for each slice of instructions, or each access.
 _DIV_0_TRP, _TRCENA = int(Ccr.DIV_0_TRP), int(Demcr.TRCENA)
@@ -141,9 +118,9 @@ class SystemControl(CoreSightComponent):
         reset=Ccr.BP | Ccr.STKALIGN,
         writable=0xFFFFFFFF & ~(Ccr.BP | Ccr.STKALIGN),
     )
-    SHPR1 = Word(0xD18)
-    SHPR2 = Word(0xD1C)
-    SHPR3 = Word(0xD20)
+    SHPR1 = Word(0xD18, writable=0x00F0F0F0)  # UsageFault, BusFault, MemManage
+    SHPR2 = Word(0xD1C, writable=0xF0000000)  # SVCall
+    SHPR3 = Word(0xD20, writable=0xF0F000F0)  # SysTick, PendSV, DebugMonitor
     SHCSR = Word(0xD24)
     CFSR = Word(0xD28)
     HFSR = Word(0xD2C)
@@ -175,12 +152,6 @@ class SystemControl(CoreSightComponent):
     MPU_RNR = Word(0xD98, writable=0xF)
     MPU_RBAR = Word(0xD9C)
     MPU_RASR = Word(0xDA0)
-    MPU_RBAR_A1 = Word(0xDA4)
-    MPU_RASR_A1 = Word(0xDA8)
-    MPU_RBAR_A2 = Word(0xDAC)
-    MPU_RASR_A2 = Word(0xDB0)
-    MPU_RBAR_A3 = Word(0xDB4)
-    MPU_RASR_A3 = Word(0xDB8)
     DHCSR = Word(0xDF0)
     DCRSR = Word(0xDF4)
     DCRDR = Word(0xDF8)
@@ -296,6 +267,11 @@ class SystemControl(CoreSightComponent):
         return bool(self[self.SCR].SLEEPONEXIT)
 
     @property
+    def sleeps_deeply(self) -> bool:
+        """Whether WFI and WFE ask for a Stop or Standby mode, rather than Sleep."""
+        return bool(self[self.SCR].SLEEPDEEP)
+
+    @property
     def pending_is_an_event(self) -> bool:
         return bool(self[self.SCR].SEVONPEND)
 
@@ -381,23 +357,21 @@ class SystemControl(CoreSightComponent):
         if 0x100 <= offset < 0x500:
             word = self._read_nvic(offset & ~3)
             return word >> 8 * (offset & 3) & (1 << 8 * size) - 1
-        return super().read(offset, size, master)
+        return super().read(_without_alias(offset), size, master)
 
     def write(self, offset: int, size: int, value: int, master: Master) -> None:
         self._master = master
+        if 0x400 <= offset < 0x500:
+            self._write_priorities(offset, size, value)
+            return
         word = offset & ~3
         if size != 4 and (word < 0xD00 or word in self._WRITE_ONE_TO_CLEAR):
             # Bytes that were not written must neither clear nor set anything.
-            if 0x400 <= offset < 0x500:
-                self._write_priorities(offset, size, value)
-                return
             offset, size, value = word, 4, value << 8 * (offset & 3)
-        if 0x400 <= offset < 0x500:
-            self._write_priorities(offset, size, value)
-        elif 0x100 <= offset < 0x400:
+        if 0x100 <= offset < 0x400:
             self._write_nvic(offset, value)
         else:
-            super().write(offset, size, value, master)
+            super().write(_without_alias(offset), size, value, master)
 
     def _read_nvic(self, offset: int) -> int:
         nvic = self.nvic
@@ -437,30 +411,30 @@ class SystemControl(CoreSightComponent):
 
     # --- SysTick -------------------------------------------------------------------------
 
-    @SYST_CSR.reads
+    @on_read(SYST_CSR)
     def _read_csr(self) -> None:
         self.set_raw(self.SYST_CSR, self.systick.read_control())
 
-    @SYST_CSR.writes
+    @on_write(SYST_CSR)
     def _write_csr(self, fields: Fields) -> None:
         self.systick.write_control(fields.value)
 
-    @SYST_RVR.writes
+    @on_write(SYST_RVR)
     def _write_rvr(self, fields: Fields) -> None:
-        self.store(self.SYST_RVR, fields)
+        self.store(fields)
         self.systick.reload = self.raw(self.SYST_RVR)
 
-    @SYST_CVR.reads
+    @on_read(SYST_CVR)
     def _read_cvr(self) -> None:
         self.set_raw(self.SYST_CVR, self.systick.value)
 
-    @SYST_CVR.writes
+    @on_write(SYST_CVR)
     def _write_cvr(self, fields: Fields) -> None:
         self.systick.clear()
 
     # --- system control block --------------------------------------------------------------
 
-    @ICSR.reads
+    @on_read(ICSR)
     def _read_icsr(self) -> None:
         nvic = self.nvic
         value = self._core.registers.ipsr
@@ -480,7 +454,7 @@ class SystemControl(CoreSightComponent):
                 value |= bit
         self.set_raw(self.ICSR, value)
 
-    @ICSR.writes
+    @on_write(ICSR)
     def _write_icsr(self, fields: Fields) -> None:
         nvic = self.nvic
         written = Icsr(fields.value & (0x9E << 24))
@@ -495,7 +469,7 @@ class SystemControl(CoreSightComponent):
         if Icsr.NMIPENDSET in written:
             nvic.pend(ExceptionNumber.NMI)
 
-    @AIRCR.writes
+    @on_write(AIRCR)
     def _write_aircr(self, fields: Fields) -> None:
         if fields.VECTKEY != cortex_m.VECTKEY >> 16:
             return
@@ -508,42 +482,15 @@ class SystemControl(CoreSightComponent):
         if fields.SYSRESETREQ:
             self._core.soon(self.on_system_reset)
 
-    def _priority_register(self, first: int) -> int:
-        return int.from_bytes(bytes(self.nvic.priorities[first : first + 4]), "little")
+    @on_write(SHPR1, SHPR2, SHPR3)
+    def _set_system_priorities(self, written: Fields) -> None:
+        register = written.register
+        self.store(written)
+        first = 4 + register.offset - self.SHPR1.offset
+        for index, priority in enumerate(self.raw(register).to_bytes(4, "little")):
+            self.nvic.set_priority(first + index, priority)
 
-    def _set_priorities(self, first: int, fields: Fields) -> None:
-        for index, priority in enumerate(fields.value.to_bytes(4, "little")):
-            if first + index in {4, 5, 6, 11, 12, 14, 15}:
-                self.nvic.set_priority(first + index, priority)
-
-    @SHPR1.reads
-    def _read_shpr1(self) -> None:
-        self.set_raw(self.SHPR1, self._priority_register(4))
-
-    @SHPR1.writes
-    def _write_shpr1(self, fields: Fields) -> None:
-        self._set_priorities(4, fields)
-        self._read_shpr1()
-
-    @SHPR2.reads
-    def _read_shpr2(self) -> None:
-        self.set_raw(self.SHPR2, self._priority_register(8))
-
-    @SHPR2.writes
-    def _write_shpr2(self, fields: Fields) -> None:
-        self._set_priorities(8, fields)
-        self._read_shpr2()
-
-    @SHPR3.reads
-    def _read_shpr3(self) -> None:
-        self.set_raw(self.SHPR3, self._priority_register(12))
-
-    @SHPR3.writes
-    def _write_shpr3(self, fields: Fields) -> None:
-        self._set_priorities(12, fields)
-        self._read_shpr3()
-
-    @SHCSR.reads
+    @on_read(SHCSR)
     def _read_shcsr(self) -> None:
         nvic = self.nvic
         value = 0
@@ -555,7 +502,7 @@ class SystemControl(CoreSightComponent):
             value |= sum(1 << bit for bit, number in table.items() if mask >> number & 1)
         self.set_raw(self.SHCSR, value)
 
-    @SHCSR.writes
+    @on_write(SHCSR)
     def _write_shcsr(self, fields: Fields) -> None:
         nvic = self.nvic
         for bit, number in self._FAULT_ENABLES.items():
@@ -566,27 +513,16 @@ class SystemControl(CoreSightComponent):
             nvic.active = nvic.active & ~(1 << number) | (fields.value >> bit & 1) << number
         self._read_shcsr()
 
-    def _clear_written(self, register: Register, fields: Fields) -> None:
-        self.set_raw(register, self.raw(register) & ~fields.value)
+    @on_write(CFSR, HFSR, DFSR)
+    def _clear_written(self, written: Fields) -> None:
+        self.set_raw(written.register, self.raw(written.register) & ~written.value)
 
-    @CFSR.writes
-    def _clear_cfsr(self, fields: Fields) -> None:
-        self._clear_written(self.CFSR, fields)
-
-    @HFSR.writes
-    def _clear_hfsr(self, fields: Fields) -> None:
-        self._clear_written(self.HFSR, fields)
-
-    @DFSR.writes
-    def _clear_dfsr(self, fields: Fields) -> None:
-        self._clear_written(self.DFSR, fields)
-
-    @CCSIDR.reads
+    @on_read(CCSIDR)
     def _read_ccsidr(self) -> None:
         # 16 KiB each: the data cache has four ways, the instruction cache two.
         self.set_raw(self.CCSIDR, 0xF01FE009 if self.raw(self.CSSELR) & 1 else 0xF00FE019)
 
-    @STIR.writes
+    @on_write(STIR)
     def _trigger(self, fields: Fields) -> None:
         number = fields.value & 0x1FF
         if number < INTERRUPTS:
@@ -595,94 +531,75 @@ class SystemControl(CoreSightComponent):
 
     # --- caches ----------------------------------------------------------------------------
 
-    @CCR.writes
+    @on_write(CCR)
     def _write_ccr(self, fields: Fields) -> None:
-        self.store(self.CCR, fields)
+        self.store(fields)
         self.caches.ccr = self.ccr
 
-    @ICIALLU.writes
+    @on_write(ICIALLU)
     def _write_iciallu(self, fields: Fields) -> None:
         self.caches.invalidate_instructions()
 
-    @ICIMVAU.writes
+    @on_write(ICIMVAU)
     def _write_icimvau(self, fields: Fields) -> None:
         self.caches.invalidate_instructions(fields.value)
 
-    @DCCMVAU.writes
-    @DCCMVAC.writes
+    @on_write(DCCMVAU, DCCMVAC)
     def _clean_address(self, fields: Fields) -> None:
         self.caches.clean(fields.value)
 
-    @DCIMVAC.writes
+    @on_write(DCIMVAC)
     def _invalidate_address(self, fields: Fields) -> None:
         self.caches.invalidate_data(fields.value)
 
-    @DCCIMVAC.writes
+    @on_write(DCCIMVAC)
     def _clean_and_invalidate_address(self, fields: Fields) -> None:
         self.caches.clean(fields.value)
         self.caches.invalidate_data(fields.value)
 
-    @DCCSW.writes
+    @on_write(DCCSW)
     def _clean_set_and_way(self, fields: Fields) -> None:
         self.caches.clean_set_and_way(fields.value)
 
-    @DCISW.writes
+    @on_write(DCISW)
     def _invalidate_set_and_way(self, fields: Fields) -> None:
         self.caches.invalidate_set_and_way(fields.value)
 
-    @DCCISW.writes
+    @on_write(DCCISW)
     def _clean_and_invalidate_set_and_way(self, fields: Fields) -> None:
         self.caches.clean_set_and_way(fields.value)
         self.caches.invalidate_set_and_way(fields.value)
 
     # --- MPU -------------------------------------------------------------------------------
 
-    @MPU_CTRL.writes
+    @on_write(MPU_CTRL)
     def _write_mpu_ctrl(self, fields: Fields) -> None:
         if fields.value & 1 and not self.raw(self.MPU_CTRL) & 1:
             log.warning("the MPU is enabled; its regions are not enforced here")
-        self.store(self.MPU_CTRL, fields)
+        self.store(fields)
 
-    def _read_region(self, base: Register, attributes: Register) -> None:
+    @on_read(MPU_RBAR, MPU_RASR)
+    def _show_region(self) -> None:
         number = self.raw(self.MPU_RNR)
-        address, attribute = self._regions[number]
-        self.set_raw(base, address | number)
-        self.set_raw(attributes, attribute)
+        address, attributes = self._regions[number]
+        self.set_raw(self.MPU_RBAR, address | number)
+        self.set_raw(self.MPU_RASR, attributes)
 
-    def _write_base(self, fields: Fields) -> None:
-        if fields.value & 0x10:  # VALID: the region number comes along
-            self.set_raw(self.MPU_RNR, fields.value & 0xF)
+    @on_write(MPU_RBAR)
+    def _set_region_address(self, rbar: Fields) -> None:
+        if rbar.value & 0x10:  # VALID: the region number comes along
+            self.set_raw(self.MPU_RNR, rbar.value & 0xF)
         number = self.raw(self.MPU_RNR)
-        self._regions[number] = (fields.value & ~0x1F, self._regions[number][1])
+        self._regions[number] = (rbar.value & ~0x1F, self._regions[number][1])
 
-    def _write_attributes(self, fields: Fields) -> None:
+    @on_write(MPU_RASR)
+    def _set_region_attributes(self, rasr: Fields) -> None:
         number = self.raw(self.MPU_RNR)
-        self._regions[number] = (self._regions[number][0], fields.value & 0x173FFF3F)
-
-    for _base, _attributes in (
-        (MPU_RBAR, MPU_RASR),
-        (MPU_RBAR_A1, MPU_RASR_A1),
-        (MPU_RBAR_A2, MPU_RASR_A2),
-        (MPU_RBAR_A3, MPU_RASR_A3),
-    ):
-
-        def _refresh(self, base: Register = _base, attributes: Register = _attributes) -> None:
-            self._read_region(base, attributes)
-
-        _base.reads(_refresh)
-        _attributes.reads(_refresh)
-        _base.writes(_write_base)
-        _attributes.writes(_write_attributes)
-    del _base, _attributes, _refresh
-
-    @property
-    def sleeps_deeply(self) -> bool:
-        """Whether WFI and WFE ask for a Stop or Standby mode, rather than Sleep."""
-        return bool(self[self.SCR].SLEEPDEEP)
+        self._regions[number] = (self._regions[number][0], rasr.value & 0x173FFF3F)
 
     # --- debug ------------------------------------------------------------------------------
 
-    @DHCSR.reads
+    @on_read(DHCSR)
     def _read_dhcsr(self) -> None:
         core = self._core
         status = self.control
@@ -703,7 +620,7 @@ class SystemControl(CoreSightComponent):
             self._cycles_seen = core.cycles
         self.set_raw(self.DHCSR, status)
 
-    @DHCSR.writes
+    @on_write(DHCSR)
     def _write_dhcsr(self, fields: Fields) -> None:
         if fields.value & 0xFFFF0000 != DBGKEY:
             return
@@ -729,7 +646,7 @@ class SystemControl(CoreSightComponent):
             else:
                 core.resume()
 
-    @DCRSR.writes
+    @on_write(DCRSR)
     def _begin_transfer(self, fields: Fields) -> None:
         if not self._core.halted:
             return
@@ -749,10 +666,16 @@ class SystemControl(CoreSightComponent):
         else:
             self.set_raw(self.DCRDR, self._core.read_register(selector))
 
-    @DEMCR.writes
+    @on_write(DEMCR)
     def _write_demcr(self, fields: Fields) -> None:
-        self.store(self.DEMCR, fields)
+        self.store(fields)
         if fields.value & Demcr.MON_PEND:
             self.nvic.pend(ExceptionNumber.DEBUG_MONITOR)
         else:
             self.nvic.unpend(ExceptionNumber.DEBUG_MONITOR)
+
+
+def _without_alias(offset: int) -> int:
+    """MPU_RBAR_A1 to MPU_RASR_A3 are MPU_RBAR and MPU_RASR again, for one STM of four regions."""
+    rbar = SystemControl.MPU_RBAR.offset
+    return rbar + (offset - rbar) % 8 if rbar <= offset < rbar + 32 else offset

@@ -17,7 +17,8 @@ from collections.abc import Callable
 from gdbserver.sim import components
 from gdbserver.sim.bus import BusError, Master
 from gdbserver.sim.clock import SECOND, Clock
-from gdbserver.sim.system_control import Constant, CoreSightComponent, Word
+from gdbserver.sim.components import CoreSightComponent
+from gdbserver.sim.registers import Constant, Word
 
 _BITS = 10  # a start bit, eight of data, a stop bit
 _FIFO = 32

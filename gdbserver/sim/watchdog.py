@@ -21,6 +21,8 @@ from gdbserver.sim.registers import (
     Padding,
     Peripheral,
     Register,
+    on_read,
+    on_write,
 )
 
 log = logging.getLogger(__name__)
@@ -97,7 +99,7 @@ class Iwdg(Peripheral):
         self._lsi_hz = lsi_hz
         self._stopwatch = Stopwatch(clock, frozen)
         self._unlocked = False
-        self._crossed: dict[str, int] = {}  # when a value has crossed, by its bit in SR
+        self._crossed: dict[Register, int] = {}  # when a value has crossed to LSI's domain
         super().__init__("IWDG1")
 
     def reset(self) -> None:
@@ -128,7 +130,7 @@ class Iwdg(Peripheral):
         log.info("IWDG1: time is up")
         self.on_timeout()
 
-    @KR.writes
+    @on_write(KR)
     def _take_key(self, kr: Fields) -> None:
         self._unlocked = kr.KEY == self.UNLOCK
         if kr.KEY == self.START:
@@ -140,35 +142,29 @@ class Iwdg(Peripheral):
             else:
                 self._reload()
 
-    def _change(self, register: Register, written: Fields, busy: str) -> None:
+    @on_write(PR, RLR)
+    def _change(self, written: Fields) -> None:
         """Values cross to the LSI's domain, for which SR asks to wait; about five cycles.
 
         No event marks the end: programs that feed the watchdog in a waiting loop would
         have one pending all the time, and time could not be skipped to what they wait for.
         """
-        now = self._clock.now
-        if self._unlocked and now >= self._crossed.get(busy, now):
-            self.store(register, written)
-            self._crossed[busy] = now + 5 * SECOND // self._lsi_hz()
+        now, register = self._clock.now, written.register
+        if self._unlocked and now >= self._crossed.get(register, now):
+            self.store(written)
+            self._crossed[register] = now + 5 * SECOND // self._lsi_hz()
 
-    @SR.reads
+    @on_read(SR)
     def _show_crossing(self) -> None:
         now = self._clock.now
         self.set_raw(self.SR, 0)
-        self.update(self.SR, **{busy: now < until for busy, until in self._crossed.items()})
+        for register, flag in ((self.PR, "PVU"), (self.RLR, "RVU"), (self.WINR, "WVU")):
+            self.update(self.SR, **{flag: now < self._crossed.get(register, now)})
 
-    @PR.writes
-    def _set_prescaler(self, pr: Fields) -> None:
-        self._change(self.PR, pr, "PVU")
-
-    @RLR.writes
-    def _set_reload(self, rlr: Fields) -> None:
-        self._change(self.RLR, rlr, "RVU")
-
-    @WINR.writes
+    @on_write(WINR)
     def _set_window(self, winr: Fields) -> None:
         if self._unlocked:
-            self._change(self.WINR, winr, "WVU")
+            self._change(winr)
             self._reload()
 
 
@@ -227,12 +223,12 @@ class Wwdg(Peripheral):
     def running(self) -> bool:
         return bool(self[self.CR].WDGA)
 
-    @CR.reads
+    @on_read(CR)
     def _show_counter(self) -> None:
         if self.running:
             self.update(self.CR, T=self.counter)
 
-    @CR.writes
+    @on_write(CR)
     def _load(self, cr: Fields) -> None:
         early = self.running and self.counter > self[self.CFR].W
         self.update(self.CR, T=cr.T, WDGA=cr.WDGA or self.running)
@@ -257,15 +253,15 @@ class Wwdg(Peripheral):
         log.info("WWDG1: time is up")
         self.on_timeout()
 
-    @CFR.writes
+    @on_write(CFR)
     def _configure(self, cfr: Fields) -> None:
         """EWI can be set and not cleared."""
         ewi = self[self.CFR].EWI
-        self.store(self.CFR, cfr)
+        self.store(cfr)
         self.update(self.CFR, EWI=cfr.EWI or ewi)
         self._update_irq()
 
-    @SR.writes
+    @on_write(SR)
     def _clear(self, sr: Fields) -> None:
         if not sr.EWIF:
             self.update(self.SR, EWIF=0)

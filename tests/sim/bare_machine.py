@@ -10,7 +10,8 @@ from gdbserver.chip.cortex_m import Cfsr, Dhcsr, Hfsr
 from gdbserver.sim.bus import Bus, BusStall, Direct, Master, Ram
 from gdbserver.sim.clock import MICROSECOND, MILLISECOND, SECOND, Clock
 from gdbserver.sim.cpu import Core
-from gdbserver.sim.debug_units import Dwt, Fpb, Itm, SystemControl
+from gdbserver.sim.debug_units import Dwt, Fpb, Itm
+from gdbserver.sim.system_control import SystemControl
 
 DHCSR, DCRSR, DCRDR, DEMCR = 0xE000EDF0, 0xE000EDF4, 0xE000EDF8, 0xE000EDFC
 DFSR, CFSR, HFSR, MMFAR, BFAR = 0xE000ED30, 0xE000ED28, 0xE000ED2C, 0xE000ED34, 0xE000ED38

@@ -14,6 +14,9 @@ from gdbserver.sim.registers import (
     Peripheral,
     Register,
     Unmodelled,
+    Word,
+    on_read,
+    on_write,
 )
 
 
@@ -25,13 +28,13 @@ class Example(Peripheral):
     )
     SR = Register(0x4, BitStruct(Padding(30), "TOF" / Flag, "BUSY" / Flag), writable=0)
 
-    @SR.reads
+    @on_read(SR)
     def _refresh(self) -> None:
         self.update(self.SR, BUSY=True)
 
     FCR = Register(0x8, BitStruct(Padding(30), "CTOF" / Flag, Padding(1)))
 
-    @FCR.writes
+    @on_write(FCR)
     def _clear(self, fcr: Fields) -> None:
         if fcr.CTOF:
             self.update(self.SR, TOF=False)
@@ -39,7 +42,7 @@ class Example(Peripheral):
 
 def test_fields_are_cut_as_the_drawing_says() -> None:
     cr = Example()[Example.CR]
-    assert (cr.HIGH, cr.LOW) == (0x81, 0x05)
+    assert (cr.HIGH, cr["LOW"]) == (0x81, 0x05)
 
 
 def test_reserved_bits_read_as_zero_whatever_is_written() -> None:
@@ -68,6 +71,23 @@ def test_a_write_hook_replaces_storing() -> None:
     device.update(device.SR, TOF=True)
     device.write(0x8, 4, 0x2, Master.CORE)
     assert (device[device.SR].TOF, device.read(0x8, 4, Master.CORE)) == (0, 0)
+
+
+def test_one_hook_serves_several_registers_and_is_told_which() -> None:
+    class Locked(Peripheral):
+        DLR, PIR = Word(0x0), Word(0x4, writable=0xFFFF)
+
+        @on_write(DLR, PIR)
+        def _note(self, written: Fields) -> None:
+            names.append(written.register.name)
+            self.store(written)
+
+    names: list[str] = []
+    device = Locked()
+    device.write(0x0, 4, 0x12345678, Master.CORE)
+    device.write(0x4, 4, 0x12345678, Master.CORE)
+    assert names == ["DLR", "PIR"]
+    assert (device.raw(device.DLR), device.raw(device.PIR)) == (0x12345678, 0x5678)
 
 
 def test_bytes_and_halfwords_are_parts_of_the_word() -> None:
