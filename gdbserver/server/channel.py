@@ -46,7 +46,7 @@ class Channel:
         self._changed.set()
         self._changed = trio.Event()
 
-    async def welcome(self, listeners: list[trio.SocketListener]) -> None:
+    async def listen(self, listeners: list[trio.SocketListener]) -> None:
         """Serve whoever connects, for ever."""
         log.info("%s is at port %d", self.title, listeners[0].socket.getsockname()[1])
         await trio.serve_listeners(self.serve, listeners)

@@ -78,7 +78,7 @@ class Control:
             self.flash_job = None
 
     def remember(self, action: str, error: GdbServerError) -> None:
-        """Keep the last failure of each kind of action, in the words of `deeds`."""
+        """Keep the last failure of each kind of action, in the words of `activity`."""
         self._failures.pop(action, None)
         self._failures[action] = list(explain(error))
         while len(self._failures) > _MEMORY:

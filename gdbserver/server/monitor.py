@@ -4,7 +4,7 @@ Output is streamed, line by line: GDB prints it as it comes, and does not run ou
 while it does.  `COMMANDS` is all there is; the longest name that begins a line wins.
 
 Scripts of IDEs are written for one server or another.  What such a script needs to have said, and
-what makes no difference here, is in `ELSEWHERE`: GDB ends a script at the first refusal.
+what makes no difference here, is in `OTHER_SERVERS`: GDB ends a script at the first refusal.
 """
 
 from __future__ import annotations
@@ -28,28 +28,32 @@ from gdbserver.flash import repair
 from gdbserver.flash.machine import describe_chip
 from gdbserver.flash.programmer import Programmer, Step
 from gdbserver.rsp.documents import target_description
-from gdbserver.server import deeds
+from gdbserver.server import activity
 from gdbserver.server.control import Control
-from gdbserver.server.hosting import MODES, Hosting
+from gdbserver.server.semihosting import Mode, SemihostingHost
 from gdbserver.server.worker import Bench
 from gdbserver.target import core_dump
+from gdbserver.target.raw_registers import RawRegisters
 from gdbserver.target.target import Target
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
-    """What a command may use.  `look` ends a job whose client has left, or sent an interrupt."""
+class Context:
+    """What a command may use.
+
+    `check_cancelled` raises Interrupted, or ends the job of a client that has left.
+    """
 
     bench: Bench
     control: Control
     say: Callable[[str], Awaitable[None]]
-    look: Callable[[], None]
-    hosting: Hosting
+    check_cancelled: Callable[[], None]
+    semihosting: SemihostingHost
     init_external: bool = False
     """Whether every reset is one with `init`."""
 
 
-Handler = Callable[[Desk, str], Awaitable[None]]
+Handler = Callable[[Context, str], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,64 +63,68 @@ class MonitorCommand:
     reads_only: bool = False
 
 
-async def _help(desk: Desk, _arguments: str) -> None:
+async def _help(context: Context, _arguments: str) -> None:
     width = max(map(len, COMMANDS))
     for name, command in COMMANDS.items():
-        await desk.say(f"{name:{width}}  {command.help}\n")
-    await desk.say(f"and for scripts written for other servers: {', '.join(ELSEWHERE)}\n")
+        await context.say(f"{name:{width}}  {command.help}\n")
+    await context.say(f"and for scripts written for other servers: {', '.join(OTHER_SERVERS)}\n")
 
 
-async def _reset(desk: Desk, arguments: str) -> None:
+async def _reset(context: Context, arguments: str) -> None:
     # GDB believes that a core to which it can send a monitor command is halted, so it is.
     if arguments and not arguments.isdecimal():  # a J-Link has several ways, by number
         raise BadRequest(f"monitor reset knows halt, init and run, not {arguments!r}")
-    await desk.bench.target.call(Target.reset, halt=True)
-    await desk.say("reset; the core is halted at its first instruction\n")
-    if desk.init_external:
-        await _init(desk)
+    await context.bench.target.call(Target.reset, halt=True)
+    await context.say("reset; the core is halted at its first instruction\n")
+    if context.init_external:
+        await _init(context)
 
 
-async def _reset_init(desk: Desk, arguments: str) -> None:
-    await _reset(desk, arguments)
-    if not desk.init_external:
-        await _init(desk)
+async def _reset_init(context: Context, arguments: str) -> None:
+    await _reset(context, arguments)
+    if not context.init_external:
+        await _init(context)
 
 
-async def _init(desk: Desk) -> None:
-    await desk.bench.programmer.call(Programmer.prepare_external_reads)
-    await desk.say("the external flash can be read\n")
+async def _init(context: Context) -> None:
+    await context.bench.programmer.call(Programmer.prepare_external_reads)
+    await context.say("the external flash can be read\n")
 
 
-async def _halt(desk: Desk, _arguments: str) -> None:
-    await desk.bench.target.call(Target.halt)
-    await desk.say("halted\n")
+async def _halt(context: Context, _arguments: str) -> None:
+    await context.bench.target.call(Target.halt)
+    await context.say("halted\n")
 
 
-async def _why(desk: Desk, _arguments: str) -> None:
+async def _why(context: Context, _arguments: str) -> None:
     nothing = True
     # Reads come last: GDB looks at many a place by itself, and takes a refusal for an answer.
-    failures = sorted(desk.control.failures(), key=lambda failed: failed[0] == deeds.READING_MEMORY)
+    failures = sorted(
+        context.control.failures(), key=lambda failed: failed[0] == activity.READING_MEMORY
+    )
     for action, lines in failures:
         nothing = False
-        await desk.say(f"{action}: {lines[0]}\n" + "".join(f"  {line}\n" for line in lines[1:]))
+        await context.say(f"{action}: {lines[0]}\n" + "".join(f"  {line}\n" for line in lines[1:]))
     try:
-        fault = await desk.bench.target.call(Target.describe_fault)
+        fault = await context.bench.target.call(Target.describe_fault)
     except GdbServerError as error:
         fault = "\n  ".join(explain(error))
     if fault is not None:
         nothing = False
-        await desk.say(f"core: {fault}\n")
+        await context.say(f"core: {fault}\n")
     if nothing:
-        await desk.say("nothing has failed\n")
+        await context.say("nothing has failed\n")
 
 
-async def _info(desk: Desk, _arguments: str) -> None:
-    for line in await desk.bench.target.call(describe_chip):
-        await desk.say(f"{line}\n")
-    for region in await desk.bench.programmer.call(Programmer.regions):
+async def _info(context: Context, _arguments: str) -> None:
+    for line in await context.bench.target.call(describe_chip):
+        await context.say(f"{line}\n")
+    for region in await context.bench.programmer.call(Programmer.regions):
         sizes = ", ".join(f"{count} x {size // 1024} KiB" for count, size in region.groups)
-        await desk.say(f"flash           {region}: {sizes}\n")
-    await desk.say(f"clients         {len(desk.control.clients)}, control: {desk.control.holder}\n")
+        await context.say(f"flash           {region}: {sizes}\n")
+    await context.say(
+        f"clients         {len(context.control.clients)}, control: {context.control.holder}\n"
+    )
 
 
 @contextmanager
@@ -131,7 +139,7 @@ def _interrupted_with(how_far: str | Callable[[], str]) -> Iterator[None]:
         raise Interrupted(how_far if isinstance(how_far, str) else how_far()) from None
 
 
-async def _mass_erase(desk: Desk, arguments: str) -> None:
+async def _mass_erase(context: Context, arguments: str) -> None:
     which: dict[str, Literal["internal", "external", "all"]] = {
         "": "internal",
         "internal": "internal",
@@ -143,48 +151,48 @@ async def _mass_erase(desk: Desk, arguments: str) -> None:
 
     wanted = [
         region.name
-        for region in await desk.bench.programmer.call(Programmer.regions)
+        for region in await context.bench.programmer.call(Programmer.regions)
         if which[arguments] in ("all", "internal" if region.span in INTERNAL_FLASH else "external")
     ]
     done: list[str] = []
 
     async def tell(step: Step) -> None:
-        desk.look()
+        context.check_cancelled()
         if step.action != "waiting" and step.done == step.total:
             done.append(step.region.name)
-            await desk.say(f"{step.action} {step.region}\n")
+            await context.say(f"{step.action} {step.region}\n")
 
     def how_far() -> str:
         rest = [name for name in wanted if name not in done]
         return f"erased: {', '.join(done) or 'none'}; in part, or not: {', '.join(rest) or 'none'}"
 
-    with desk.control.changing_flash("a mass erase"), _interrupted_with(how_far):
-        await desk.bench.programmer.run_steps(Programmer.mass_erase, tell, which[arguments])
-    await desk.say("mass erase complete\n")
+    with context.control.changing_flash("a mass erase"), _interrupted_with(how_far):
+        await context.bench.programmer.run_steps(Programmer.mass_erase, tell, which[arguments])
+    await context.say("mass erase complete\n")
 
 
-async def _repair(desk: Desk, arguments: str) -> None:
+async def _repair(context: Context, arguments: str) -> None:
     (address,) = _numbers("ADDRESS", arguments)
-    sector = await desk.bench.programmer.call(repair.sector_at, address)
-    readable, lost = await desk.bench.target.call(repair.survey, sector)
+    sector = await context.bench.programmer.call(repair.sector_at, address)
+    readable, lost = await context.bench.target.call(repair.survey, sector)
     if not lost:
-        await desk.say(f"all of {sector} can be read; nothing was changed\n")
+        await context.say(f"all of {sector} can be read; nothing was changed\n")
         return
 
     with _interrupted_with("nothing was changed"):
-        desk.look()
+        context.check_cancelled()
 
     async def tell(step: Step) -> None:
         pass  # the sector is in nobody's memory but ours: it is not left half done
 
-    with desk.control.changing_flash("a repair"):
-        await desk.bench.programmer.run_steps(repair.put_back, tell, sector, readable)
-    await desk.bench.target.call(repair.check, sector)
+    with context.control.changing_flash("a repair"):
+        await context.bench.programmer.run_steps(repair.put_back, tell, sector, readable)
+    await context.bench.target.call(repair.check, sector)
     for span in lost:
-        await desk.say(f"lost, and blank now: {span}\n")
-    await desk.say(f"all else in {sector} is as it was\n")
+        await context.say(f"lost, and blank now: {span}\n")
+    await context.say(f"all else in {sector} is as it was\n")
     with _interrupted_with("but the sector was erased by then, so its repair was finished"):
-        desk.look()
+        context.check_cancelled()
 
 
 def _numbers(usage: str, arguments: str) -> list[int]:
@@ -204,34 +212,29 @@ def _numbers(usage: str, arguments: str) -> list[int]:
 # How ST's servers answer these: "O.K." and, of a register that was read, a colon and its value.
 
 
-async def _read_dp(desk: Desk, arguments: str) -> None:
-    (number,) = _numbers("REGISTER", arguments)
-    value = await desk.bench.target.call(lambda target: target.raw.read_dp(number))
-    await desk.say(f"O.K.:{value:#010x}\n")
+def _raw_read(usage: str, read: Callable[..., int]) -> Handler:
+    async def handle(context: Context, arguments: str) -> None:
+        numbers = _numbers(usage, arguments)
+        value = await context.bench.target.call(lambda target: read(target.raw, *numbers))
+        await context.say(f"O.K.:{value:#010x}\n")
+
+    return handle
 
 
-async def _write_dp(desk: Desk, arguments: str) -> None:
-    number, value = _numbers("REGISTER VALUE", arguments)
-    await desk.bench.target.call(lambda target: target.raw.write_dp(number, value))
-    await desk.say("O.K.\n")
+def _raw_write(usage: str, write: Callable[..., None]) -> Handler:
+    async def handle(context: Context, arguments: str) -> None:
+        numbers = _numbers(usage, arguments)
+        await context.bench.target.call(lambda target: write(target.raw, *numbers))
+        await context.say("O.K.\n")
+
+    return handle
 
 
-async def _read_ap(desk: Desk, arguments: str) -> None:
-    (number,) = _numbers("REGISTER", arguments)
-    value = await desk.bench.target.call(lambda target: target.raw.read_ap(number))
-    await desk.say(f"O.K.:{value:#010x}\n")
-
-
-async def _read_ap_at(desk: Desk, arguments: str) -> None:
-    port, offset = _numbers("PORT OFFSET", arguments)
-    value = await desk.bench.target.call(lambda target: target.raw.read_ap_at(port, offset))
-    await desk.say(f"O.K.:{value:#010x}\n")
-
-
-async def _write_ap(desk: Desk, arguments: str) -> None:
-    number, value = _numbers("REGISTER VALUE", arguments)
-    await desk.bench.target.call(lambda target: target.raw.write_ap(number, value))
-    await desk.say("O.K.\n")
+_read_dp = _raw_read("REGISTER", RawRegisters.read_dp)
+_write_dp = _raw_write("REGISTER VALUE", RawRegisters.write_dp)
+_read_ap = _raw_read("REGISTER", RawRegisters.read_ap)
+_read_ap_at = _raw_read("PORT OFFSET", RawRegisters.read_ap_at)
+_write_ap = _raw_write("REGISTER VALUE", RawRegisters.write_ap)
 
 
 _ALSO = re.compile(r"(?:^|\s+)--also(?:\s+|$)")
@@ -244,7 +247,7 @@ def _span(text: str) -> Span:
         raise BadRequest(f"--also wants START+LENGTH or START-LAST: {wrong}") from None
 
 
-async def _core_dump(desk: Desk, arguments: str) -> None:
+async def _core_dump(context: Context, arguments: str) -> None:
     file, *rest = _ALSO.split(arguments)
     if not file:
         raise BadRequest("monitor coredump needs the name of a file, which the server writes")
@@ -253,26 +256,32 @@ async def _core_dump(desk: Desk, arguments: str) -> None:
 
     async def tell(span: Span) -> None:
         nonlocal size
-        desk.look()
+        context.check_cancelled()
         size += len(span)
 
     path = core_dump.destination(file)
     with _interrupted_with("no file was written"):
-        await desk.bench.target.run_steps(core_dump.save, tell, path, target_description, also)
-    await desk.say(f"{path}: {size} bytes of memory, and the registers\n")
+        await context.bench.target.run_steps(core_dump.save, tell, path, target_description, also)
+    await context.say(f"{path}: {size} bytes of memory, and the registers\n")
 
 
-async def _semihosting(desk: Desk, arguments: str) -> None:
-    arguments = {"enable": "on", "disable": "off"}.get(arguments, arguments)
+_MODES: dict[str, Mode] = {
+    "on": "on",
+    "off": "off",
+    "fileio": "fileio",
+    "enable": "on",
+    "disable": "off",
+}
+
+
+async def _semihosting(context: Context, arguments: str) -> None:
     if arguments:
-        for mode in MODES:
-            if mode == arguments:
-                desk.hosting.choose(mode)
-                break
-        else:
-            words = f"{', '.join(MODES)}, enable and disable"
-            raise BadRequest(f"monitor semihosting knows {words}, not {arguments!r}")
-    await desk.say(desk.hosting.describe() + "\n")
+        if arguments not in _MODES:
+            *words, last = _MODES
+            known = f"{', '.join(words)} and {last}"
+            raise BadRequest(f"monitor semihosting knows {known}, not {arguments!r}")
+        context.semihosting.choose(_MODES[arguments])
+    await context.say(context.semihosting.describe() + "\n")
 
 
 _USAGE = Demcr.VC_NOCPERR | Demcr.VC_CHKERR | Demcr.VC_STATERR
@@ -290,29 +299,29 @@ _CATCHES = {
 }
 
 
-async def _catch(desk: Desk, arguments: str) -> None:
+async def _catch(context: Context, arguments: str) -> None:
     words = arguments.split()
     if any(word not in _CATCHES for word in words):
         raise BadRequest(f"monitor catch knows {', '.join(_CATCHES)}, not {arguments!r}")
     if words:
         catch = reduce(or_, (_CATCHES[word] for word in words))
-        await desk.bench.target.call(Target.choose_catch, catch)
-    catch = await desk.bench.target.call(lambda target: target.chosen_catch)
+        await context.bench.target.call(Target.choose_catch, catch)
+    catch = await context.bench.target.call(lambda target: target.chosen_catch)
     single = ("hard", "mem", "bus", "nocp", "check", "state", "entry")
     caught = [name for name in single if catch & _CATCHES[name]]
-    await desk.say(f"caught before their handler runs: {', '.join(caught) or 'none'}\n")
+    await context.say(f"caught before their handler runs: {', '.join(caught) or 'none'}\n")
 
 
-async def _fault(desk: Desk, _arguments: str) -> None:
-    fault = await desk.bench.target.call(Target.describe_fault)
-    await desk.say(f"{fault or 'the status registers tell of no fault'}\n")
+async def _fault(context: Context, _arguments: str) -> None:
+    fault = await context.bench.target.call(Target.describe_fault)
+    await context.say(f"{fault or 'the status registers tell of no fault'}\n")
 
 
-async def _step_interrupts(desk: Desk, arguments: str) -> None:
+async def _step_interrupts(context: Context, arguments: str) -> None:
     if arguments not in ("on", "off"):
         raise BadRequest(f"monitor step interrupts knows on and off, not {arguments!r}")
-    await desk.bench.target.call(Target.step_interrupts, arguments == "on")
-    await desk.say(f"interrupts {'come in' if arguments == 'on' else 'wait'} while stepping\n")
+    await context.bench.target.call(Target.step_interrupts, arguments == "on")
+    await context.say(f"interrupts {'come in' if arguments == 'on' else 'wait'} while stepping\n")
 
 
 _LONGEST_SLEEP = 60_000
@@ -320,18 +329,18 @@ _GLANCE = 50
 """Milliseconds after which it is seen that nobody waits any more."""
 
 
-async def _sleep(desk: Desk, arguments: str) -> None:
+async def _sleep(context: Context, arguments: str) -> None:
     (milliseconds,) = _numbers("MILLISECONDS", arguments)
     if milliseconds > _LONGEST_SLEEP:
         raise BadRequest(f"monitor sleep takes {_LONGEST_SLEEP} ms at most, not {milliseconds}")
     for slept in range(0, milliseconds, _GLANCE):
         with _interrupted_with(f"slept for {slept} of {milliseconds} ms"):
-            desk.look()
+            context.check_cancelled()
         await trio.sleep(min(_GLANCE, milliseconds - slept) / 1000)
 
 
-async def _vendor(desk: Desk, _arguments: str) -> None:
-    await desk.say("stm32-gdbserver\n")
+async def _vendor(context: Context, _arguments: str) -> None:
+    await context.say("stm32-gdbserver\n")
 
 
 COMMANDS = {
@@ -377,8 +386,8 @@ COMMANDS = {
 
 
 def _saying(answer: str) -> MonitorCommand:
-    async def say(desk: Desk, _arguments: str) -> None:
-        await desk.say(f"{answer}\n")
+    async def say(context: Context, _arguments: str) -> None:
+        await context.say(f"{answer}\n")
 
     return MonitorCommand(answer, say, reads_only=True)
 
@@ -389,7 +398,7 @@ _RUNS = _saying("the core runs when GDB continues, or leaves")
 _STOPPED = _saying("halt and reset answer when the core has stopped")
 _ENDS = _saying("the server ends when its last client has left, or with --persistent, by a signal")
 
-ELSEWHERE = {
+OTHER_SERVERS = {
     "adapter speed": _CLOCK,
     "clrbp": _saying("breakpoints are GDB's to remove, and gone when it leaves"),
     "endian": _saying("the chip is little-endian"),
@@ -415,7 +424,7 @@ ELSEWHERE = {
 }
 """What scripts for OpenOCD, pyOCD, J-Link and stlink say, and need not say here."""
 
-_BY_NAME = {name.lower(): command for name, command in (COMMANDS | ELSEWHERE).items()}
+_BY_NAME = {name.lower(): command for name, command in (COMMANDS | OTHER_SERVERS).items()}
 
 
 def find(line: str) -> tuple[MonitorCommand, str]:

@@ -31,7 +31,7 @@ _SEARCHING: Final = 0.01
 _PIECE: Final = 0x1000
 
 
-class Channels:
+class RttPorts:
     """All channels of whatever program runs; channel n is at the first port plus n."""
 
     def __init__(
@@ -60,7 +60,7 @@ class Channels:
             listening(self._host, self._port, None) as listeners,
             trio.open_nursery() as nursery,
         ):
-            nursery.start_soon(self._new(0, "").welcome, listeners)
+            nursery.start_soon(self._new(0, "").listen, listeners)
             nursery.start_soon(self._poll, nursery)
             yield
             nursery.cancel_scope.cancel()
@@ -121,7 +121,7 @@ class Channels:
         port = self._port + number if self._port else 0
         try:
             async with listening(self._host, port, None) as listeners:
-                await channel.welcome(listeners)
+                await channel.listen(listeners)
         except CannotListen as error:
             log.warning("%s has no port: %s", channel.title, error)
 

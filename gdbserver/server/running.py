@@ -33,7 +33,7 @@ from gdbserver.errors import (
 )
 from gdbserver.rsp import commands, replies
 from gdbserver.rsp.packets import Disconnected, Event, Interrupt, Packet
-from gdbserver.server import deeds
+from gdbserver.server import activity
 from gdbserver.server.client import Client
 from gdbserver.server.control import Control
 from gdbserver.server.reading import to_wire
@@ -279,7 +279,7 @@ class Running:
         """
         story = "; ".join(explain(error))
         log.error("%s", story)
-        self._control.remember(deeds.STEP, error)
+        self._control.remember(activity.STEP, error)
         await self.say(story + "\n")
         return replies.stopped(SIGINT, [], thread=error.thread)
 
@@ -422,7 +422,7 @@ class Running:
             reply = await self._tell(stop)
         except GdbServerError as error:
             log.error("the core is out of sight: %s", "; ".join(explain(error)))
-            self._control.remember(deeds.CONTINUE, error)
+            self._control.remember(activity.CONTINUE, error)
             reply = replies.killed(SIGLOST)  # of a stop GDB would want to see the registers
         self._run = None
         await self._client.notify(replies.notification(reply))

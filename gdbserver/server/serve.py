@@ -14,9 +14,9 @@ import trio
 from gdbserver.errors import GdbServerError
 from gdbserver.flash.machine import Machine
 from gdbserver.server.control import Control
-from gdbserver.server.hosting import Hosting
 from gdbserver.server.listening import Prompt, listening, piped, welcoming
-from gdbserver.server.rtt import Channels
+from gdbserver.server.rtt import RttPorts
+from gdbserver.server.semihosting import SemihostingHost
 from gdbserver.server.session import Session
 from gdbserver.server.start import ENDINGS, Door, Options
 from gdbserver.server.swo import SwoPorts
@@ -136,7 +136,7 @@ class _House:
             erase_all=options.erase_all,
             init_external=options.init_external,
             observer=options.observer,
-            hosting=Hosting(options.semihosting_dir),
+            hosting=SemihostingHost(options.semihosting_dir),
             program=options.program,
         )
 
@@ -155,7 +155,7 @@ class _House:
         async with AsyncExitStack() as stack:
             if options.rtt_port is not None:
                 port, program = options.rtt_port, options.program
-                channels = Channels(target, self._control, host, port, program)
+                channels = RttPorts(target, self._control, host, port, program)
                 await stack.enter_async_context(channels.open())
             if options.swo is not None:
                 ports = SwoPorts(target, self._control, host, options.swo)

@@ -34,15 +34,15 @@ from gdbserver.errors import (
 from gdbserver.program.known import KnownProgram
 from gdbserver.rsp import commands, replies
 from gdbserver.rsp.packets import MAX_PACKET, Disconnected, Event, Interrupt, Packet
-from gdbserver.server import deeds, monitor
+from gdbserver.server import activity, monitor
 from gdbserver.server.client import Client
 from gdbserver.server.control import Control
 from gdbserver.server.downloading import Downloading
 from gdbserver.server.files import Files
-from gdbserver.server.hosting import Hosting, Service
 from gdbserver.server.observer import Observer
 from gdbserver.server.reading import Reader
 from gdbserver.server.running import Running, let_go, restart
+from gdbserver.server.semihosting import SemihostingHost, SemihostingService
 from gdbserver.server.threads import Threads
 from gdbserver.server.worker import Bench
 from gdbserver.target.breakpoints import BreakKind
@@ -77,7 +77,7 @@ class Session:
         erase_all: bool = False,
         init_external: bool = False,
         observer: Observer | None = None,
-        hosting: Hosting | None = None,
+        hosting: SemihostingHost | None = None,
         program: KnownProgram | None = None,
     ) -> None:
         self._target = bench.target
@@ -97,12 +97,12 @@ class Session:
         self._files = Files(program)
         self._running = Running(bench, client, control, self._threads)
         self._look_due = 0.0
-        hosting = hosting or Hosting()
-        service = Service(hosting, self._target, client, self._running, self._do)
+        hosting = hosting or SemihostingHost()
+        service = SemihostingService(hosting, self._target, client, self._running, self._do)
         self._running.judges.append(service.judge)
         self._running.is_due = service.is_due
         self._downloading = Downloading(bench, client, control, self._observer, erase_all=erase_all)
-        self._desk = monitor.Desk(
+        self._monitor_context = monitor.Context(
             bench, control, client.say, client.look_for_interrupt, hosting, init_external
         )
 
@@ -211,7 +211,7 @@ class Session:
 
     def _note(self, command: commands.Command, error: GdbServerError) -> str:
         """Keep what has failed, for whoever asks; the whole of it."""
-        action = deeds.deed(command)
+        action = activity.of(command)
         story = "; ".join(explain(error))
         # GDB looks at many a place where nothing is, to find out how far a stack goes.
         prying = isinstance(command, commands.ReadMemory) and isinstance(error, MemoryFault)
@@ -524,5 +524,5 @@ class Session:
         if not command.reads_only:
             self._check_control()
             log.info("monitor %s", line)
-        await command.handler(self._desk, arguments)
+        await command.handler(self._monitor_context, arguments)
         return replies.OK

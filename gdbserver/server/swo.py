@@ -58,9 +58,9 @@ class SwoPorts:
         ):
             swo = await self._target.call(Swo, options.trace_hz, options.baud)
             await self._target.call(lambda _: swo.start())
-            nursery.start_soon(packets.welcome, at_packets)
+            nursery.start_soon(packets.listen, at_packets)
             if at_text:
-                nursery.start_soon(text.welcome, at_text)
+                nursery.start_soon(text.listen, at_text)
             nursery.start_soon(self._poll, swo, packets, text)
             try:
                 yield

@@ -21,7 +21,7 @@ import yaml
 from dap import Adapter
 from fixture_loaders import build
 
-from gdbserver.server.monitor import COMMANDS, ELSEWHERE
+from gdbserver.server.monitor import COMMANDS, OTHER_SERVERS
 from gdbserver.testing.gdb import Gdb
 
 ROOT = support.TESTS.parent
@@ -129,7 +129,8 @@ def test_the_monitor_commands_are_those_of_monitor_help() -> None:
     (shown,) = transcripts("monitor help")
     width = max(map(len, COMMANDS))
     listed = "".join(f"{name:{width}}  {c.help}\n" for name, c in COMMANDS.items())
-    assert shown == f"{listed}and for scripts written for other servers: {', '.join(ELSEWHERE)}\n"
+    others = ", ".join(OTHER_SERVERS)
+    assert shown == f"{listed}and for scripts written for other servers: {others}\n"
 
 
 def test_our_loader_is_described_as_it_is() -> None:

@@ -208,9 +208,9 @@ def test_a_script_for_another_server_is_not_ended_by_what_need_not_be_said_here(
     drills_elf: Path,
 ) -> None:
     async def story(bench: Bench, client: Client) -> None:
-        for name in commands.ELSEWHERE:
+        for name in commands.OTHER_SERVERS:
             said, reply = await monitor(client, f"{name} = 1")
-            if commands.ELSEWHERE[name] is commands.COMMANDS["reset"]:
+            if commands.OTHER_SERVERS[name] is commands.COMMANDS["reset"]:
                 said, reply = await monitor(client, name)
                 assert said == "reset; the core is halted at its first instruction\n"
             assert said.endswith("\n"), name

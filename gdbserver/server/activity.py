@@ -81,11 +81,11 @@ _DOCUMENTS: Final = {
 }
 
 
-def deed(command: commands.Command) -> str:
+def of(command: commands.Command) -> str:
     """What `command` is to its client's user."""
     match command:
         case commands.OnThread(_, inner):
-            return deed(inner)
+            return of(inner)
         case commands.Resume(actions):
             stepping = any(isinstance(action, commands.Step) for _, action in actions)
             return STEP if stepping else CONTINUE

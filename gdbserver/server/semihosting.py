@@ -5,8 +5,8 @@ File-I/O, and files are those of a folder, or with ``monitor semihosting fileio`
 machine.  A call is no stop; only the program's end is one.  GDB manual, "File-I/O Remote Protocol
 Extension", "The Ctrl-C Message".
 
-Rule 1: `Hosting` is the program's, and outlives a client: a handle that was opened under one is
-good under the next.  `Service` is a client's.
+Rule 1: a `SemihostingHost` is the program's, and outlives a client: a handle that was opened
+under one is good under the next.  A `SemihostingService` is a client's.
 Rule 2: a call that Ctrl-C interrupts has not happened: the program asks again when it goes on.
 """
 
@@ -44,7 +44,6 @@ from gdbserver.target.target import Target
 log = logging.getLogger(__name__)
 
 Mode = Literal["on", "off", "fileio"]
-MODES: Final[tuple[Mode, ...]] = ("on", "off", "fileio")
 _PRINTED: Final = 0x1000
 """Bytes of output in one packet."""
 _MEANINGS: Final = {
@@ -54,7 +53,7 @@ _MEANINGS: Final = {
 }
 
 
-class Hosting:
+class SemihostingHost:
     """A program's semihosting, whoever debugs it."""
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -104,7 +103,7 @@ class _Interrupted(Exception):
     """The user does not want to wait for this call any longer."""
 
 
-class Service:
+class SemihostingService:
     """Serves the calls of the program for one client.
 
     `answer` answers a packet that is no reply of ours: GDB reads and writes memory itself.
@@ -112,7 +111,7 @@ class Service:
 
     def __init__(
         self,
-        hosting: Hosting,
+        hosting: SemihostingHost,
         target: Worker[Target],
         client: Client,
         running: Running,

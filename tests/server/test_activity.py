@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from gdbserver.rsp import commands
-from gdbserver.server.deeds import deed
+from gdbserver.server import activity
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ from gdbserver.server.deeds import deed
     ],
 )
 def test_a_packet_is_called_what_its_user_did(payload: bytes, words: str) -> None:
-    assert deed(commands.parse(payload)) == words
+    assert activity.of(commands.parse(payload)) == words
 
 
 def test_there_are_words_for_every_command() -> None:
@@ -43,4 +43,4 @@ def test_there_are_words_for_every_command() -> None:
     }
     for kind in get_args(commands.Command):
         command = examples.get(kind) or object.__new__(kind)
-        assert deed(command) == deed(command).strip() != ""
+        assert activity.of(command) == activity.of(command).strip() != ""
