@@ -14,8 +14,6 @@ command begins.  What passes in between is time, computed from the clocks of eac
 Rule 2: nothing happens by being looked at.  BUSY, TCF, FTF, SMF, TOF and FLEVEL change at events
 on the clock, so whoever waits for one can go straight there.  A NOR that stays busy has none.
 While bytes pass, their events are made when somebody waits, or an interrupt is enabled.
-Rule 3: mapped reads take no time of their own.  Plain contents are executed in place, and a
-debugger's link is slower than the wires of the NOR.
 
 Bit 4 of FTHRES, which the manual draws, stays 0 whatever is written: "QSPI FIFO Threshold
 register does not accept values greater than 15" (STM32CubeH7, issue 217, of an STM32H750); the
@@ -29,17 +27,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from enum import IntEnum
-from functools import lru_cache, partial
+from functools import partial
 
-from gdbserver.chip.memory import Span
-from gdbserver.chip.stm32h743 import QSPI_WINDOW, QUADSPI_IRQ
-from gdbserver.sim.bus import Bus, BusError, BusStall, Direct, Master
-from gdbserver.sim.clock import SECOND, Clock, Event
+from gdbserver.chip.stm32h743 import QUADSPI_IRQ
+from gdbserver.sim import quadspi_frames
+from gdbserver.sim.bus import Bus, BusStall, Master
+from gdbserver.sim.clock import Clock, Event
 from gdbserver.sim.nor import Frame, Nor
 from gdbserver.sim.polling import AccessKind
 from gdbserver.sim.quadspi_fifo import FIFO, PS, Incoming, Outgoing
+from gdbserver.sim.quadspi_frames import Mode, Phases, framed
+from gdbserver.sim.quadspi_window import Window
 from gdbserver.sim.quadspi_wires import LostBits, Wires
 from gdbserver.sim.registers import (
     BitsInteger,
@@ -57,11 +55,7 @@ from gdbserver.sim.registers import (
 
 log = logging.getLogger(__name__)
 
-_PAGE = 0x1000  # what can be mapped separately
-_FOR_EVER = 3600 * SECOND
-
 RESUME_FREE = 4  # a read that filled the FIFO goes on once so many bytes are free
-LINES = (0, 1, 2, 4)  # what IMODE, ADMODE, ABMODE and DMODE mean
 _CR, _DCR, _SR, _FCR, _CCR, _AR, _ABR, _DR = 0x00, 0x04, 0x08, 0x0C, 0x14, 0x18, 0x1C, 0x20
 _PSMKR, _PSMAR, _PIR = 0x24, 0x28, 0x2C
 _EN, _DFM, _FSEL, _INTERRUPTS = 1 << 0, 1 << 6, 1 << 7, 0x1F << 16  # in CR
@@ -73,103 +67,10 @@ _CLEAR_SMF = 1 << 3  # in FCR
 _LONGEST = 1 << 28  # bytes of one command: more than any NOR holds
 
 
-class Mode(IntEnum):
-    """CCR.FMODE."""
-
-    INDIRECT_WRITE = 0
-    INDIRECT_READ = 1
-    AUTO_POLLING = 2
-    MEMORY_MAPPED = 3
-
-
 # Members of an enumeration by their names take longer than all else that is done with them.
 _ACT, _WRITE = AccessKind.ACT, AccessKind.WRITE
 _INDIRECT_WRITE, _INDIRECT_READ = int(Mode.INDIRECT_WRITE), int(Mode.INDIRECT_READ)
 _AUTO_POLLING, _MEMORY_MAPPED = int(Mode.AUTO_POLLING), int(Mode.MEMORY_MAPPED)
-
-
-@dataclass(frozen=True, slots=True)
-class _Phases:
-    """A value of CCR, taken apart."""
-
-    mode: int
-    instruction: int | None
-    instruction_lines: int
-    once: bool
-    """SIOO: the instruction is sent with the first command only."""
-    address_bytes: int
-    address_lines: int
-    alternate_bytes: int
-    alternate_lines: int
-    dummy: int
-    has_data: bool
-    data_lines: int
-    ddr: bool
-
-    @classmethod
-    def of(cls, ccr: Fields) -> _Phases:
-        return cls(
-            mode=ccr.FMODE,
-            instruction=ccr.INSTRUCTION if ccr.IMODE else None,
-            instruction_lines=LINES[ccr.IMODE] or 1,
-            once=bool(ccr.SIOO),
-            address_bytes=ccr.ADSIZE + 1 if ccr.ADMODE else 0,
-            address_lines=LINES[ccr.ADMODE] or 1,
-            alternate_bytes=ccr.ABSIZE + 1 if ccr.ABMODE else 0,
-            alternate_lines=LINES[ccr.ABMODE] or 1,
-            dummy=ccr.DCYC,
-            has_data=bool(ccr.DMODE),
-            data_lines=LINES[ccr.DMODE] or 1,
-            ddr=bool(ccr.DDRM),
-        )
-
-    @property
-    def edges(self) -> int:
-        return 2 if self.ddr else 1
-
-    def first(self, sent: bool) -> int | None:
-        """What the next command begins with, if with an instruction at all."""
-        return None if self.once and sent else self.instruction
-
-    def lead_clocks(self, sent: bool) -> int:
-        """Cycles from chip select to the first data bit."""
-        clocks = 1 + self.dummy
-        if self.first(sent) is not None:
-            clocks += 8 // self.instruction_lines
-        clocks += 8 * self.address_bytes // self.address_lines // self.edges
-        return clocks + 8 * self.alternate_bytes // self.alternate_lines // self.edges
-
-
-class Window:
-    """256 MiB of address space at 0x90000000, of which the NOR fills the beginning."""
-
-    def __init__(self, controller: QuadSpi) -> None:
-        self._controller = controller
-
-    def read(self, offset: int, size: int, master: Master) -> int:
-        return int.from_bytes(self._controller.mapped_read(offset, size), "little")
-
-    def write(self, offset: int, size: int, value: int, master: Master) -> None:
-        raise BusError("write")
-
-    def direct(self, offset: int) -> Direct | None:
-        return self._controller.mapped_directly(offset)
-
-    def read_block(self, offset: int, length: int, master: Master) -> bytes:
-        plain = self._controller.mapped_directly(offset)
-        if plain is not None and offset + length <= len(plain.memory):
-            return bytes(plain.memory[offset : offset + length])
-        words = bytearray()
-        for at in range(offset, offset + length, 4):
-            try:
-                words += self._controller.mapped_read(at, 4)
-            except BusError as error:
-                error.address = at
-                raise
-        return bytes(words)
-
-    def write_block(self, offset: int, data: bytes, master: Master) -> None:
-        raise BusError("write", offset)
 
 
 class QuadSpi(Peripheral):
@@ -240,25 +141,7 @@ class QuadSpi(Peripheral):
         ),
     )
     DLR = Word(0x10)
-    CCR = Register(
-        0x14,
-        BitStruct(
-            "DDRM" / Flag,
-            Unmodelled("DHHC"),
-            "FRCM" / Flag,  # CLK runs with no chip selected, which the NOR does not notice
-            "SIOO" / Flag,
-            "FMODE" / BitsInteger(2),
-            "DMODE" / BitsInteger(2),
-            Padding(1),
-            "DCYC" / BitsInteger(5),
-            "ABSIZE" / BitsInteger(2),
-            "ABMODE" / BitsInteger(2),
-            "ADSIZE" / BitsInteger(2),
-            "ADMODE" / BitsInteger(2),
-            "IMODE" / BitsInteger(2),
-            "INSTRUCTION" / BitsInteger(8),
-        ),
-    )
+    CCR = quadspi_frames.CCR
     AR = Word(0x18)
     ABR = Word(0x1C)
     DR = Word(_DR)
@@ -283,10 +166,8 @@ class QuadSpi(Peripheral):
         `lost_bits`: of the lines to them.
         """
         self.clock = clock
-        self.bus = bus
         self.nors = nors
-        self._array = array
-        self.window = Window(self)
+        self.window = Window(self, bus, array)
         self.set_irq: Callable[[int, bool], None] = lambda number, level: None
         self._kernel_hz = kernel_hz
         self._wires = Wires(nors, lost_bits)
@@ -294,8 +175,6 @@ class QuadSpi(Peripheral):
         self._has_clock = clocked()
         self._event: Event | None = None
         self._mark: Event | None = None
-        self._granted = False
-        self._last_byte_read = False  # in memory-mapped mode, since the last abort
         self._out: Outgoing | None = None
         self._in: Incoming | None = None
         super().__init__("QUADSPI")
@@ -345,7 +224,7 @@ class QuadSpi(Peripheral):
         elif old.EN and not cr.EN:
             self._abort()
         if (old.value ^ cr.value) & 0xC1:  # EN, FSEL, DFM
-            self._revoke()
+            self.window.revoke()
         if cr.DFM:
             self.set_raw(self.DLR, self.raw(self.DLR) | 1)
             self.set_raw(self.AR, self.raw(self.AR) & ~1)
@@ -364,12 +243,12 @@ class QuadSpi(Peripheral):
     @on_write(DLR)
     def _data_length(self, dlr: Fields) -> None:
         """Bit 0 is stuck at 1 in dual-flash mode: no access has an odd number of bytes."""
-        self._when_idle(Fields(self.DLR, dlr.value | self._dual))
+        self._when_idle(Fields(self.DLR, dlr.value | self.dual))
 
     @on_write(DCR, ABR)
     def _what_is_mapped(self, written: Fields) -> None:
         if self._when_idle(written):
-            self._revoke()
+            self.window.revoke()
 
     @on_read(SR)
     def _refresh_status(self) -> None:
@@ -407,10 +286,10 @@ class QuadSpi(Peripheral):
         """Starts the command if it needs neither address nor data to write."""
         if not self._when_idle(ccr):
             return
-        self._revoke()
+        self.window.revoke()
         self._drop_fifo()
         self._instruction_sent = False
-        phases = self._phases
+        phases = self.phases
         if phases.mode == _MEMORY_MAPPED or phases.address_bytes:
             return
         if phases.mode == _INDIRECT_WRITE and phases.has_data:
@@ -421,15 +300,15 @@ class QuadSpi(Peripheral):
     @on_write(AR)
     def _address(self, ar: Fields) -> None:
         """Starts a command with an address, unless data to write must come first."""
-        phases = self._phases
-        if self._dual:  # bit 0 is stuck at 0
+        phases = self.phases
+        if self.dual:  # bit 0 is stuck at 0
             ar = Fields(self.AR, ar.value & ~1)
         if phases.mode == _MEMORY_MAPPED or not self._when_idle(ar):
             return
         if not phases.address_bytes:
             return
         self._drop_fifo()
-        if ar.value >= self._size():
+        if ar.value >= self.flash_size:
             self._transfer_error()
         elif not (phases.mode == _INDIRECT_WRITE and phases.has_data):
             self._start()
@@ -441,14 +320,15 @@ class QuadSpi(Peripheral):
     # --- Commands -----------------------------------------------------------------------------
 
     @property
-    def _dual(self) -> bool:
+    def dual(self) -> bool:
         return bool(self._values[_CR] & _DFM)
 
     @property
-    def _phases(self) -> _Phases:
-        return _taken_apart(self._values[_CCR])
+    def phases(self) -> Phases:
+        return Phases.of(self._values[_CCR])
 
-    def _size(self) -> int:
+    @property
+    def flash_size(self) -> int:
         """Bytes of flash, as DCR says: of both dice together in dual-flash mode."""
         return 2 << (self._values[_DCR] >> 16 & 0x1F)
 
@@ -456,13 +336,13 @@ class QuadSpi(Peripheral):
         """Bytes of the data phase; all ones in DLR mean up to the end of the flash."""
         length = self.raw(self.DLR)
         if length == 0xFFFFFFFF:
-            return self._size() - (self._values[_AR] if self._phases.address_bytes else 0)
+            return self.flash_size - (self._values[_AR] if self.phases.address_bytes else 0)
         return length + 1
 
-    def _frame(self, address: int, *, write: bytes = b"", read: int = 0) -> Frame:
+    def frame(self, address: int, *, write: bytes = b"", read: int = 0) -> Frame:
         """A frame as the software sees it: of whole addresses, with the bytes of both dice."""
         values, sent = self._values, self._instruction_sent
-        return _framed(values[_CCR], sent, (address, values[_ABR]), write, read)
+        return framed(values[_CCR], sent, (address, values[_ABR]), write, read)
 
     def _clock_ps(self) -> int:
         """One cycle of CLK; 0 if the kernel clock stands still."""
@@ -473,29 +353,29 @@ class QuadSpi(Peripheral):
         """Cycles from the last bit to when chip select may fall again."""
         return 1 + (self._values[_DCR] >> 8 & 0b111) + 1
 
-    def _data_ps(self, phases: _Phases, clock_ps: int) -> int:
+    def _data_ps(self, phases: Phases, clock_ps: int) -> int:
         """How long a byte of data takes; two dice take two at a time."""
-        return 8 * clock_ps // phases.data_lines // phases.edges // (1 + self._dual)
+        return 8 * clock_ps // phases.data_lines // phases.edges // (1 + self.dual)
 
     def _banks(self) -> tuple[int, ...]:
         """Those whose die, or dice, the next frame goes to."""
         return _BANKS[self._values[_CR] & (_DFM | _FSEL)]
 
-    def _transfer(self, frame: Frame) -> bytes:
+    def transfer(self, frame: Frame) -> bytes:
         self._instruction_sent = True
         return self._wires.transfer(self._banks(), frame)
 
-    def _understood(self, frame: Frame) -> bool:
+    def understood(self, frame: Frame) -> bool:
         return self._wires.understand(self._banks(), frame)
 
     def _start(self) -> None:
-        values, phases = self._values, self._phases
+        values, phases = self._values, self.phases
         if not values[_CR] & _EN:
             log.info("QUADSPI: command %#04x while disabled", values[_CCR] & 0xFF)
             return
         length = self._length() if phases.has_data else 0
         address = values[_AR] if phases.address_bytes else 0
-        if phases.address_bytes and phases.has_data and address + length > self._size():
+        if phases.address_bytes and phases.has_data and address + length > self.flash_size:
             self._transfer_error()
             return
         self._busy = True
@@ -516,11 +396,11 @@ class QuadSpi(Peripheral):
         byte_ps = self._data_ps(phases, clock_ps)
         if not phases.has_data:
             end_ps = data_ps + self._tail_clocks() * clock_ps
-            self._at(end_ps, partial(self._end_without_data, self._frame(address)))
+            self._at(end_ps, partial(self._end_without_data, self.frame(address)))
             return
-        together = 1 + self._dual
+        together = 1 + self.dual
         if phases.mode == _INDIRECT_READ:
-            data = self._transfer(self._frame(address, read=length))
+            data = self.transfer(self.frame(address, read=length))
             self._in = Incoming(length, byte_ps, data_ps + byte_ps, data, together=together)
             self._schedule_again()
         else:
@@ -528,7 +408,7 @@ class QuadSpi(Peripheral):
 
     def _end_without_data(self, frame: Frame) -> None:
         self._event = None
-        self._transfer(frame)
+        self.transfer(frame)
         self._complete()
 
     def _complete(self) -> None:
@@ -566,7 +446,7 @@ class QuadSpi(Peripheral):
         if offset == _FCR and not (self._polling or self._irq):
             self._values[_SR] &= ~(value & _LATCHED)
             return _WRITE
-        if offset in _SETTINGS and not (self._busy or self._granted or self._dual):
+        if offset in _SETTINGS and not (self._busy or self.window.lent or self.dual):
             self._values[offset] = value & _SETTINGS[offset]
             return _WRITE
         return None
@@ -576,7 +456,7 @@ class QuadSpi(Peripheral):
     def _push(self, size: int, value: int) -> None:
         """A write to DR; the first one of an indirect write starts the command."""
         if self._out is None:
-            phases = self._phases
+            phases = self.phases
             if self._busy or phases.mode != _INDIRECT_WRITE or not phases.has_data:
                 log.info("QUADSPI: write to DR ignored")
                 return
@@ -607,14 +487,14 @@ class QuadSpi(Peripheral):
         self._complete()
 
     def _send(self, out: Outgoing, length: int) -> None:
-        self._transfer(self._frame(out.address, write=bytes(out.data[:length])))
+        self.transfer(self.frame(out.address, write=bytes(out.data[:length])))
 
     def _pop(self, size: int) -> int:
         """A read of DR: takes just as many bytes as it is wide; of a status, none."""
         incoming = self._in
         if incoming is None:
             return 0
-        if self._phases.mode == _AUTO_POLLING:
+        if self.phases.mode == _AUTO_POLLING:
             incoming.taken = incoming.total  # FTF falls
             self._update_irq()
             return int.from_bytes(incoming.data[:size], "little")
@@ -743,8 +623,7 @@ class QuadSpi(Peripheral):
         out, self._out, self._in = self._out, None, None
         self._polling = False
         self._busy = False
-        self._last_byte_read = False
-        self._revoke()
+        self.window.close()
         if out is not None and (passed := len(out.data) - out.waiting(self.clock.now * PS)):
             self._send(out, passed)
 
@@ -756,7 +635,7 @@ class QuadSpi(Peripheral):
         Polls in between read what the last one read, so they are left out.
         """
         length = min(self._length(), 4)
-        clock_ps, phases = self._clock_ps(), self._phases
+        clock_ps, phases = self._clock_ps(), self.phases
         if not clock_ps:
             return
         around = phases.lead_clocks(self._instruction_sent) + self._tail_clocks()
@@ -779,7 +658,7 @@ class QuadSpi(Peripheral):
         self._event = None
         length = min(self._length(), 4)
         values = self._values
-        data = self._transfer(self._frame(values[_AR], read=length))
+        data = self.transfer(self.frame(values[_AR], read=length))
         self._in = Incoming(length, 1, 0, data, passed=length, paused=True)
         mask = values[_PSMKR]
         same = ~(int.from_bytes(data, "little") ^ values[_PSMAR]) & mask
@@ -793,22 +672,22 @@ class QuadSpi(Peripheral):
             self._next_poll()
 
     def _nor_changed(self) -> None:
-        if self._granted:
-            self._revoke()
+        self.window.revoke()
         if self._polling and self._event is None and not self._values[_SR] & _SMF:
             self._next_poll(soon=True)
 
     # --- Memory-mapped ------------------------------------------------------------------------
 
-    def _mapped(self, offset: int, size: int) -> bool:
+    def maps(self, offset: int, size: int) -> bool:
+        """Whether the window shows flash there, as far as this side is concerned."""
         return bool(
             self._has_clock
             and self._values[_CR] & _EN
             and self._values[_CCR] >> 26 & 0b11 == _MEMORY_MAPPED
-            and offset + size <= self._size()
+            and offset + size <= self.flash_size
         )
 
-    def _access(self) -> None:
+    def begin_mapped_access(self) -> None:
         """BUSY from the first access on; with TCEN, until nobody asked for a while."""
         self._busy = True
         if self[self.CR].TCEN and (clock_ps := self._clock_ps()):
@@ -818,106 +697,18 @@ class QuadSpi(Peripheral):
     def _time_out(self) -> None:
         self._event = None
         self._busy = False
-        self._revoke()
+        self.window.revoke()
         self.update(self.SR, TOF=1)
         self._update_irq()
-
-    def mapped_read(self, offset: int, size: int) -> bytes:
-        """Of what DCR says the flash holds, the last byte reads 0, and stalls the bus after that.
-
-        ES0392, "Memory-mapped read of last memory byte fails".
-
-        Raises:
-            BusError: not memory-mapped, or beyond that.
-            BusStall: it has been read before.
-        """
-        if not self._mapped(offset, size):
-            raise BusError("read")
-        if offset + size < self._size():
-            return self._read_mapped(offset, size)
-        if self._last_byte_read:
-            log.warning("QUADSPI: the last byte is read again: the bus stalls")
-            raise BusStall(self.clock.now + _FOR_EVER)
-        log.warning("QUADSPI: a mapped read of the last byte that FSIZE shows gives 0")
-        data = self._read_mapped(offset, size)
-        self._last_byte_read = True
-        return data[:-1] + b"\0"
-
-    def _read_mapped(self, offset: int, size: int) -> bytes:
-        self._access()
-        if not self._dual:
-            return self._transfer(self._frame(offset, read=size))
-        start = offset & ~1  # pairs travel, and the part that nobody asked for is dropped
-        pairs = self._transfer(self._frame(start, read=offset + size - start + 1 & ~1))
-        return pairs[offset - start : offset - start + size]
-
-    def mapped_directly(self, offset: int) -> Direct | None:
-        """The NOR's array, if the configuration of both sides makes the window show it."""
-        if not self._mapped(offset, 1) or self._dual != (len(self.nors) == 2):
-            return None  # one of two dice by itself is every other byte: no plain memory
-        length = min(self._size(), *(len(self.nors) * n.part.size for n in self.nors.values()))
-        ccr = self[self.CCR]
-        if offset >= length - (_PAGE if length == self._size() else 0):
-            return None
-        if length > len(self.nors) << 8 * (ccr.ADSIZE + 1):
-            return None
-        if not self._granted:
-            start = offset & ~1
-            if not self._understood(self._frame(start, read=4)):
-                return None
-            # The access itself: its mode bits may put the NOR into continuous read.
-            self._transfer(self._frame(start, read=4))
-            if not self._understood(self._frame(start, read=4)):
-                return None
-        self._access()
-        self._granted = True
-        if length == self._size():
-            length -= _PAGE  # where `mapped_read` has something to say about the last byte
-        whole = length == len(self._array)
-        return Direct(0, self._array if whole else memoryview(self._array)[:length], writable=False)
-
-    def _revoke(self) -> None:
-        if self._granted:
-            self._granted = False
-            self.bus.revoke(Span.of(QSPI_WINDOW.start, len(self._array)))
 
     def pins_changed(self) -> None:
         """The board says so when a pin is multiplexed differently."""
         self._wires.rewired()
-        self._revoke()
+        self.window.revoke()
 
     def gates_changed(self) -> None:
         """The same for a clock that was switched on or off."""
         self._has_clock = self._clocked()
-
-
-# Drivers write the same few values of CCR, and send the same few short frames, again and again.
-
-
-@lru_cache(maxsize=256)
-def _taken_apart(ccr: int) -> _Phases:
-    return _Phases.of(Fields(QuadSpi.CCR, ccr))
-
-
-@lru_cache(maxsize=256)
-def _framed(ccr: int, sent: bool, operands: tuple[int, int], write: bytes, read: int) -> Frame:
-    """`sent`: the instruction was, with an earlier frame; `operands`: AR and ABR."""
-    phases = _taken_apart(ccr)
-    return Frame(
-        instruction=phases.first(sent),
-        instruction_lines=phases.instruction_lines,
-        address=operands[0],
-        address_bytes=phases.address_bytes,
-        address_lines=phases.address_lines,
-        alternate=operands[1],
-        alternate_bytes=phases.alternate_bytes,
-        alternate_lines=phases.alternate_lines,
-        dummy=phases.dummy,
-        data_lines=phases.data_lines,
-        write=write,
-        read=read,
-        ddr=phases.ddr,
-    )
 
 
 _SETTINGS = {
