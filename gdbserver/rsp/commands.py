@@ -21,14 +21,14 @@ ADDRESS_SPACE = 1 << 32
 
 @dataclass(frozen=True, slots=True)
 class Unsupported:
-    """Nothing that this server knows."""
+    """A packet that this server does not know."""
 
     payload: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """A command that is known, with values that cannot be."""
+    """A packet that it knows, with values that cannot be."""
 
     payload: bytes
     reason: str
@@ -90,22 +90,22 @@ class ThreadAlive:
 
 @dataclass(frozen=True, slots=True)
 class CurrentThread:
-    """qC"""
+    """qC: which thread is meant when none is named?"""
 
 
 @dataclass(frozen=True, slots=True)
 class FirstThreads:
-    """qfThreadInfo"""
+    """qfThreadInfo: which threads are there?"""
 
 
 @dataclass(frozen=True, slots=True)
 class MoreThreads:
-    """qsThreadInfo"""
+    """qsThreadInfo: and which others?"""
 
 
 @dataclass(frozen=True, slots=True)
 class ThreadExtraInfo:
-    """What `info threads` shows behind the number."""
+    """qThreadExtraInfo: what `info threads` shows behind the number."""
 
     thread: int
 
@@ -192,7 +192,7 @@ class ThreadStopInfo:
 
 @dataclass(frozen=True, slots=True)
 class ReadRegisters:
-    """g"""
+    """g: all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,14 +204,14 @@ class WriteRegisters:
 
 @dataclass(frozen=True, slots=True)
 class ReadRegister:
-    """p"""
+    """p: one, by the number that the target description gives it."""
 
     number: int
 
 
 @dataclass(frozen=True, slots=True)
 class WriteRegister:
-    """P"""
+    """P: the same."""
 
     number: int
     data: bytes
@@ -253,7 +253,7 @@ class SearchMemory:
 
 @dataclass(frozen=True, slots=True)
 class FlashErase:
-    """vFlashErase"""
+    """vFlashErase: a range of whole sectors, before anything is written there."""
 
     address: int
     length: int
@@ -261,7 +261,7 @@ class FlashErase:
 
 @dataclass(frozen=True, slots=True)
 class FlashWrite:
-    """vFlashWrite"""
+    """vFlashWrite: bytes in what was erased."""
 
     address: int
     data: bytes = field(repr=False)
@@ -335,7 +335,7 @@ class NextStop:
 
 @dataclass(frozen=True, slots=True)
 class WhyStopped:
-    """?"""
+    """?: why does the program stand still?"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,7 +355,7 @@ class SetPoint:
 
 @dataclass(frozen=True, slots=True)
 class ClearPoint:
-    """z"""
+    """z: the same kinds as `SetPoint`."""
 
     kind: int
     address: int
@@ -401,7 +401,7 @@ class OpenFile:
 
 @dataclass(frozen=True, slots=True)
 class ReadFile:
-    """vFile:pread"""
+    """vFile:pread: so many bytes from an offset."""
 
     descriptor: int
     count: int
@@ -410,14 +410,14 @@ class ReadFile:
 
 @dataclass(frozen=True, slots=True)
 class FileStatus:
-    """vFile:fstat"""
+    """vFile:fstat: how large, how old?"""
 
     descriptor: int
 
 
 @dataclass(frozen=True, slots=True)
 class CloseFile:
-    """vFile:close"""
+    """vFile:close: it is not needed any more."""
 
     descriptor: int
 
@@ -570,10 +570,6 @@ def _write_memory(address: int, length: int, data: bytes) -> WriteMemory:
     return WriteMemory(address, data)
 
 
-def _transfer(name: str, annex: str, offset: int, length: int) -> Transfer:
-    return Transfer(name, annex, offset, length)
-
-
 _SCRIPT = re.compile(rb"(?P<commands>;?cmds:[0-9a-fA-F]+,?)|;?X(?P<length>[0-9a-fA-F]+),")
 
 
@@ -699,7 +695,7 @@ GRAMMAR = (
         "qSymbol:{value}:{hex}",
         lambda value, name: SymbolValue(value, name.decode(errors="replace")),
     ),
-    _Row("qXfer:{word}:read:{word}:{int},{int}", _transfer),
+    _Row("qXfer:{word}:read:{word}:{int},{int}", Transfer),
     # LLDB's "GDB Remote Protocol Extensions".  Missing on purpose: QSaveRegisterState and _M, for
     # calls of functions, which LLDB switches off where no operating system loads programs; and
     # jThreadExtendedInfo, which is about Darwin's threads.

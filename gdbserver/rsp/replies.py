@@ -16,15 +16,13 @@ NOTHING = b""  # "I do not know this packet"
 
 _PLAIN = str.maketrans("#$}*", ".S)x")
 
-# S: a stop of which nothing is told but SIGTRAP.
+# S: a stop by SIGTRAP, of which no more is said.
 SOMEWHERE = b"S05"
 
 # The stop reasons of the manual that carry an address.
 WATCH_KEYS = frozenset({"watch", "rwatch", "awatch"})
 # Those that a client must have asked for in qSupported.
 BREAK_KEYS = frozenset({"swbreak", "hwbreak"})
-
-_CRC_POLYNOMIAL = 0x04C11DB7
 
 
 def error(code: int, text: str | None = None) -> bytes:

@@ -18,9 +18,9 @@ from pyocd.probe.pydapaccess import DAPAccess
 from pyocd.probe.pydapaccess.interface.interface import Interface
 
 from gdbserver.sim.debug_port import Ack
-from gdbserver.sim.link import Link
+from gdbserver.sim.link import CMSIS_DAP_V1, Link
 
-_OK, _ERROR, _INVALID_COMMAND = 0x00, 0xFF, 0xFF
+_OK, _INVALID_COMMAND = 0x00, 0xFF
 _PORT_SWD = 1
 _CAPABILITY_SWD = 0x01
 _PIN_NRESET = 1 << 7
@@ -60,10 +60,11 @@ class CmsisDapFirmware(Interface):  # type: ignore[misc]  # pyOCD is untyped
         self.serial_number = serial_number
         self._link = link
         self._answers: deque[tuple[int, bytes]] = deque()
+        self._nreset = True
 
     @property
     def is_bulk(self) -> bool:
-        return self._link.model is not None and self._link.model.name != "cmsis-dap-v1"
+        return self._link.model is not CMSIS_DAP_V1
 
     def open(self) -> None:
         self._check_plugged()
@@ -146,8 +147,6 @@ class CmsisDapFirmware(Interface):  # type: ignore[misc]  # pyOCD is untyped
             self._nreset = bool(output & _PIN_NRESET)
             self._link.hold_reset(not self._nreset)
         return _PINS_HIGH if self._nreset else _PINS_HIGH & ~_PIN_NRESET
-
-    _nreset = True
 
     # --- Transfers ----------------------------------------------------------------------------
 

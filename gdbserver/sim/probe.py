@@ -76,7 +76,6 @@ class SimProbe(DebugProbe):  # type: ignore[misc]  # pyOCD is untyped
             raise exceptions.ProbeError(f"no such board as {unique_id!r}: {error}") from None
         self._board: Board | None = None
         self._unique_id = unique_id
-        self._reset_asserted = False
         self._open = False
         self._driver: Any = None
         self._link: Link | None = None

@@ -18,8 +18,6 @@ COUNTFLAG = 1 << 16
 EXTERNAL_DIVIDER = 8
 """RM0433, "SysTick": the alternative to the core's clock is an eighth of it."""
 
-_MASK = 0xFFFFFF
-
 
 class SysTick:
     """The counter, its three registers, and its wraps as events of the clock."""
