@@ -162,16 +162,12 @@ class _Run:
         self.interval = min(self.interval * 1.1, self.longest)
         return self.interval
 
-    def note_miss(self, error: GdbServerError) -> None:
-        """Bear with a look that failed, because wires have glitches, and somebody may press reset.
-
-        Raises: `error`, when no look has succeeded for longer than that takes.
-        """
+    def missed_for_long(self, error: GdbServerError) -> bool:
+        """A look has failed.  Wires have glitches, and somebody may press reset: bear with it?"""
+        log.debug("the core cannot be seen: %s", error)
         now = trio.current_time()
         self.missing = self.missing or now
-        if now > self.missing + _GLITCH:
-            raise error
-        log.debug("the core cannot be seen: %s", error)
+        return now > self.missing + _GLITCH
 
 
 class Running:
@@ -308,6 +304,15 @@ class Running:
             return self._notify_of(run)
         return await self._wait_for_stop(run)
 
+    async def find_out(self, story: str) -> bytes | None:
+        """Something has failed on the way to a stop reply: tell that, and then the truth.
+
+        After an error GDB asks for the registers; where there are none, it does not tell its IDE
+        that anything has stopped, which for ever shows a program that runs.
+        """
+        await self.say(story + "\n")
+        return await self._wait_for_stop(_Run())
+
     async def _wait_for_stop(self, run: _Run) -> bytes | None:
         while (stop := await self._advance(run)) is None:
             match await self._overhear(run.patience()):
@@ -332,12 +337,16 @@ class Running:
             try:
                 stop = await self._target.call(_look)
             except (ProbeError, TargetError) as error:
-                run.note_miss(error)
-                return None
+                return self._lost(error) if run.missed_for_long(error) else None
             run.missing = None
         if text := await self._target.call(Target.take_output):
             await self.say(text)
         return None if stop is None else await self._judge(run, stop)
+
+    def _lost(self, error: GdbServerError) -> StopReason:
+        """Nobody knows what the core does now."""
+        self._control.remember(activity.CONTINUE, error)
+        return StopReason(SIGLOST, "lost", "; ".join(explain(error)))
 
     async def _judge(self, run: _Run, stop: StopReason) -> StopReason | None:
         for judge in self.judges:
@@ -421,9 +430,7 @@ class Running:
                 stop = replace(stop, signal=self._run.signal)
             reply = await self._tell(stop)
         except GdbServerError as error:
-            log.error("the core is out of sight: %s", "; ".join(explain(error)))
-            self._control.remember(activity.CONTINUE, error)
-            reply = replies.killed(SIGLOST)  # of a stop GDB would want to see the registers
+            reply = await self._tell(self._lost(error))
         self._run = None
         await self._client.notify(replies.notification(reply))
 
@@ -457,6 +464,12 @@ class Running:
         return await self.stop_reply(await self._target.call(Target.poll_stop))
 
     async def _tell(self, stop: StopReason) -> bytes:
+        if stop.kind == "lost":
+            log.error("the core is out of sight: %s", stop.detail)
+            if not self.non_stop:
+                await self.say(stop.detail + "\n")
+            self._threads.told = False
+            return replies.killed(stop.signal)  # of a stop GDB would want to see the registers
         if stop.kind in ("fault", "lockup", "exited", "aborted"):
             log.info("stopped: %s", stop.detail)
             # Of an exit the client's own words will do, where it takes it for one.

@@ -28,6 +28,7 @@ from gdbserver.errors import (
     NoProgram,
     ProbeError,
     ProtocolError,
+    TargetError,
     ThreadNotOnCore,
     explain,
 )
@@ -193,8 +194,14 @@ class Session:
         except GdbServerError as error:
             return await self._refuse(command, error)
 
-    async def _refuse(self, command: commands.Command, error: GdbServerError) -> bytes:
+    async def _refuse(self, command: commands.Command, error: GdbServerError) -> bytes | None:
         story = self._note(command, error)
+        if (
+            isinstance(command, _LISTENING)
+            and isinstance(error, ProbeError | TargetError)
+            and not self._running.non_stop
+        ):
+            return await self._running.find_out(story)
         if isinstance(command, commands.FlashErase | commands.FlashWrite | commands.FlashDone):
             self._downloading.forget()
         if isinstance(command, commands.Monitor):

@@ -82,9 +82,10 @@ class Threads:
 
     async def rows(self) -> list[ThreadRow]:
         """All threads, by number."""
-        self.told = True
         look = self._target.ask if self.alone else self._target.call
-        return await look(self._rows)
+        rows = await look(self._rows)
+        self.told = True
+        return rows
 
     async def is_alive(self, number: int) -> bool:
         """Whether there is such a thread, or it means any."""

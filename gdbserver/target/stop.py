@@ -1,4 +1,4 @@
-"""Why the core stopped, as GDB is told: always read from the hardware.
+"""Why the core stopped, as GDB is told: read from the hardware, wherever that knows.
 
 Two registers know.  DFSR has a bit per cause (Armv7-M ARM, DDI 0403E.e, "Debug Fault Status
 Register"); DWT_FUNCTIONn.MATCHED says which watchpoint it was.  What is remembered is only
@@ -27,6 +27,7 @@ StopKind = Literal[
     "reset",  # caught at the reset vector
     "exited",  # the program has said so, by semihosting
     "aborted",  # the same, with a reason that is no end of a program in good order
+    "lost",  # no stop: the core is out of sight, for so long that nobody knows what it does
 ]
 
 

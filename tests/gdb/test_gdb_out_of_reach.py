@@ -100,3 +100,44 @@ def test_a_program_can_be_left_that_is_out_of_reach(demo_elf: Path) -> None:
         here.board.power_on()
         here.gdb.connect(here.server.address)
         assert "[Inferior 1 (Remote target) killed]" in here.gdb.do("kill")
+
+
+@pytest.mark.parametrize("lost", ["power", "probe"])
+def test_a_program_that_runs_and_is_lost_is_no_longer_shown_as_running(
+    gdb_program: str, demo_elf: Path, lost: str
+) -> None:
+    lose, mend, _ = LOST[lost]
+    with debugging(demo_elf, gdb=gdb_program) as here:
+        gdb = here.loaded()
+        gdb.break_at("main", temporary=True)
+        gdb.run()
+        gdb.resume()
+        here.let_run(0.01)
+        lose(here.board)
+        stop = gdb.wait_stop()
+        assert (stop.reason, stop.values["signal-name"]) == ("exited-signalled", "SIGLOST")
+        assert not gdb.running
+        assert gdb.ask("-thread-info")["threads"] == []
+        mend(here.board)
+        gdb.break_at("main", temporary=True)
+        assert ", main " in gdb.do("run")
+
+
+@pytest.mark.parametrize("command", ["attach 1", "target extended-remote {address}", "load"])
+def test_when_the_probe_is_back_the_same_gdb_goes_on(demo_elf: Path, command: str) -> None:
+    with debugging(demo_elf) as here:
+        gdb = here.loaded()
+        gdb.break_at("sum_in_nor")
+        gdb.run()
+        gdb.delete_breakpoints()
+        gdb.resume()
+        here.let_run(0.01)
+        here.board.unplug()
+        gdb.wait_stop()
+        here.board.replug()
+        said = gdb.do(command.format(address=here.server.address))
+        if command == "load":
+            assert "load: GDB has killed" in gdb.do("monitor why")
+            assert "Error" in said
+            gdb.do("attach 1")
+        assert "demo.c" in gdb.do("backtrace")

@@ -238,7 +238,8 @@ def test_why_is_answered_also_when_the_core_cannot_be_asked(drills_elf: Path) ->
         while board.core.halted:
             await trio.lowlevel.checkpoint()
         board.unplug()
-        assert (await client.hear() or b"")[:1] == b"E"
+        assert (await client.hear() or b"")[:1] == b"O"
+        assert await client.hear() == b"X1d"
         said, reply = await monitor(client, "why")
         board.replug()
         assert reply == b"OK"

@@ -38,6 +38,13 @@ def on_bench(machine: Machine, story: Callable[[Bench], Awaitable[None]]) -> Non
     trio.run(main)
 
 
+def said(packet: bytes | None) -> bytes:
+    """Console output."""
+    assert packet is not None
+    assert packet[:1] == b"O"
+    return bytes.fromhex(packet[1:].decode())
+
+
 def test_a_second_client_reads_while_the_first_one_runs_the_core(
     machine: Machine, drills_elf: Path
 ) -> None:
@@ -456,13 +463,51 @@ def test_a_probe_unplugged_while_the_core_runs_ends_the_wait_and_not_the_server(
             while board_of(machine).core.halted:
                 await trio.lowlevel.checkpoint()
             board_of(machine).unplug()
-            assert (await client.hear() or b"")[:1] == b"E"
+            assert b"the debug probe stopped working" in said(await client.hear())
+            assert await client.hear() == b"X1d"  # SIGLOST
         async with connected(bench, control) as client:
             assert (await client.ask(b"?") or b"")[:1] == b"E"
             assert await client.ask(b"qC") == b"QC1"
 
     on_bench(machine, story)
     assert "the core could not be released: " in caplog.text
+
+
+@pytest.mark.parametrize("command", [b"c", b"s"])
+def test_who_resumes_a_core_that_cannot_be_reached_is_told_and_has_lost_it(
+    machine: Machine, command: bytes
+) -> None:
+    async def story(bench: Bench) -> None:
+        async with connected(bench) as client:
+            await client.ask(b"?")
+            board_of(machine).unplug()
+            await client.send(command)
+            while (reply := await client.hear() or b"")[:1] == b"O":
+                assert b"the debug probe stopped working" in said(reply)
+            assert reply == b"X1d"
+            board_of(machine).replug()
+
+    on_bench(machine, story)
+
+
+@pytest.mark.parametrize("command", [b"c", b"s"])
+def test_who_fails_to_resume_a_core_that_stands_hears_that_it_stands(
+    machine: Machine, command: bytes
+) -> None:
+    board = board_of(machine)
+
+    async def story(bench: Bench) -> None:
+        async with connected(bench) as client:
+            await client.ask(b"?")
+            await client.ask(b"M20000000,4:00000000")  # so the caches are to be looked at
+            board.unplug()
+            await client.send(command)
+            assert b"the debug probe stopped working" in said(await client.hear())
+            board.replug()
+            assert (await client.hear() or b"")[:3] == b"T05"
+            assert board.core.halted
+
+    on_bench(machine, story)
 
 
 def test_a_core_that_is_out_of_sight_for_a_moment_goes_on_running_for_its_client(
@@ -538,9 +583,10 @@ def test_a_core_that_ran_on_when_it_could_not_be_seen_is_resumed_and_interrupted
             while board_of(machine).core.halted:
                 await trio.lowlevel.checkpoint()
             board_of(machine).unplug()
-            assert (await client.hear() or b"")[:1] == b"E"
+            assert b"the debug probe stopped working" in said(await client.hear())
+            assert await client.hear() == b"X1d"
             board_of(machine).replug()
-            await client.send(again)  # GDB believes that the core has stopped
+            await client.send(again)
             if again == b"c":
                 await client.interrupt()
             assert (await client.hear() or b"")[:3] == b"T02"
