@@ -35,8 +35,8 @@ from gdbserver.chip.stm32h743 import (
 )
 from gdbserver.errors import AccessRefused, FlashError
 from gdbserver.flash.driver import Event
-from gdbserver.loader.call_queue import Busy
 from gdbserver.target.access import Read, Write
+from gdbserver.target.busy import Busy
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)

@@ -14,11 +14,12 @@ from gdbserver.chip.memory import Span
 from gdbserver.flash.buffer_pool import BufferPool
 from gdbserver.flash.driver import Did, Event
 from gdbserver.flash.plan import SectorPlan
-from gdbserver.loader.call_queue import CallQueue, finish
+from gdbserver.loader.call_queue import CallQueue
 from gdbserver.loader.dialect import read_seconds
 from gdbserver.loader.file import LoaderFile
 from gdbserver.loader.readout import Readout
 from gdbserver.loader.resident import RESULTS, SPREAD
+from gdbserver.target.busy import finish
 from gdbserver.target.target import Target
 
 _BLOCK = 64 * 1024  # what one CRC-32 covers; no more than a buffer holds, where it is read first

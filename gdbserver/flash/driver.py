@@ -15,7 +15,7 @@ from typing import Literal, Protocol, Self
 
 from gdbserver.chip.memory import FlashRegion, Span
 from gdbserver.flash.plan import RegionPlan, SectorPlan
-from gdbserver.loader.call_queue import Busy
+from gdbserver.target.busy import Busy
 
 
 @dataclass(frozen=True, slots=True)

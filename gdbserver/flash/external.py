@@ -34,7 +34,7 @@ from gdbserver.flash.digests import Digests
 from gdbserver.flash.driver import Did, Event
 from gdbserver.flash.packing import MARGIN, pack
 from gdbserver.flash.plan import RegionPlan, SectorPlan
-from gdbserver.loader.call_queue import Busy, CallQueue, finish
+from gdbserver.loader.call_queue import CallQueue
 from gdbserver.loader.diagnosis import (
     explain_refusal,
     explain_timeout,
@@ -47,6 +47,7 @@ from gdbserver.loader.known_state import caches_off
 from gdbserver.loader.nor_survey import Die, find_die
 from gdbserver.loader.quadspi_state import QuadspiState, Sample, switch_off_unless_mapped
 from gdbserver.loader.readout import Readout
+from gdbserver.target.busy import Busy, finish
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)

@@ -68,7 +68,7 @@ from gdbserver.flash.feeder import BUFFER, Feeder, Lane
 from gdbserver.flash.mover import Mover, MoverLane
 from gdbserver.flash.packing import PIECE, pack
 from gdbserver.flash.plan import RegionPlan, Run, SectorPlan
-from gdbserver.loader.call_queue import Busy
+from gdbserver.target.busy import Busy
 from gdbserver.target.port import TAR_WRAP
 from gdbserver.target.target import Target
 

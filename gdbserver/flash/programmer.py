@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -49,10 +48,10 @@ from gdbserver.flash.feeder import Feeder
 from gdbserver.flash.internal import InternalBank, Pace
 from gdbserver.flash.mover import LIST, Mover
 from gdbserver.flash.plan import Download, RegionPlan, SectorPlan, plan
-from gdbserver.loader.call_queue import Busy, finish
 from gdbserver.loader.diagnosis import pattern, reset_cause
 from gdbserver.loader.file import LoaderFile
 from gdbserver.loader.own import four_lines_failed, identity, resized
+from gdbserver.target.busy import Busy, finish
 from gdbserver.target.target import Target, check_rdp
 
 log = logging.getLogger(__name__)
@@ -327,7 +326,7 @@ class Programmer:
             for steps in running.values():
                 stack.callback(steps.close)
             pauses: dict[_Lane | _Turns, float] = {}  # when there will be something to do again
-            now = self._target.link.monotonic or time.monotonic
+            now = self._target.monotonic
             heartbeat = now() + _HEARTBEAT
             fresh = list(running)  # the last of them begins
             while running:

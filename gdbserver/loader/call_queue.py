@@ -15,14 +15,12 @@ place when it is first asked for.
 from __future__ import annotations
 
 import logging
-import time
 import zlib
 from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Self, TypeVar, cast
+from typing import Self
 
 from gdbserver.chip import cortex_m as cm
 from gdbserver.chip.memory import Span
@@ -60,12 +58,11 @@ from gdbserver.loader.resident import (
 )
 from gdbserver.loader.watchdogs import Watchdogs, patient_watchdogs
 from gdbserver.target.access import Write, bytes_of, words_of
+from gdbserver.target.busy import Busy
 from gdbserver.target.core import RESET_TIMEOUT
 from gdbserver.target.target import Target
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 _CANARY = 64  # bytes at the foot of the stack that nobody may touch
 _PAINT = b"\xa5\x5a\xc3\x3c"
@@ -74,13 +71,6 @@ _BETWEEN_LOOKS = 0.0002  # seconds, where nobody else wants it: about what a loo
 _LEAST_PADDING = 64  # words: about what takes as long as the way to the probe and back
 _FIRST_LOOK = 0.2  # seconds without progress until the core itself is looked at; then twice that
 _PATIENCE = 2.0  # seconds between two looks at what takes minutes
-
-
-@dataclass(frozen=True, slots=True)
-class Busy:
-    """Nothing to do for this device, for about so many seconds; 0 when only being polite."""
-
-    seconds: float
 
 
 class CallQueue:
@@ -125,7 +115,7 @@ class CallQueue:
         self._calls: deque[Call] = deque()
         self._posted = self._finished = 0
         self._results: dict[int, int] = {}
-        self._now = target.link.monotonic or time.monotonic
+        self._now = target.monotonic
         self._idle_since = self._look_after = 0.0
         self._padding = 0  # words that a slow look reads besides
         self._running = self._broken = False
@@ -609,15 +599,6 @@ class CallQueue:
         return LoaderBroken(
             self._image.path, why + during, hint=f"its file claims {memory}, and no more"
         )
-
-
-def finish(events: Generator[object, None, T]) -> T:
-    """Run what lets others have the link, and let nobody have it."""
-    while True:
-        try:
-            next(events)
-        except StopIteration as end:
-            return cast(T, end.value)
 
 
 def _words(data: tuple[int, bytes] | None) -> Iterator[Write]:

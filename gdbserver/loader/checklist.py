@@ -13,7 +13,6 @@ Rule 2: `touched` names every byte that may change; sectors beside those are com
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from gdbserver.errors import (
     UsageError,
     explain,
 )
-from gdbserver.loader.call_queue import CallQueue, finish
+from gdbserver.loader.call_queue import CallQueue
 from gdbserver.loader.diagnosis import (
     explain_refusal,
     explain_timeout,
@@ -44,6 +43,7 @@ from gdbserver.loader.file import LoaderFile, built, load_image
 from gdbserver.loader.nor_states import Nor
 from gdbserver.loader.own import identity, resized
 from gdbserver.loader.readout import THREE_BYTES, Readout
+from gdbserver.target.busy import finish
 from gdbserver.target.target import Target
 
 Outcome = Literal["ok", "remark", "failed", "skipped"]
@@ -90,7 +90,7 @@ class LoaderTest:
         self._thorough = thorough
         self._only = only
         self._random = Random(loader.name)
-        self._now: Callable[[], float] = target.link.monotonic or time.monotonic
+        self._now = target.monotonic
         self.works = False
         """Whether `meet` went well."""
         self.simulated = target.simulated

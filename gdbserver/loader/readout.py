@@ -26,10 +26,11 @@ from gdbserver.chip import stm32h743 as chip
 from gdbserver.chip.memory import Span
 from gdbserver.chip.stm32h743 import QuadspiCcr, QuadspiCr, QuadspiSr
 from gdbserver.errors import TargetError
-from gdbserver.loader.call_queue import Busy, CallQueue
+from gdbserver.loader.call_queue import CallQueue
 from gdbserver.loader.dialect import INIT_SECONDS, read_seconds
 from gdbserver.loader.file import LoaderFile
 from gdbserver.target.access import Read, Write
+from gdbserver.target.busy import Busy
 from gdbserver.target.target import Target
 
 THREE_BYTES = 1 << 24

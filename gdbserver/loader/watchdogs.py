@@ -13,7 +13,6 @@ at its highest clock of 120 MHz, it waits for 64 x 4096 x 128 cycles, which are 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -43,7 +42,7 @@ class Watchdogs:
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        self._now = target.link.monotonic or time.monotonic
+        self._now = target.monotonic
         (csr,), (clocks,) = target.run([Read(chip.RCC_CSR), Read(chip.RCC_APB3ENR)])
         # A started IWDG keeps LSI on; a program may have other uses for LSI, and no harm is done.
         self.iwdg = bool(csr & _LSIRDY)

@@ -26,7 +26,6 @@ Armv7-M ARM (DDI 0403E.e), "Debug register support in the SCS", "Debug stepping"
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -125,7 +124,7 @@ class Core:
         self._port = port
         self._memory = memory
         self._snapshot = Snapshot(link, memory)
-        self._now: Callable[[], float] = link.monotonic or time.monotonic
+        self._now = link.monotonic
         self._breakpoints = breakpoints
         self._put_back_chip = put_back
         self._demcr_before = 0

@@ -111,7 +111,9 @@ class Link:
         self.probe = probe
         self.name: str = probe.description
         self.uid: str = probe.unique_id
-        self.monotonic: Callable[[], float] | None = getattr(probe, "monotonic", None)
+        self._keeps_time: Final = hasattr(probe, "monotonic")
+        self.monotonic: Callable[[], float] = getattr(probe, "monotonic", time.monotonic)
+        """Seconds of the target's time, since whenever: a simulated board keeps its own."""
         capabilities = probe.capabilities
         self.manages_select: Final = DebugProbe.Capability.MANAGED_AP_SELECTION in capabilities
         """Whether the probe takes care of DP SELECT; else pyOCD does, and remembers its value."""
@@ -302,8 +304,7 @@ class Link:
 
     def deadline(self, seconds: float) -> Deadline:
         """A time-out in the target's time; ask its `expired` once per look."""
-        virtual = self.monotonic is not None
-        return Deadline(seconds, self.monotonic or time.monotonic, virtual=virtual)
+        return Deadline(seconds, self.monotonic, virtual=self._keeps_time)
 
     def forget_select(self) -> None:
         """Have pyOCD write DP SELECT anew before it uses it, as after a reset."""

@@ -16,8 +16,7 @@ bus, are read exactly as asked, each time.
 from __future__ import annotations
 
 import struct
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from gdbserver.chip.memory import Span
@@ -63,7 +62,7 @@ class Snapshot:
     def __init__(self, link: Link, memory: Memory) -> None:
         self._link = link
         self._memory = memory
-        self._now: Callable[[], float] = link.monotonic or time.monotonic
+        self._now = link.monotonic
         self._changes = -1
         self._taken = 0.0
         self._lines: dict[int, bytes] = {}

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import struct
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -590,4 +589,4 @@ class Target:
 
     def monotonic(self) -> float:
         """Seconds of the target's time, since whenever: a simulated board keeps its own."""
-        return (self.link.monotonic or time.monotonic)()
+        return self.link.monotonic()
