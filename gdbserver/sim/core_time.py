@@ -74,7 +74,8 @@ class CoreTime:
 
     def spend(self, cycles: int) -> None:
         """The core is busy for so many cycles of its clock."""
-        self.close()
+        if self._opened:
+            self.close()
         self._cycles += cycles
         spent, self._fraction = divmod(cycles * SECOND + self._fraction, self.hz)
         clock = self._clock

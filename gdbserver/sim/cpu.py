@@ -36,10 +36,11 @@ from gdbserver.chip.cortex_m import (
 )
 from gdbserver.chip.memory import Span
 from gdbserver.sim.bus import Bus, BusError, BusStall, Master
-from gdbserver.sim.clock import MILLISECOND, NEVER, SECOND, Clock
+from gdbserver.sim.clock import Clock
 from gdbserver.sim.core_memory import CoreMemory
 from gdbserver.sim.core_registers import CONTROL_NPRIV, IPSR, XPSR_T, CoreRegisters
 from gdbserver.sim.core_time import CYCLES_PER_INSTRUCTION, CoreTime
+from gdbserver.sim.core_waiting import WaitingLoops
 from gdbserver.sim.exceptions import ExceptionUnit, Fault
 from gdbserver.sim.polling import PollDetector
 from gdbserver.sim.systick import SysTick
@@ -59,19 +60,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LONGEST_SKIP = SECOND // 10
-"""Of a core that waits: it looks at CYCCNT now and then, which wraps after nine seconds."""
-
-LONGEST_REST = MILLISECOND
-"""Of a core that waits while time passes in bits: it counts its looks, perhaps."""
-
 _PPB = PPB.start
 _NO_PLACES: frozenset[int] = frozenset()
 _NOWHERE = 0xDFFFFFFE  # in a region that never executes: Unicorn wants an address to stop at
-_BRANCH_TO_SELF = 0xE7FE
-_COUNT_DOWN, _COUNTER = 0x3801, 0x0700  # SUBS Rn, #1
-_TURN_AGAIN = 0xD1FD  # BNE to the instruction before
-_ZERO = 1 << 30  # xPSR
 
 # How Unicorn numbers what the guest runs into.
 _SVC, _PREFETCH_ABORT, _BKPT, _EXCEPTION_EXIT, _NO_COPROCESSOR = 2, 3, 7, 8, 17
@@ -132,8 +123,6 @@ class Core:
         """The same, or the next event if that comes first."""
         self._then: Callable[[], None] | None = None
         self._soon: list[Callable[[], None]] = []
-        self._waits_until = 0
-        """Until then it finds nothing new, unless somebody interferes; 0 if it does not wait."""
         self.coincidence: ExceptionNumber | None = None
         """An exception that comes in at the same moment as the next breakpoint is hit."""
         self._breakpoints: frozenset[int] = frozenset()
@@ -158,6 +147,15 @@ class Core:
         self._polls = PollDetector(self.registers.unicorn_place)
         self._memory = CoreMemory(
             unicorn, bus, self, clock=clock, time=self.time, polls=self._polls
+        )
+        self._waiting = WaitingLoops(
+            clock,
+            bus,
+            self._nvic,
+            time=self.time,
+            memory=self._memory,
+            registers=self.registers,
+            polls=self._polls,
         )
         self._traps = TrapMap(self._memory.fetch)
         unicorn.hook_add(uc.UC_HOOK_INTR, self._on_interrupt)
@@ -185,8 +183,11 @@ class Core:
                 self._wait_in_lock_up(when)
             elif self.asleep:
                 self._sleep(when)
-            elif self._waits_until:
-                self._wait_on(when)
+            elif self._waiting.until:
+                if self._stepping:
+                    self._waiting.look_again()
+                else:
+                    self._waiting.wait_on(when)
             else:
                 self._execute(when)
 
@@ -334,7 +335,7 @@ class Core:
         if then is not None or self.pc in self._exits:
             time.break_off(count)
         elif time.end(count) and count > 1:
-            self._skip_waiting_loop(start)
+            self.pc = self._waiting.skip_loop(start, self.pc, self._limit, self._exits)
         if then is not None:
             then()
         self._memory.settle()
@@ -342,36 +343,6 @@ class Core:
             actions, self._soon = self._soon, []
             for action in actions:
                 action()
-
-    def _skip_waiting_loop(self, start: int) -> None:
-        """Two loops do nothing but let time pass: a branch to itself, and one that counts down.
-
-        The one waits for an interrupt, and nothing changes before the next event.  Of the other,
-        SUBS and BNE, all but the last turn can be known without executing it.
-        """
-        code = self._memory.fetch(self.pc, 4)
-        first, second = int.from_bytes(code[:2], "little"), int.from_bytes(code[2:], "little")
-        time = self.time
-        cycles = max(0, time.cycles_until(self._limit))
-        if self.pc == start and first == _BRANCH_TO_SELF:
-            time.spend(max(1, cycles))
-        elif first == _TURN_AGAIN:
-            if not self.registers.xpsr & _ZERO:
-                time.execute(1)
-                self.pc -= 2  # where the next slice, whose length is even, begins and may end
-        elif (
-            second == _TURN_AGAIN
-            and first & ~_COUNTER == _COUNT_DOWN
-            and self.pc + 2 not in self._exits
-            and not it_state(self.registers.xpsr)
-        ):
-            number = (first & _COUNTER) >> 8
-            left = self.registers.general(number)
-            turns = min(left - 1, cycles // (2 * CYCLES_PER_INSTRUCTION))
-            if turns > 0 and left < 1 << 31:
-                self.registers.set_general(number, left - turns)
-                time.execute(2 * turns)
-                time.be_wary()
 
     def _enter_unicorn(self, count: int) -> None:
         registers = self.registers
@@ -655,7 +626,7 @@ class Core:
         if self._finishing:
             return False  # one stop for an instruction is enough
         if waits:
-            self._skip_poll()
+            self._waiting.skip_looks(self._until)
         return (
             self._clock.now >= self._until
             or self.time.out_of_step
@@ -681,64 +652,6 @@ class Core:
         self._paid = address
         self._stop(_nothing_more)
         return True
-
-    def _skip_poll(self) -> None:
-        """The core asks the same over and over: answer when something can have changed."""
-        clock = self._clock
-        limit = min(self._until, clock.now + LONGEST_SKIP)
-        while (due := clock.next_change()) is not None and due <= limit:
-            if self._pass_over(due):
-                return
-        if limit < self._until:
-            self._polls.interrupted()
-        else:
-            self._waits_until = clock.now + LONGEST_REST
-            self._bus.touched = False
-        if limit > clock.now:
-            self._pass_to(limit)
-
-    def _wait_on(self, when: int) -> None:
-        """Let time pass to `when` for a core that waited when it was last let run.
-
-        It need not even look, as long as nothing has happened that it would see: a probe that
-        writes to the flash comes by for each of its words, while the core waits for the NOR.
-        """
-        clock, bus = self._clock, self._bus
-        due = clock.next_event or NEVER
-        target = min(when, self._waits_until, due)
-        if (
-            target <= clock.now
-            or self._stepping
-            or self._nvic.waiting
-            or bus.touched
-            or (bus.stirred and self._finds_news())
-        ):
-            self._stop_waiting()
-        elif target < due:
-            self._pass_to(target)
-        elif self._pass_over(due):
-            self._stop_waiting()
-
-    def _pass_over(self, due: int) -> bool:
-        """Let an event happen; whether a core that waits may find out."""
-        clock = self._clock
-        noises = clock.noises
-        self._pass_to(due)
-        return clock.noises != noises or self._finds_news()
-
-    def _finds_news(self) -> bool:
-        """Whether a core that waits would see, if it looked, that something has happened."""
-        bus = self._bus
-        bus.stirred = False
-        return bool(bus.touched or self._nvic.waiting or not self._memory.shows(self._polls.loop))
-
-    def _stop_waiting(self) -> None:
-        self._waits_until = 0
-        self._polls.doubt()
-
-    def _pass_to(self, when: int) -> None:
-        """The core does nothing that matters until then; a few cycles less, but not none."""
-        self.time.spend(max(1, self.time.cycles_until(when)))
 
     def refused(self, error: BusError) -> bool:
         """Whether the access goes on as if nothing was wrong: CCR.BFHFNMIGN."""
@@ -803,7 +716,7 @@ class Core:
         self.locked_up = self.pc == LOCKUP_PC and self._exceptions.execution_priority() < 0
         self._systick.freeze(False)
         self.time.be_wary()
-        self._waits_until = 0
+        self._waiting.over()
         self._paid = None
         self._polls.forget()
 
@@ -934,7 +847,7 @@ class Core:
         self._systick.freeze(False)
         self.event_register = False
         self.time.be_wary()
-        self._waits_until = 0
+        self._waiting.over()
         self._paid = None
         self._polls.forget_places()
         registers.xpsr = XPSR_T
