@@ -678,13 +678,13 @@ bool nor_erase_all(void)
 
 /* In place, because between two pages a NOR waits for each instruction of ours. */
 static inline __attribute__((always_inline)) bool
-program_page(uint32_t address, const uint8_t *data, uint32_t length)
+program_page(uint32_t address, const uint8_t *data, uint32_t length, bool first)
 {
-    /* Whether write enable takes is asked while the page is programmed, not before. */
     if (!quadspi_command(INSTRUCTION(WRITE_ENABLE)) ||
         !quadspi_write(program_phases, address, data, length))
         return nor_failed(QUADSPI_FAULT, address);
-    if ((read_register(READ_STATUS) & BUSY * every) != BUSY * every) {
+    /* Whether write enable takes is asked once, and while the page is programmed, not before. */
+    if (first && (read_register(READ_STATUS) & BUSY * every) != BUSY * every) {
         uint32_t refused = refused_write_enable();
         if (refused)
             return failed_in(refused, WRITE_REFUSED, address);
@@ -698,7 +698,7 @@ static __attribute__((noinline)) bool program_half_a_pair(uint32_t address, uint
 {
     uint8_t pair[2] = {0xFF, 0xFF};
     pair[address & 1u] = byte;
-    return program_page(address & ~1u, pair, 2);
+    return program_page(address & ~1u, pair, 2, true);
 }
 
 bool nor_program(uint32_t address, const uint8_t *data, uint32_t length)
@@ -710,10 +710,10 @@ bool nor_program(uint32_t address, const uint8_t *data, uint32_t length)
     }
     uint32_t odd = nors == 2u ? length & 1u : 0;
     length -= odd;
-    while (length) {
+    for (bool first = true; length; first = false) {
         uint32_t room = found.page_size - address % found.page_size;
         uint32_t count = length < room ? length : room;
-        if (!program_page(address, data, count))
+        if (!program_page(address, data, count, first))
             return false;
         address += count;
         data += count;

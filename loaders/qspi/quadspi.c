@@ -4,9 +4,10 @@
 #include "loader.h"
 #include "registers.h"
 
-#define FRAME_MS 100u     /* far more than the longest frame: 32 bytes wait in the FIFO */
-#define BURST_BYTES 16u   /* half of the FIFO: the other half fills or drains meanwhile */
-#define POLL_INTERVAL 0u /* clocks between two status reads: what is lost at each page's end */
+#define FRAME_MS 100u   /* far more than the longest frame: 32 bytes wait in the FIFO */
+#define FIFO_BYTES 32u
+#define BURST_BYTES 16u /* half of the FIFO: the other half fills or drains meanwhile */
+#define MOST_TURNS 512u /* of a loop: what a burst takes on one line, at a common clock */
 
 struct __attribute__((packed)) unaligned {
     uint32_t value;
@@ -33,16 +34,16 @@ static void configure_pin(const struct pin *pin, bool pull_up)
 
 /*
  * Look at SR until one of `flags` is there, after a change of sign of those in `inverted`, and at
- * the clock now and then, where it takes long.  Returns those that are there; 0 when the time is
- * over.
+ * the clock now and then, where it takes long.  Returns SR like that, for one look may tell two
+ * things; 0 when the time is over.
  */
 static uint32_t wait(uint32_t flags, uint32_t inverted, uint32_t milliseconds)
 {
     struct deadline deadline;
 
     for (uint32_t looks = 1;; looks++) {
-        uint32_t there = (QUADSPI_SR ^ inverted) & flags;
-        if (there)
+        uint32_t there = QUADSPI_SR ^ inverted;
+        if (there & flags)
             return there;
         if (looks == LOOKS_AT_TIME)
             deadline = deadline_in(milliseconds);
@@ -149,7 +150,11 @@ uint32_t quadspi_set(uint32_t max_hz, uint32_t size)
 
 static bool finish(bool good)
 {
-    good = good && wait(SR_TCF | SR_TEF, 0, FRAME_MS) == SR_TCF && wait(SR_BUSY, SR_BUSY, FRAME_MS);
+    if (good) {
+        uint32_t there = wait(SR_TCF | SR_TEF, SR_BUSY, FRAME_MS);
+        good = (there & (SR_TCF | SR_TEF)) == SR_TCF &&
+               (there & SR_BUSY || wait(SR_BUSY, SR_BUSY, FRAME_MS));
+    }
     if (good)
         QUADSPI_FCR = FCR_ALL;
     else
@@ -191,13 +196,13 @@ bool quadspi_read(uint32_t phases, uint32_t address, uint8_t *data, uint32_t len
     return finish(good);
 }
 
-static inline const uint8_t *put_burst(const uint8_t *data)
+static inline const uint8_t *put(const uint8_t *data, uint32_t count)
 {
-    const struct unaligned *words = (const struct unaligned *)data;
-
-    for (uint32_t i = 0; i < BURST_BYTES / 4u; i++)
-        QUADSPI_DR = words[i].value;
-    return data + BURST_BYTES;
+    for (; count >= 4u; count -= 4u, data += 4u)
+        QUADSPI_DR = ((const struct unaligned *)data)->value;
+    while (count--)
+        QUADSPI_DR8 = *data++;
+    return data;
 }
 
 static inline void spend(uint32_t turns)
@@ -206,18 +211,22 @@ static inline void spend(uint32_t turns)
 }
 
 /*
- * Wait until half of the FIFO is free.  A look at SR crosses two buses, so there is one when it
- * should be time: later after each that came too early, a little earlier after each that did not.
+ * Wait until half of the FIFO is free; how much of it is, in whole words, or 0 where that fails.
+ * A look at SR crosses two buses, so there is one when it should be time: later after each that
+ * came too early, a little earlier after each that did not.
  */
-static inline bool drained(void)
+static inline uint32_t drained(void)
 {
     spend(burst_turns);
-    if ((QUADSPI_SR & (SR_FTF | SR_TEF)) == SR_FTF) {
+    uint32_t there = QUADSPI_SR;
+    if (there & SR_FTF) {
         burst_turns -= burst_turns / 16u;
-        return true;
+    } else {
+        if (burst_turns < MOST_TURNS)
+            burst_turns += 2u + burst_turns / 16u;
+        there = wait(SR_FTF | SR_TEF, 0, FRAME_MS);
     }
-    burst_turns += 2u + burst_turns / 16u;
-    return wait(SR_FTF | SR_TEF, 0, FRAME_MS) == SR_FTF;
+    return (there & (SR_FTF | SR_TEF)) == SR_FTF ? (FIFO_BYTES - SR_FLEVEL(there)) & ~3u : 0;
 }
 
 bool quadspi_write(uint32_t phases, uint32_t address, const uint8_t *data, uint32_t length)
@@ -228,31 +237,30 @@ bool quadspi_write(uint32_t phases, uint32_t address, const uint8_t *data, uint3
         QUADSPI_ABR = 0xFFFFFFFFu;
     QUADSPI_CCR = phases;
     QUADSPI_AR = address;
-    bool good = true;
-    /* A NOR waits for this between two pages.  The FIFO is empty, so half of it goes at once. */
-    for (bool first = true; good && length >= BURST_BYTES; first = false) {
-        good = first || drained();
-        data = put_burst(data);
-        length -= BURST_BYTES;
+    /* A NOR waits for this between two pages.  The FIFO is empty, so all of it is filled at once. */
+    uint32_t room = FIFO_BYTES;
+    while (length && room) {
+        uint32_t count = length < room ? length : room;
+        data = put(data, count);
+        length -= count;
+        if (length)
+            room = drained();
     }
-    if (good && length)
-        good = wait(SR_FTF | SR_TEF, 0, FRAME_MS) == SR_FTF;
-    while (good && length--)
-        QUADSPI_DR8 = *data++;
-    return finish(good);
+    return finish(!length);
 }
 
 bool quadspi_poll(uint32_t phases, uint32_t mask, uint32_t match, uint32_t milliseconds)
 {
     begin();
     QUADSPI_DLR = both_banks() ? 1u : 0u;
+    QUADSPI_FCR = FCR_ALL; /* not after the match: then a NOR waits for its next command */
     QUADSPI_PSMKR = mask;
     QUADSPI_PSMAR = match;
-    QUADSPI_PIR = POLL_INTERVAL;
-    QUADSPI_CCR = phases | CCR_FMODE_POLL;
-    bool matched = wait(SR_SMF, 0, milliseconds);
-    stop();
-    return matched;
+    QUADSPI_CCR = phases | CCR_FMODE_POLL; /* without a pause: PIR is 0 since its reset */
+    uint32_t there = wait(SR_SMF, SR_BUSY, milliseconds);
+    if (!(there & SR_BUSY)) /* with APMS it stops by itself at a match */
+        stop();
+    return there;
 }
 
 bool quadspi_map(uint32_t phases)

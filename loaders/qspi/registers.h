@@ -62,7 +62,6 @@
 #define QUADSPI_DR8 REG8(QUADSPI_BASE + 0x20)
 #define QUADSPI_PSMKR REG32(QUADSPI_BASE + 0x24)
 #define QUADSPI_PSMAR REG32(QUADSPI_BASE + 0x28)
-#define QUADSPI_PIR REG32(QUADSPI_BASE + 0x2C)
 
 #define CR_EN (1u << 0)
 #define CR_ABORT (1u << 1)
@@ -81,7 +80,7 @@
 #define SR_FTF (1u << 2)
 #define SR_SMF (1u << 3)
 #define SR_BUSY (1u << 5)
-#define SR_FLEVEL (63u << 8) /* bytes in the FIFO */
+#define SR_FLEVEL(value) ((value) >> 8 & 63u) /* bytes in the FIFO */
 #define FCR_ALL 0x1Bu /* CTOF, CSMF, CTCF, CTEF */
 
 #define CCR_INSTRUCTION(opcode) ((uint32_t)(opcode))

@@ -42,6 +42,7 @@ from gdbserver.sim.bus import Master
 from gdbserver.sim.clock import MILLISECOND
 from gdbserver.sim.nor import Frame
 from gdbserver.sim.nor_parts import PARTS
+from gdbserver.sim.quadspi import QuadSpi
 
 BLOCK = 0x10000
 MIB = 1 << 20
@@ -567,6 +568,39 @@ def test_the_slowest_parts_that_datasheets_allow_are_waited_for(part: str) -> No
     assert bench.call("SectorErase", NOR, NOR) == 1
     assert bench.program(0, pattern(512)) == 1
     assert bench.read(NOR, 512) == pattern(512)
+
+
+class Witness:
+    """Before a device: counts what the core asks of it."""
+
+    def __init__(self, device: QuadSpi) -> None:
+        self._device = device
+        self.data_ports = device.data_ports
+        self.accesses = 0
+
+    def read(self, offset: int, size: int, master: Master) -> int:
+        self.accesses += master is Master.CORE
+        return self._device.read(offset, size, master)
+
+    def write(self, offset: int, size: int, value: int, master: Master) -> None:
+        self.accesses += master is Master.CORE
+        self._device.write(offset, size, value, master)
+
+
+def test_a_page_takes_few_accesses_to_the_quadspi() -> None:
+    """64 are its data; what is left are three frames, and looks at SR while data passes."""
+    bench = Bench()
+    bus, witness = bench.board.bus, Witness(bench.board.quadspi)
+    bus.devices = [
+        (span, witness if device is bench.board.quadspi else device) for span, device in bus.devices
+    ]
+    assert bench.call("Init") == 1
+    counts = []
+    for pages in (1, 17):
+        before = witness.accesses
+        assert bench.program(256 * pages, pattern(256 * pages)) == 1
+        counts.append(witness.accesses - before)
+    assert 64 < (counts[1] - counts[0]) / 16 < 100
 
 
 # --- The file -------------------------------------------------------------------------------
