@@ -474,6 +474,7 @@ class Core:
     def _request_reset(self) -> None:
         with suppress(AccessRefused, AccessStalled):  # it may strike before it is acknowledged
             self._port.write(AIRCR, VECTKEY | Aircr.SYSRESETREQ)
+        self._link.forget()
 
     def _pulse_reset(self) -> None:
         self._link.hold_reset(True)

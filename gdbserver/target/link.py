@@ -265,24 +265,30 @@ class Link:
             return int(self._dp.read_dp(address))
 
     def write_dp(self, address: int, value: int) -> None:
+        """The same; it may have been the power of the access ports, or an abort."""
         self.changes += 1
         with self.translated("write", address):
             self._dp.write_dp(address, value)
             self._dp.flush()
+        self.forget()
 
     def read_ap(self, address: int) -> int:
-        """A register of the access port that is named in bits 24 and up."""
+        """A register of the access port that is named in bits 24 and up.
+
+        It may be DRW, which counts TAR up.
+        """
         with self.translated("read", address):
-            return int(self._dp.read_ap(address))
+            value = int(self._dp.read_ap(address))
+        self.forget()
+        return value
 
     def write_ap(self, address: int, value: int) -> None:
-        """The same; what its `Port` knew about it is forgotten."""
+        """The same."""
         self.changes += 1
         with self.translated("write", address):
             self._dp.write_ap(address, value)
             self._dp.flush()
-        for port in self._ports.values():
-            port.forget()
+        self.forget()
 
     def hold_reset(self, asserted: bool) -> None:
         """Pull NRST low, or let it go; with a probe that has no such pin, nothing happens."""
@@ -293,6 +299,8 @@ class Link:
             except NotImplementedError:
                 log.info("this probe cannot pull NRST")
             self._dp.flush()
+        if asserted:
+            self.forget()
 
     def wait(self, seconds: float) -> bool:
         """Have the probe wait before it does what it is told next; whether it knows how."""
@@ -305,6 +313,17 @@ class Link:
     def deadline(self, seconds: float) -> Deadline:
         """A time-out in the target's time; ask its `expired` once per look."""
         return Deadline(seconds, self.monotonic, virtual=self._keeps_time)
+
+    def forget(self) -> None:
+        """Forget what SELECT, and CSW and TAR of each port, are assumed to hold.
+
+        That is after whatever may have changed them: an error, a reset, a connection made anew,
+        a register written by number.  Another debugger on the same chip, or a probe's firmware
+        that uses an access port on its own account, gives no sign: it is not provided for.
+        """
+        for port in self._ports.values():
+            port.forget()
+        self.forget_select()
 
     def forget_select(self) -> None:
         """Have pyOCD write DP SELECT anew before it uses it, as after a reset."""
@@ -320,9 +339,7 @@ class Link:
         Past `DebugPort`, which would answer WAIT with an abort: a word that a slave holds up
         would be lost, where patience lets it through.
         """
-        for port in self._ports.values():
-            port.forget()
-        self.forget_select()
+        self.forget()
         if self._is_stlink and getattr(error, "fault_address", None) is not None:
             return  # pyOCD's driver, which says where, has cleared them
         try:

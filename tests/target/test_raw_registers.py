@@ -26,6 +26,20 @@ def test_selecting_a_port_and_a_bank_does_not_disturb_memory(target: Target) -> 
     target.close()
 
 
+def test_reading_data_by_number_which_counts_tar_up_does_not_disturb_the_core(
+    target: Target,
+) -> None:
+    assert target.is_halted()
+    pc = target.read_registers(["pc"])["pc"]
+    target.raw.write_dp(2, 0)
+    for _ in range(5):
+        target.raw.read_ap(3)  # DRW
+    assert target.is_halted()
+    target.write_registers({"r0": 0x11223344})
+    assert target.read_registers(["r0", "pc"]) == {"r0": 0x11223344, "pc": pc}
+    target.close()
+
+
 @pytest.mark.parametrize("number", [-1, 4])
 def test_there_are_four_registers(target: Target, number: int) -> None:
     with pytest.raises(BadRequest, match="they are 0 to 3"):
