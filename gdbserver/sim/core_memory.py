@@ -263,23 +263,16 @@ class CoreMemory:
     def _load(self, _engine: int, offset: int, size: int, page: int) -> int:
         """Carry out a load, no wider than the bus."""
         address = page + offset
-        time, clock = self._time, self._clock
         try:
             slave = self._slaves.get(address >> BLOCK_BITS) or self._find_slave(address)
             paid = False
-            if (
-                slave.quick_read is not None
-                and time.room
-                and (now := clock.now + time.step) < clock.quiet_until
-            ):
-                clock.now = now
-                time.room -= 1
+            if slave.quick_read is not None and self._time.access_quietly():
+                paid = True
                 value = slave.quick_read(address - slave.start, size)
                 if value is not None:
                     if self._polls.sees(address, value, _LOOK):
                         return self._answer(address, value, _LOOK, waits=True)
                     return value
-                paid = True
             return self._load_any(address, size, slave, paid=paid)
         except BusError as error:
             error.complete(address)
@@ -322,18 +315,12 @@ class CoreMemory:
     def _store(self, _engine: int, offset: int, size: int, value: int, page: int) -> bool:
         """Carry out a store, no wider than the bus; whether its instruction goes on."""
         address = page + offset
-        time, clock = self._time, self._clock
         try:
             value &= _MASKS[size]
             slave = self._slaves.get(address >> BLOCK_BITS) or self._find_slave(address)
             paid = False
-            if (
-                slave.quick_write is not None
-                and time.room
-                and (now := clock.now + time.step) < clock.quiet_until
-            ):
-                clock.now = now
-                time.room -= 1
+            if slave.quick_write is not None and self._time.access_quietly():
+                paid = True
                 kind = slave.quick_write(address - slave.start, size, value)
                 if kind is _ACT:
                     if self._polls.remembers:
@@ -342,7 +329,6 @@ class CoreMemory:
                 if kind is not None:
                     self._polls.sees(address, value, kind)
                     return True
-                paid = True
             return self._store_any(address, size, value, slave, paid=paid)
         except BusError as error:
             error.complete(address)

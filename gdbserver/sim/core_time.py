@@ -12,9 +12,8 @@ accesses are frequent it is long enough for some of them.  (Counted in a load in
 of the accesses are less than 25 instructions off.)  The same inputs give the same nanoseconds.
 
 A driver makes hundreds of accesses for each page that it programs.  What one of them takes is
-the same as long as a slice goes on at its pace: `step`.  So whoever makes one may let it pass on
-the clock by himself, up to `Clock.quiet_until`, and count down `room`; the rest is done for all
-of them later.
+the same as long as a slice goes on at its pace.  So `access_quietly` lets just that pass, where
+nothing happens meanwhile, and the rest is done for all of them later.
 """
 
 from __future__ import annotations
@@ -40,20 +39,20 @@ class CoreTime:
 
     def __init__(self, clock: Clock) -> None:
         self.hz = 1  # until the first instruction
-        self.room = 0
-        """How many accesses more take a `step`; 0 where one has to come by `access`."""
-        self.step = 0
+        self._room = 0
+        """How many accesses more take a `_step`; 0 where the next is one for `access`."""
+        self._step = 0
         """Nanoseconds, without what is left of one: that comes with the next `spend`."""
         self._clock = clock
         self._cycles = 0
         self._fraction = 0  # of a nanosecond, in parts of which there are `hz`
         self._left = 0  # instructions of the slice at hand that took no time yet
         self._accesses = 0  # that it has made so far
-        self._opened = 0  # `room`, as it was when `_step_cycles` were worked out
+        self._opened = 0  # `_room`, as it was when `_step_cycles` were worked out
         self._step_instructions = self._step_cycles = self._step_fraction = 0
-        self.be_wary()
+        self.forget_pace()
 
-    def be_wary(self) -> None:
+    def forget_pace(self) -> None:
         """Nothing is known of what comes next."""
         self.slice = FIRST_SLICE
         self._pace = FIRST_SLICE // 2  # from one access to the next, as the last slice had them
@@ -61,7 +60,7 @@ class CoreTime:
     @property
     def cycles(self) -> int:
         """Of the core's clock, spent running, since power-on."""
-        return self._cycles + (self._opened - self.room) * self._step_cycles
+        return self._cycles + (self._opened - self._room) * self._step_cycles
 
     def follow(self, hz: int) -> None:
         """The core's clock is another one from now on."""
@@ -90,12 +89,12 @@ class CoreTime:
 
     # --- A slice --------------------------------------------------------------------------------
 
-    def begin(self, instructions: int, *, wary: bool = False) -> None:
-        """A slice of so many; `wary`: whoever makes the first access has to come by."""
+    def begin(self, instructions: int, *, quietly: bool = True) -> None:
+        """A slice of so many; without `quietly` its first access is one for `access`."""
         self.close()
         self._left = instructions
         self._accesses = 0
-        if not wary:
+        if quietly:
             self._open()
 
     def access(self) -> None:
@@ -106,6 +105,15 @@ class CoreTime:
         self._left -= instructions
         self.spend(ACCESS_CYCLES + instructions * CYCLES_PER_INSTRUCTION)
         self._open()
+
+    def access_quietly(self) -> bool:
+        """The same where nothing happens meanwhile, in a moment; False, and nothing done, else."""
+        clock = self._clock
+        if self._room and (now := clock.now + self._step) < clock.quiet_until:
+            clock.now = now
+            self._room -= 1
+            return True
+        return False
 
     def access_again(self) -> None:
         """It makes one that took its time already."""
@@ -142,10 +150,10 @@ class CoreTime:
         self.close()
         self.execute(0 if self._accesses else max(1, instructions // 2))
         if self.out_of_step or not self._accesses:
-            self.be_wary()
+            self.forget_pace()
 
     def _open(self) -> None:
-        """Make room for accesses that need not come by."""
+        """Make room for quiet accesses, at the pace of the slice."""
         if self.out_of_step:
             return
         pace = self._pace if self._left else 0
@@ -153,13 +161,13 @@ class CoreTime:
             return
         self._step_instructions = pace
         self._step_cycles = ACCESS_CYCLES + pace * CYCLES_PER_INSTRUCTION
-        self.step, self._step_fraction = divmod(self._step_cycles * SECOND, self.hz)
-        self.room = self._opened = self._left // pace if pace else LONGEST_SLICE
+        self._step, self._step_fraction = divmod(self._step_cycles * SECOND, self.hz)
+        self._room = self._opened = self._left // pace if pace else LONGEST_SLICE
 
     def close(self) -> None:
-        """Account for accesses that did not come by; the next one has to."""
-        made = self._opened - self.room
-        self._opened = self.room = 0
+        """Account for quiet accesses; the next one is not."""
+        made = self._opened - self._room
+        self._opened = self._room = 0
         if made:
             self._accesses += made
             self._left -= made * self._step_instructions

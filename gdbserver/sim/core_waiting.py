@@ -148,5 +148,5 @@ class WaitingLoops:
             if turns > 0 and left < 1 << 31:
                 registers.set_general(number, left - turns)
                 time.execute(2 * turns)
-                time.be_wary()
+                time.forget_pace()
         return pc

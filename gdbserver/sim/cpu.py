@@ -280,7 +280,7 @@ class Core:
         nvic.changed = False
         self._follow_frequency()
         if nvic.waiting and self._exceptions.take_pending():
-            self.time.be_wary()
+            self.time.forget_pace()
             if self._stepping:
                 self._end_step()
             return
@@ -323,7 +323,7 @@ class Core:
 
     def _run_slice(self, count: int, run: Callable[[int], None]) -> None:
         time = self.time
-        time.begin(count, wary=self._paid is not None)
+        time.begin(count, quietly=self._paid is None)
         start = self.pc
         try:
             run(count)
@@ -715,7 +715,7 @@ class Core:
         self.halted = False
         self.locked_up = self.pc == LOCKUP_PC and self._exceptions.execution_priority() < 0
         self._systick.freeze(False)
-        self.time.be_wary()
+        self.time.forget_pace()
         self._waiting.over()
         self._paid = None
         self._polls.forget()
@@ -846,7 +846,7 @@ class Core:
         self.halted = self.asleep = self.locked_up = self._stepping = False
         self._systick.freeze(False)
         self.event_register = False
-        self.time.be_wary()
+        self.time.forget_pace()
         self._waiting.over()
         self._paid = None
         self._polls.forget_places()
