@@ -34,12 +34,12 @@ from gdbserver.chip.memory import Span
 from gdbserver.flash.packing import MARGIN
 from gdbserver.loader.call_queue import CallQueue
 
-_FULL = 12 * 1024  # 48 pages of 256 bytes, 34 ms of programming; two commands to an ST-LINK
+_FULL = 18 * 1024  # 72 pages of 256 bytes, 50 ms of programming; three commands to an ST-LINK
 _SMALL = 1024  # the device gets something to do at once
 _LAST = 4096  # the last ones: only one of them cannot be given back before the device is done
 _FEW = 3  # buffers can keep the device busy, and fewer cannot
-_MOST = 12  # a quarter of a second, for as long as other lanes keep the link
-_MOST_SLOW = 5  # the same over a link that is slower than the device, for as long as that erases
+_MOST = 8  # 0.4 seconds, for as long as other lanes keep the link
+_MOST_SLOW = 4  # the same over a link that is slower than the device, for as long as that erases
 _WORTH_PACKING = 1.2  # times what the device takes for a byte is what the link takes
 
 
