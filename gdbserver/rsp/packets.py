@@ -62,7 +62,9 @@ def frame(payload: bytes, start: bytes = b"$") -> bytes:
 def _unescape(body: bytes) -> bytes:
     if b"}" not in body:
         return body
-    return _ESCAPED.sub(lambda match: _TO_PLAIN[match[1]], body)
+    parts = _ESCAPED.split(body)  # every other one is what an escape stands before
+    parts[1::2] = map(_TO_PLAIN.__getitem__, parts[1::2])
+    return b"".join(parts)
 
 
 class Connection:

@@ -37,7 +37,7 @@ PartT = TypeVar("PartT")
 
 # A hop to the thread and back costs as much as a small step does, so take several at a time;
 # and this long is nothing to a client that wants to interrupt or to look at memory.
-_SLICE = 0.02
+_SLICE = 0.05
 # Most calls are over before the event loop could go to sleep and be woken, so it waits this long
 # for any; a probe that answers no more cannot hold it up for longer.
 _GLANCE = 0.002

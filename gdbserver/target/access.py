@@ -52,7 +52,7 @@ def keeps_memory(access: Access) -> bool:
     return any(access.address in unit for unit in _KEEP_MEMORY)
 
 
-def words_of(data: bytes) -> Sequence[int]:
+def words_of(data: bytes | bytearray) -> Sequence[int]:
     """Memory, a multiple of four bytes long, as words; nothing is copied until one is asked for."""
     if sys.byteorder == "little":
         return memoryview(data).cast("I")

@@ -401,8 +401,8 @@ class InterfacePort(Port):
 
     def _read_words(self, address: int, count: int, csw: int) -> Sequence[int]:
         if isinstance(self._interface, STLinkMemoryInterface):
-            data = bytes(self._interface.read_memory_block8(address, 4 * count, csw=csw))
-            return words_of(data)
+            data = self._interface.read_memory_block8(address, 4 * count, csw=csw)
+            return words_of(bytearray(data))  # which takes half the time of `bytes`
         words: Sequence[int] = self._interface.read_memory_block32(address, count, csw=csw)
         return words
 
