@@ -35,9 +35,6 @@ from gdbserver.chip.cortex_m import (
     AIRCR,
     CFSR,
     DBGKEY,
-    DCRDR,
-    DCRSR,
-    DCRSR_WRITE,
     DEMCR,
     DFSR,
     DHCSR,
@@ -60,6 +57,7 @@ from gdbserver.target.memory import Memory
 from gdbserver.target.port import Port
 from gdbserver.target.snapshot import FRESH, Snapshot
 from gdbserver.target.stop import SIGINT, SIGTRAP, StopKind, StopReason
+from gdbserver.target.transfers import Known, Transfers, read_together
 
 log = logging.getLogger(__name__)
 
@@ -67,13 +65,10 @@ HALT_TIMEOUT: Final = 1.0
 RESET_TIMEOUT: Final = 1.0
 STEP_TIMEOUT: Final = 0.1
 """After so many seconds a step is taken to be asleep in WFI or WFE, and is halted there."""
-TRANSFER_TIMEOUT: Final = 0.5
-"""Seconds for one register on its way to or from DCRDR: an age, whatever clock the core has."""
 
 _DEBUG: Final = DBGKEY | Dhcsr.C_DEBUGEN
 _HALTED: Final = _DEBUG | Dhcsr.C_HALT
 _ALL_DFSR: Final = 0x1F
-_CONTROL_SPSEL: Final = 2
 _XPSR_IT: Final = 0x0600FC00
 
 
@@ -92,8 +87,7 @@ class _Halt:
 
     looked: float
     """When DHCSR said so last."""
-    registers: dict[int, int] = field(default_factory=dict)
-    """By DCRSR selector."""
+    registers: Known = field(default_factory=Known)
     found: _Found | None = None
     is_clear: bool = False
     """DFSR holds nothing any more, and a core that stands still adds nothing to it."""
@@ -103,8 +97,6 @@ class _Halt:
     """Where a BKPT of the program's own stopped the core: running on means stepping over it."""
     wanted: bool = False
     """Somebody wants the core to stand, whatever else has stopped it."""
-    keeps_up: bool = False
-    """To a `patient` port: the core was seen to be done with a register by the next access."""
     moved: bool = False
     """pc was written before anybody asked for the reason: the core stands where it was put."""
 
@@ -125,6 +117,7 @@ class Core:
         self._memory = memory
         self._snapshot = Snapshot(link, memory)
         self._now = link.monotonic
+        self._transfers = Transfers(port, link.deadline, self._note_status, self.let_go)
         self._breakpoints = breakpoints
         self._put_back_chip = put_back
         self._demcr_before = 0
@@ -288,7 +281,7 @@ class Core:
         transfers: list[Access] = []
         if not self._port.patient:  # else nothing is gained: it takes one access at a time
             stop, ahead = self._stop_reads(), self._snapshot.ahead(self._stack)
-            transfers = self._transfers(registers.CORE_SELECTORS_SEEN)
+            transfers = read_together(registers.CORE_SELECTORS_SEEN)
         reads = [Read(DHCSR), *stop, *ahead, *transfers]
         try:
             (status,), *rest = self._port.run([*before, *reads, *after])
@@ -308,7 +301,7 @@ class Core:
             return False
         halt = _Halt(self._now())
         if transfers:
-            halt.registers |= self._taken(registers.CORE_SELECTORS_SEEN, values) or {}
+            self._transfers.take(halt.registers, registers.CORE_SELECTORS_SEEN, values)
             halt.found = self._as_found(found)
         self._snapshot.keep(ahead, words)
         self._halt = halt
@@ -453,7 +446,7 @@ class Core:
 
         Armv7-M ARM, "Reset behavior".
         """
-        known: dict[int, int] = {Selector.SPECIAL: 0, Selector.LR: 0xFFFFFFFF}
+        known = Known({Selector.SPECIAL: 0, Selector.LR: 0xFFFFFFFF})
         return _Halt(self._now(), known, _Found(Dfsr.VCATCH, None))
 
     def _prepare_reset(self, *, clear: bool = True) -> int:
@@ -769,157 +762,14 @@ class Core:
         """The core must be halted."""
         halt = self._need_halt()
         self._fetch(halt, registers.partial(values))
-        self._store(halt, registers.encode(values, halt.registers))
+        self._transfers.write(halt.registers, registers.encode(values, halt.registers))
         halt.moved |= halt.reason is None and "pc" in values
 
     def _fetch(
         self, halt: _Halt, selectors: Iterable[int], besides: Sequence[Access] = ()
     ) -> list[Sequence[int]]:
-        """Read what is not known yet of `selectors`; the result is that of `besides`.
-
-        They ride along, where anything does: to a patient port, each access is an exchange.
-        """
-        selectors = tuple(selectors)
-        if self._port.patient:
-            taken = self._read_patiently(halt, selectors)
-            found = self._port.run(besides) if besides else []
-        else:
-            missing = [selector for selector in selectors if selector not in halt.registers]
-            accesses = [*self._transfers(missing), *besides]
-            words = self._port.run(accesses) if accesses else []
-            taken = self._taken(missing, words[: 2 * len(missing)])
-            found = words[2 * len(missing) :]
-        if taken is None:
-            taken = self._read_slowly([s for s in selectors if s not in halt.registers])
-        halt.registers |= taken
-        return found
-
-    def _transfers(self, selectors: Iterable[int]) -> list[Access]:
-        """Accesses that bring core registers to DCRDR, one after the other: see `_taken`.
-
-        DHCSR, which is read before DCRDR is, tells whether the core has done its part by then.
-        """
-        return [
-            access
-            for selector in selectors
-            for access in (Write(DCRSR, [selector]), Read(DHCSR), Read(DCRDR))
-        ]
-
-    def _taken(
-        self, selectors: Iterable[int], found: Iterable[Sequence[int]]
-    ) -> dict[int, int] | None:
-        """What the reads of `_transfers` have found, by selector; None of a core too slow."""
-        words = [word for (word,) in found]
-        if not self._has_kept_up(words[::2]):
-            return None
-        return dict(zip(selectors, words[1::2], strict=True))
-
-    def _read_patiently(self, halt: _Halt, selectors: Sequence[int]) -> dict[int, int] | None:
-        """Read what is not known yet of `selectors`; None of a core that is too slow even so.
-
-        DHCSR is asked once.  With the first register that is read at a stop, it tells whether the
-        core is done with one by the next access; later, that the core still stands.
-        """
-        known = dict(halt.registers)
-        missing = [selector for selector in selectors if selector not in known]
-        if not missing:
-            return {}
-        look = [Read(DHCSR)]
-        if not halt.keeps_up:
-            first = missing[0]
-            taken = self._taken([first], self._port.run(self._transfers([first])))
-            if taken is None:
-                return None
-            halt.keeps_up, look = True, []
-            known |= taken
-        self._derive_stack(known, selectors)
-        rest = [selector for selector in selectors if selector not in known]
-        reads = [access for s in rest for access in (Write(DCRSR, [s]), Read(DCRDR))]
-        if accesses := [*reads, *look]:
-            words = [word for (word,) in self._port.run(accesses)]
-            self._has_kept_up(words[len(rest) :])
-            known |= zip(rest, words, strict=False)
-        return known
-
-    def _derive_stack(self, known: dict[int, int], selectors: Sequence[int]) -> None:
-        """Know msp or psp without reading it: sp is one of them."""
-        wanted = {Selector.MSP, Selector.PSP} & {*selectors} - known.keys()
-        if not wanted or Selector.SP not in {*selectors, *known}:
-            return
-        self._peek(known, Selector.SP)
-        process = False
-        if not self._peek(known, Selector.XPSR) & 0x1FF:  # else a handler runs, on msp
-            process = bool(self._peek(known, Selector.SPECIAL) >> 24 & _CONTROL_SPSEL)
-        known[Selector.PSP if process else Selector.MSP] = known[Selector.SP]
-
-    def _peek(self, known: dict[int, int], selector: int) -> int:
-        if selector not in known:
-            ((known[selector],),) = self._port.run([Write(DCRSR, [selector]), Read(DCRDR)])
-        return known[selector]
-
-    def _store(self, halt: _Halt, raw: Mapping[int, int]) -> None:
-        """Write core registers; DHCSR is asked as where they are read."""
-        selectors = list(raw)
-        asked = selectors
-        if self._port.patient:
-            asked = selectors[-1:] if halt.keeps_up else selectors[:1]
-        accesses: list[Access] = []
-        for selector, value in raw.items():
-            accesses += [Write(DCRDR, [value]), Write(DCRSR, [DCRSR_WRITE | selector])]
-            accesses += [Read(DHCSR)] * (selector in asked)
-        for selector in registers.aliases(raw):
-            halt.registers.pop(selector, None)
-        if not self._has_kept_up(status for (status,) in self._port.run(accesses)):
-            self._write_slowly(raw)
-        halt.registers.update({s: raw[s] for s in raw if s in registers.KEPT_AS_WRITTEN})
-
-    def _has_kept_up(self, statuses: Iterable[int]) -> bool:
-        """Whether the core was done with each transfer when the next one began.
-
-        Raises:
-            TargetError: it was not even halted.
-        """
-        together = -1
-        for status in statuses:
-            together &= self._note_status(status)
-        if not together & Dhcsr.S_HALT:
-            self.let_go()
-            raise TargetError("the core is running", hint="something else resumed or reset it")
-        return bool(together & Dhcsr.S_REGRDY)
-
-    # The same, for a core whose clock is so slow that it has to be waited for.
-
-    def _read_slowly(self, selectors: Iterable[int]) -> dict[int, int]:
-        values: dict[int, int] = {}
-        self._wait_for_transfer(self._look())
-        for selector in selectors:
-            self._transfer([Write(DCRSR, [selector])])
-            (values[selector],) = self._port.read(DCRDR)
-        return values
-
-    def _write_slowly(self, raw: Mapping[int, int]) -> None:
-        self._wait_for_transfer(self._look())
-        for selector, value in raw.items():
-            self._transfer([Write(DCRDR, [value]), Write(DCRSR, [DCRSR_WRITE | selector])])
-
-    def _transfer(self, request: Sequence[Write]) -> None:
-        """Have one register moved, and wait until it has been.
-
-        Armv7-M ARM, "Debug Core Register Selector Register, DCRSR".
-        """
-        ((status,),) = self._port.run([*request, Read(DHCSR)])
-        self._wait_for_transfer(status)
-
-    def _wait_for_transfer(self, status: int) -> None:
-        deadline = self._link.deadline(TRANSFER_TIMEOUT)
-        while not self._has_kept_up([status]):
-            if deadline.expired():
-                self.let_go()
-                raise TargetError(
-                    "the core does not show its registers: DHCSR.S_REGRDY stays 0",
-                    hint="its clock may have stopped: `monitor reset halt`",
-                )
-            status = self._look()
+        """Have these known; the result is that of `besides`, which ride along."""
+        return self._transfers.read(halt.registers, tuple(selectors), besides)
 
     @contextmanager
     def saved(self, *, with_fpu: bool = True) -> Iterator[None]:
@@ -944,16 +794,16 @@ class Core:
             finally:
                 self.halt()
                 try:
-                    self._store(self._need_halt(), saved)
+                    self._transfers.write(self._need_halt().registers, saved)
                 except TargetError as error:  # it was reset after it had been halted
                     log.debug("%s", error)
                     self.halt()
-                    self._store(self._need_halt(), saved)
+                    self._transfers.write(self._need_halt().registers, saved)
                 # What DFSR knows now are the stops of what ran here, not the client's.
                 self._port.run([Write(DEMCR, [demcr]), Write(DFSR, [_ALL_DFSR])])
         # For the client, the core has not moved: it is stopped for the same reason.
         self._asked = asked
-        self._halt = replace(before, looked=self._now(), registers=dict(saved), is_clear=False)
+        self._halt = replace(before, looked=self._now(), registers=Known(saved), is_clear=False)
 
 
 _WATCHED: Final[Mapping[BreakKind, tuple[StopKind, str]]] = {

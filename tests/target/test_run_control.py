@@ -263,6 +263,13 @@ def test_sp_is_whichever_stack_is_in_use(bench: Bench) -> None:
     assert bench.target.read_registers(["psp"]) == {"psp": 0x20000700}
 
 
+def test_writing_no_register_is_nothing(bench: Bench) -> None:
+    bench.run_to("step_1")
+    before = bench.cost()
+    bench.target.write_registers({})
+    assert bench.cost() == before
+
+
 def test_a_step_changes_what_registers_read(bench: Bench) -> None:
     bench.target.write_registers({"pc": bench.names["step_1"] & ~1})
     seen = {bench.pc}
