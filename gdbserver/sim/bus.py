@@ -83,16 +83,28 @@ class BlockDevice(Protocol):
 
 
 @runtime_checkable
-class QuickDevice(Protocol):
-    """A device with a short way for what a driver does again and again.
+class PolledDevice(Protocol):
+    """A device that says which of its registers tell nothing about a program that waits."""
 
-    The core takes it, for sizes up to 4, where nobody but the device can tell that the access
-    was made: no event of the clock is made or moved, no interrupt line, nothing in the map.
-    """
+    data_ports: frozenset[int]
+    """Offsets whose reads have an effect, so that reading them again is not idle polling."""
+    idle_writes: frozenset[int]
+    """Offsets that a program writes while it waits for something else."""
 
+
+# A device may have a short way for what a driver does again and again.  The core takes it, for
+# sizes up to 4, where nobody but the device can tell that the access was made: no event of the
+# clock is made or moved, no interrupt line, nothing in the map.
+
+
+@runtime_checkable
+class QuickToRead(Protocol):
     def quick_read(self, offset: int, size: int) -> int | None:
         """What a read without effect gives; None where the core has to ask `read`."""
 
+
+@runtime_checkable
+class QuickToWrite(Protocol):
     def quick_write(self, offset: int, size: int, value: int) -> AccessKind | None:
         """Do what `write` does, and say what it means; or do nothing, and `write` is asked."""
 
@@ -100,6 +112,8 @@ class QuickDevice(Protocol):
 @dataclass(frozen=True, slots=True)
 class Direct:
     """A part of a device that is plain memory at this moment: execute and read it in place.
+
+    SystemC's TLM-2.0 calls that a direct memory interface.
 
     `offset` and the length of `memory` are multiples of 4 KiB.  `memory` is shared, not
     copied.  Writes go straight in when `writable`, else to the device's `write`.
@@ -162,10 +176,10 @@ class Bus:
         self._starts: list[int] = []
         self._found: dict[int, tuple[Span, Device]] = {}
         """By the number of a block that lies in one device: most accesses come again."""
-        self.touched = False
-        """Memory that the core sees is another, or has other contents, by somebody else's doing."""
-        self.stirred = False
-        """Somebody else than the core had to do with a device."""
+        self.memory_changed = False
+        """Since somebody cleared it: the contents of memory, or what is memory, not by the core."""
+        self.devices_accessed = False
+        """Since somebody cleared it: by another master than the core."""
         self.on_changed: list[Callable[[Span], None]] = []
         """Called when bytes of plain memory changed other than by the core's own stores."""
         self.on_revoked: list[Callable[[Span], None]] = []
@@ -199,7 +213,7 @@ class Bus:
             raise BusError("read", address)
         span, device = found
         if master is not Master.CORE and not isinstance(device, Ram):
-            self.stirred = True
+            self.devices_accessed = True
         try:
             return device.read(address - span.start, size, master)
         except BusError as error:
@@ -212,7 +226,7 @@ class Bus:
             raise BusError("write", address)
         span, device = found
         if master is not Master.CORE:
-            self.stirred = True
+            self.devices_accessed = True
         try:
             device.write(address - span.start, size, value, master)
         except BusError as error:
@@ -228,7 +242,7 @@ class Bus:
             offset = address - found[0].start
             return bytes(found[1].data[offset : offset + length])
         if found is not None and takes_blocks(found[1]) and end <= found[0].end:
-            self.stirred = True
+            self.devices_accessed = True
             try:
                 return found[1].read_block(address - found[0].start, length, master)
             except BusError as error:
@@ -246,7 +260,7 @@ class Bus:
     def write_block(self, address: int, data: bytes, master: Master) -> None:
         """What so many word writes do; quick where the memory is plain."""
         found, end = self.find(address), address + len(data)
-        self.stirred = True
+        self.devices_accessed = True
         if found is not None and isinstance(found[1], Ram) and end <= found[0].end:
             offset = address - found[0].start
             found[1].data[offset : offset + len(data)] = data
@@ -268,11 +282,11 @@ class Bus:
                 raise
 
     def changed(self, span: Span) -> None:
-        self.touched = True
+        self.memory_changed = True
         for notify in self.on_changed:
             notify(span)
 
     def revoke(self, span: Span) -> None:
-        self.touched = True
+        self.memory_changed = True
         for notify in self.on_revoked:
             notify(span)

@@ -46,7 +46,7 @@ class Clock:
         self._events: list[tuple[int, int, Event]] = []
         """With what to sort them by in front: tuples are compared without a call."""
         self._count = 0
-        self.noises = 0
+        self.noticeable = 0
         """Events so far that were not silent."""
         self.before_waiting: list[Callable[[], None]] = []
         """Called by `next_change`: devices make events for what nobody but a waiting one sees."""
@@ -107,7 +107,7 @@ class Clock:
                 if not event.cancelled:
                     self.now = max(self.now, due)
                     if not event.silent:
-                        self.noises += 1
+                        self.noticeable += 1
                     event.action()
             self._note_quiet()
         self.now = max(self.now, when)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import ctypes
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import unicorn as uc
@@ -32,7 +32,9 @@ from gdbserver.sim.bus import (
     Direct,
     Mappable,
     Master,
-    QuickDevice,
+    PolledDevice,
+    QuickToRead,
+    QuickToWrite,
 )
 from gdbserver.sim.clock import Clock
 from gdbserver.sim.core_time import CoreTime
@@ -388,13 +390,19 @@ class CoreMemory:
         return slave
 
     def _meet(self, span: Span, device: Device) -> _Slave:
-        ports = frozenset(getattr(device, "data_ports", ()))
-        kinds = dict.fromkeys(ports, _ACT) | dict.fromkeys(
-            getattr(device, "idle_writes", ()), _FEED
+        ports: frozenset[int] = frozenset()
+        kinds: dict[int, AccessKind] = {}
+        if isinstance(device, PolledDevice):
+            ports = device.data_ports
+            kinds = dict.fromkeys(ports, _ACT) | dict.fromkeys(device.idle_writes, _FEED)
+        self._known[span.start] = slave = _Slave(
+            span.start,
+            device.read,
+            device.write,
+            ports,
+            kinds,
+            direct=device.direct if isinstance(device, Mappable) else None,
+            quick_read=device.quick_read if isinstance(device, QuickToRead) else None,
+            quick_write=device.quick_write if isinstance(device, QuickToWrite) else None,
         )
-        direct = device.direct if isinstance(device, Mappable) else None
-        slave = _Slave(span.start, device.read, device.write, ports, kinds, direct)
-        if isinstance(device, QuickDevice):
-            slave = replace(slave, quick_read=device.quick_read, quick_write=device.quick_write)
-        self._known[span.start] = slave
         return slave

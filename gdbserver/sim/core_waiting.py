@@ -75,7 +75,7 @@ class WaitingLoops:
             self._polls.interrupted()
         else:
             self.until = clock.now + LONGEST_REST
-            self._bus.touched = False
+            self._bus.memory_changed = False
         if limit > clock.now:
             self._pass_to(limit)
 
@@ -87,8 +87,8 @@ class WaitingLoops:
         if (
             target <= clock.now
             or self._nvic.waiting
-            or bus.touched
-            or (bus.stirred and self._finds_news())
+            or bus.memory_changed
+            or (bus.devices_accessed and self._finds_news())
         ):
             self.look_again()
         elif target < due:
@@ -104,15 +104,17 @@ class WaitingLoops:
     def _pass_over(self, due: int) -> bool:
         """Let an event happen; whether a core that waits may find out."""
         clock = self._clock
-        noises = clock.noises
+        before = clock.noticeable
         self._pass_to(due)
-        return clock.noises != noises or self._finds_news()
+        return clock.noticeable != before or self._finds_news()
 
     def _finds_news(self) -> bool:
         """Whether a core that waits would see, if it looked, that something has happened."""
         bus = self._bus
-        bus.stirred = False
-        return bool(bus.touched or self._nvic.waiting or not self._memory.shows(self._polls.loop))
+        bus.devices_accessed = False
+        return bool(
+            bus.memory_changed or self._nvic.waiting or not self._memory.shows(self._polls.loop)
+        )
 
     def _pass_to(self, when: int) -> None:
         """The core does nothing that matters until then; a few cycles less, but not none."""

@@ -196,10 +196,6 @@ class RegisterFile:
         number, offset = divmod(offset, FLASH_BANK2_OFFSET)
         return self._interface.mapped[number].status() if offset == FLASH_SR and size == 4 else None
 
-    def quick_write(self, offset: int, size: int, value: int) -> AccessKind | None:
-        """Each of them may start or end something."""
-        return None
-
     def write(self, offset: int, size: int, value: int, master: Master) -> None:
         number, offset = divmod(offset, FLASH_BANK2_OFFSET)
         if number > 1:
@@ -234,10 +230,6 @@ class FlashArray:
         self._interface.touched_by(master)
         bank = self._interface.mapped[self._number - 1]
         bank.write_array(offset, value.to_bytes(size, "little"), master)
-
-    def quick_read(self, offset: int, size: int) -> int | None:
-        """A read may set flags, or stall."""
-        return None
 
     def quick_write(self, offset: int, size: int, value: int) -> AccessKind | None:
         """Seven of eight words that a program stores."""

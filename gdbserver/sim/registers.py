@@ -160,10 +160,9 @@ class Peripheral:
     size = 0x400
     registers: Mapping[int, Register] = {}
 
+    # As `PolledDevice` has them.
     data_ports: frozenset[int] = frozenset()
-    """Offsets whose reads have an effect, so that reading them again is not idle polling."""
     idle_writes: frozenset[int] = frozenset()
-    """Offsets that a program writes while it waits for something else."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

@@ -576,6 +576,7 @@ class Witness:
     def __init__(self, device: QuadSpi) -> None:
         self._device = device
         self.data_ports = device.data_ports
+        self.idle_writes = device.idle_writes
         self.accesses = 0
 
     def read(self, offset: int, size: int, master: Master) -> int:

@@ -23,6 +23,9 @@ HZ = 64_000_000
 class Slave:
     """A peripheral of which each test decides what an access does."""
 
+    data_ports: frozenset[int] = frozenset()
+    idle_writes: frozenset[int] = frozenset()
+
     def __init__(self) -> None:
         self.accesses: list[tuple[str, int, int]] = []
         self.on_read: Callable[[int], int] = lambda offset: 0

@@ -719,7 +719,7 @@ def test_emptying_a_data_port_is_not_taken_for_waiting() -> None:
     machine = Machine(
         "ldr r0, =0x40000000\nmovs r2, #100\n1: ldr r1, [r0]\nsubs r2, #1\nbne 1b\nbkpt #0"
     )
-    machine.slave.data_ports = frozenset({0})  # type: ignore[attr-defined]
+    machine.slave.data_ports = frozenset({0})
     machine.run_to_halt()
     assert machine.clock.now < 150 * MICROSECOND
 
@@ -1150,7 +1150,7 @@ def test_feeding_a_watchdog_is_part_of_waiting() -> None:
     done: list[int] = []
     machine.clock.after(SECOND, lambda: done.append(1))
     machine.slave.on_read = lambda offset: len(done)
-    machine.slave.idle_writes = frozenset({8})  # type: ignore[attr-defined]
+    machine.slave.idle_writes = frozenset({8})
     machine.run(SECOND + MILLISECOND)
     assert machine.core.halted
     assert len(machine.slave.accesses) < 100
