@@ -37,7 +37,7 @@ class Write:
 Access = Read | Write
 
 
-_KEEP_MEMORY: Final = (Span.of(DWT_BASE, 0x1000), Span.of(FPB_BASE, 0x1000))
+_KEEP_MEMORY: Final = Span(DWT_BASE, FPB_BASE + 0x1000)
 _KEEP_MEMORY_TOO: Final = frozenset({DFSR, DCRSR, DCRDR, DEMCR})
 
 
@@ -49,7 +49,7 @@ def keeps_memory(access: Access) -> bool:
     """
     if isinstance(access, Read) or access.address in _KEEP_MEMORY_TOO:
         return True
-    return any(access.address in unit for unit in _KEEP_MEMORY)
+    return access.address in _KEEP_MEMORY
 
 
 def words_of(data: bytes | bytearray) -> Sequence[int]:
