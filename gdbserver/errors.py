@@ -108,13 +108,13 @@ class ThreadNotOnCore(GdbServerError):
 
 
 class NoProgram(GdbServerError):
-    """GDB is to load into a program that it has killed, or detached from."""
+    """GDB is to load into a program that it has killed, left or lost."""
 
     code = errno.ESRCH
 
     def __init__(self) -> None:
         super().__init__(
-            "GDB has killed its program, or detached from it, and crashes at the end of a load"
+            "GDB has killed, left or lost its program, and crashes at the end of a load"
         )
         self.hint = "attach 1, then load again"
 
@@ -336,14 +336,26 @@ class LoaderRejected(FlashError):
         super().__init__(f"loader {path.name} {why}", hint=hint)
 
 
-class LoaderRefused(FlashError):
-    """A routine of a loader ran, and returned something else than success."""
+class RoutineFailed(FlashError):
+    """A routine of a loader ran, and did not do its work."""
 
-    def __init__(self, path: Path, call: str, result: int, good: int) -> None:
-        super().__init__(f"loader {path.name}: {call} returned {result:#x} (expected {good})")
+    def __init__(self, sentence: str, call: str) -> None:
+        super().__init__(sentence)
         self.routine = call.partition("(")[0]
+        self.why = ""
+        """What was found out about it afterwards."""
         self.nor_answers = False
         """Whether the NOR does, brought out of any mode in which it would not."""
+
+    def __str__(self) -> str:
+        return "; ".join(filter(None, (super().__str__(), self.why)))
+
+
+class LoaderRefused(RoutineFailed):
+    """A routine of a loader returned something else than success."""
+
+    def __init__(self, path: Path, call: str, result: int, good: int) -> None:
+        super().__init__(f"loader {path.name}: {call} returned {result:#x} (expected {good})", call)
 
 
 class LoaderFault(FlashError):
@@ -382,17 +394,15 @@ class LoaderReset(ChipReset):
         super().__init__(call, cause, who=f"loader {path.name}: ")
 
 
-class LoaderTimeout(FlashError):
+class LoaderTimeout(RoutineFailed):
     """A routine of a loader does not return."""
 
     def __init__(self, path: Path, call: str, timeout: float, where: str, notes: str) -> None:
         super().__init__(
             f"loader {path.name}: {call} has not returned after {timeout:.1f} s; "
-            f"it is at {where}; {notes}"
+            f"it is at {where}; {notes}",
+            call,
         )
-        self.routine = call.partition("(")[0]
-        self.nor_answers = False
-        """As in `LoaderRefused`."""
 
 
 class LoaderBroken(FlashError):

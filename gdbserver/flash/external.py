@@ -135,7 +135,7 @@ class ExternalFlash:
                 raise
             # A program may have left it in QPI, in continuous read or powered down, which a reset
             # of the chip does not end; finding out whether it answers has.
-            log.info("%s; but the NOR answers: once more", error)
+            log.info("%s: once more, because the NOR answers now", error)
             self._make_queue(queued=self._queue.helpers)
             self._begin()
         return self

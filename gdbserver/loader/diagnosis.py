@@ -141,17 +141,42 @@ def _reversed(data: bytes, width: int) -> bytes:
 
 
 _WHY = {
-    2: "the NOR does not answer: its JEDEC id reads as all ones or all zeros",
-    3: "the NOR says that it is busy for longer than it may",
-    4: "the QUADSPI did not finish a transfer",
-    5: "neither SFDP nor the JEDEC id tells how to drive this part",
-    6: "the quad enable bit could not be set",
-    7: "the address is outside the NOR",
-    8: "the NOR did not accept write enable",
-    9: "it is not blank after the erase: protected, or worn out",
-    10: "the NOR reports that programming failed",
-    11: "the two NORs side by side are not alike: they need the same JEDEC id and SFDP table",
+    3: (
+        "the NOR says that it is busy for longer than it may",
+        "switch its power off and on; if it comes back, the NOR is broken",
+    ),
+    4: (
+        "the QUADSPI did not finish a transfer",
+        "reset the chip first (monitor reset halt), then load again",
+    ),
+    5: (
+        "neither SFDP nor the JEDEC id tells how to drive this part",
+        "give a loader that was made for it with --extload FILE",
+    ),
+    6: (
+        "the quad enable bit could not be set",
+        "is WP# (IO2) held low, or are the NOR's status registers locked (SRP, SRL)?",
+    ),
+    7: ("the address is outside the NOR", "is the image linked for a larger one?"),
+    8: (
+        "the NOR did not accept write enable",
+        "is it in a mode of its own, or is WP# (IO2) held low? switch its power off and on",
+    ),
+    9: (
+        "it is not blank after the erase",
+        "is it protected (block protection in its status register, WP#), or worn out?",
+    ),
+    10: (
+        "the NOR reports that programming failed",
+        "is it protected (block protection in its status register, WP#), or worn out?",
+    ),
+    11: (
+        "the two NORs side by side are not alike",
+        "dual-flash mode needs two with the same JEDEC id and SFDP table",
+    ),
 }
+"""What our own loader's `found.status` means, and what to do."""
+
 _NOT_ERASED, _NOT_PROGRAMMED, _OUT_OF_RANGE, _NO_ANSWER = 9, 10, 7, 2
 _CULPRITS = {
     0b01: "on bank 1 of the QUADSPI, ",
@@ -160,10 +185,13 @@ _CULPRITS = {
 }
 """Of two NORs side by side, which."""
 
-
 _SET_BY_ITSELF = (
-    "; its own Init has left it so, and cannot begin from there: it works once after power-on; "
+    "its own Init has left the NOR so, and cannot begin from there: it works once after power-on; "
     "use --extload builtin"
+)
+_TOO_FAST = (
+    "are the wires long, or is it slow? a --board file with a small max_clock lets it be asked "
+    "slowly"
 )
 
 
@@ -174,28 +202,42 @@ def explain_refusal(
 
     `again`: a routine of that name has done its work before.
     """
-    if (found := what_it_found(target, loader)) is None:
-        error.details = (describe_quadspi(target),)
-        if error.routine == "Init":
-            nor = survey(target)
-            error.hint = describe(nor, _names(loader))
-            if nor.woken and again:
-                error.hint += _SET_BY_ITSELF
-            error.nor_answers = nor.answers
-        else:
-            error.hint = (
-                "the loader does not say why; the NOR may be protected against writing, "
-                "or smaller than the loader believes"
-            )
+    if (found := what_it_found(target, loader)) is not None:
+        _explain_own(target, loader, error, found)
         return
+    error.details = (describe_quadspi(target),)
+    if error.routine == "Init":
+        nor = survey(target)
+        error.why, error.hint = describe(nor, _names(loader))
+        if nor.woken and again:
+            error.hint = _SET_BY_ITSELF
+        error.nor_answers = nor.answers
+    else:
+        error.hint = (
+            "the loader does not say why; the NOR may be protected against writing, "
+            "or smaller than the loader believes"
+        )
+
+
+def _explain_own(
+    target: Target, loader: LoaderFile, error: LoaderRefused, found: dict[str, int]
+) -> None:
     status = found["status"]
-    facts = identity(found)
-    if status in (_OUT_OF_RANGE, _NOT_ERASED, _NOT_PROGRAMMED):
-        facts += f", at offset {found['address']:#x}"
-    culprit = _CULPRITS.get(found["culprits"], "")
-    error.hint = f"{culprit}{_WHY.get(status, f'status {status}')} ({facts})"
     if status == _NO_ANSWER:
-        error.hint += "; check --qspi-pins, and that the NOR has power"
+        nor = survey(target)
+        error.why, error.hint = describe(nor, _names(loader))
+        if nor.answers:
+            error.why += ", but not at the loader's clock"
+            error.hint = _TOO_FAST
+        return
+    why, error.hint = _WHY.get(status, (f"status {status}", None))
+    facts = []
+    if found["jedec"] not in (0, 0xFFFFFF):
+        facts.append(identity(found))
+    if status in (_OUT_OF_RANGE, _NOT_ERASED, _NOT_PROGRAMMED):
+        facts.append(f"at offset {found['address']:#x}")
+    culprit = _CULPRITS.get(found["culprits"], "")
+    error.why = f"{culprit}{why}" + (f" ({', '.join(facts)})" if facts else "")
 
 
 def explain_timeout(
@@ -207,9 +249,9 @@ def explain_timeout(
     nor = survey(target)
     error.nor_answers = nor.answers
     if not nor.answers:
-        error.hint = describe(nor, _names(loader))
+        error.why, error.hint = describe(nor, _names(loader))
     elif nor.woken and again:
-        error.hint = describe(nor, _names(loader)) + _SET_BY_ITSELF
+        error.why, error.hint = describe(nor, _names(loader))[0], _SET_BY_ITSELF
 
 
 def _names(loader: LoaderFile) -> str:

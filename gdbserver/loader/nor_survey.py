@@ -211,25 +211,24 @@ def _read_sfdp(target: Target, bank: int, address: int, words: int) -> list[int]
     return [int.from_bytes(data[at : at + 4], "little") for at in range(0, len(data), 4)]
 
 
-def describe(survey: Survey, name: str) -> str:
-    """Identity, pins and what the loader's name leads to expect, in one sentence."""
+def describe(survey: Survey, name: str) -> tuple[str, str]:
+    """What was found, in one sentence, and what to do; `name` is the loader's, and may promise a
+    part."""
     pins = ", ".join(f"{signal}={pin}" for signal, pin in survey.pins.items()) or "no pins"
     missing = missing_signals(survey.pins, survey.bank)
     if missing and not survey.answers:  # on two lines a NOR does without the others
         lacking = f"no pin is set up as {', '.join(missing)}"
         have = f" (there are {pins})" if survey.pins else ""
-        return f"the loader has not connected the NOR: {lacking}{have}"
+        return f"the loader has not connected the NOR: {lacking}{have}", _OTHER_BOARD
     if survey.jedec is None:
-        return f"the QUADSPI did not finish reading the NOR's id at {pins}: has it a clock?"
+        return f"the QUADSPI did not finish reading the NOR's id at {pins}", _CLOCK
+    if not survey.answers:
+        return _silence(survey, pins), _TO_CHECK
     identity = _spaced(survey.jedec)
     two = len(survey.ids) == 2
-    if two and (wrong := _wrong_with_two(survey, pins)):
-        return wrong
-    if not survey.answers:
-        return (
-            f"no NOR answers at {pins}: its JEDEC id reads as {identity}; "
-            "are these the board's pins, and has the NOR power?"
-        )
+    if two and survey.jedec != survey.second:
+        ids = f"{identity} on bank 1 and {_spaced(survey.second)} on bank 2"
+        return f"the two NORs at {pins} are not alike: their JEDEC ids are {ids}", _ALIKE
     manufacturer = _MANUFACTURERS.get(survey.jedec >> 16, "an unknown manufacturer")
     size = jedec_size(survey.jedec)
     described = f"{manufacturer}, {size // chip.MIB} MiB" if size else manufacturer
@@ -239,39 +238,51 @@ def describe(survey: Survey, name: str) -> str:
         else f"the NOR at {pins} answers: its JEDEC id is {identity} ({described})"
     )
     if survey.woken:
-        return f"{found}, but only since it was woken: it was powered down, or in a mode of its own"
+        return f"{found}, but only since it was woken", _WOKEN
     part = promised(name)
     if part is None:
-        return found + "; is that the one that the loader is for?"
-    expected = f"{part.name} of {part.size // chip.MIB} MiB"
+        return found, "is that the NOR that the loader is for?"
     # Two dice in one package have a name for both together: MT25TL01G is twice 512 Mbit.
     sizes = (size, 2 * (size or 0)) if two else (size,)
     if part.manufacturer != survey.jedec >> 16 or part.size not in sizes:
-        return f"{found}, and the loader's name promises {expected}: it is for another NOR"
-    variants = (
-        " (Winbond sells EF 40 and EF 70 under one name)" if part.manufacturer == 0xEF else ""
-    )
-    return f"{found}, as the loader's name promises; it may insist on another id{variants}"
+        expected = f"{part.name} of {part.size // chip.MIB} MiB"
+        return f"{found}, and the loader's name promises {expected}", _OTHER_NOR
+    variants = _VARIANTS if part.manufacturer == _WINBOND else ""
+    return f"{found}, as the loader's name promises", f"{_OTHER_ID}{variants}; {_BUILTIN}"
 
 
-def _wrong_with_two(survey: Survey, pins: str) -> str | None:
-    """What keeps two NORs from being one; None where nothing does."""
-    reading = f"{_spaced(survey.jedec)} on bank 1 and {_spaced(survey.second)} on bank 2"
+_WINBOND = 0xEF
+_BUILTIN = "--extload builtin asks the NOR itself"
+_OTHER_BOARD = f"the loader is for another board, or does not set these pins up; {_BUILTIN}"
+_OTHER_NOR = f"the loader is for another NOR; {_BUILTIN}"
+_OTHER_ID = "it may insist on another id"
+_VARIANTS = " (Winbond sells EF 40 and EF 70 under one name)"
+_CLOCK = "does the clock run that QSPISEL (RCC_D1CCIPR) gives the QUADSPI?"
+_ALIKE = "dual-flash mode needs two of the same part; use one of them, on its own bank"
+_WOKEN = "a program had left it powered down, in QPI or in continuous read, and Init does not mind"
+_TO_CHECK = (
+    "compare these pins with the schematic (CLK, NCS, IO0 and IO1 matter first); measure at the "
+    "NOR: power, RESET# and HOLD# (IO3) high, NCS falling; does another chip drive these lines?"
+)
+
+
+def _silence(survey: Survey, pins: str) -> str:
+    """Who does not answer, and what comes instead."""
+    if len(survey.ids) == 1:
+        return f"no NOR answers at {pins}: its JEDEC id reads as {_reading(survey.jedec)}"
+    ids = f"{_reading(survey.jedec)} on bank 1, and as {_reading(survey.second)} on bank 2"
     silent = [bank for bank, jedec in enumerate(survey.ids, start=1) if _silent(jedec)]
     if len(silent) == 2:
-        return (
-            f"neither of two NORs answers at {pins}: the JEDEC ids read as {reading}; "
-            "are these the board's pins, and have the NORs power?"
-        )
-    if silent:
-        return (
-            f"of two NORs side by side (dual-flash mode) the one on bank {silent[0]} does not "
-            f"answer at {pins}: the JEDEC ids read as {reading}; is it fitted, and are its pins "
-            "right?"
-        )
-    if survey.jedec != survey.second:
-        return f"the two NORs at {pins} are not alike: their JEDEC ids are {reading}"
-    return None
+        return f"neither of two NORs answers at {pins}: the JEDEC ids read as {ids}"
+    return (
+        f"of two NORs side by side (dual-flash mode) the one on bank {silent[0]} does not "
+        f"answer at {pins}: the JEDEC ids read as {ids}"
+    )
+
+
+def _reading(jedec: int | None) -> str:
+    levels = {0: " (something holds IO1 low)", 0xFFFFFF: " (nobody drives IO1)"}
+    return _spaced(jedec) + levels.get(jedec or 0, "")
 
 
 def missing_signals(pins: Mapping[str, str], bank: int) -> list[str]:

@@ -159,7 +159,8 @@ def test_a_nor_that_does_not_answer_is_told_with_its_pins() -> None:
         *("--qspi-pins", "CLK=PF10,NCS=PB6,IO0=PF8,IO1=PF9,IO2=PF7,IO3=PF6"),
     )
     assert "Init() returned 0x0 (expected 1)" in said
-    assert "check --qspi-pins, and that the NOR has power" in said
+    assert "(expected 1); no NOR answers at CLK=PF10, NCS=PB6, IO0=PF8, IO1=PF9, IO2=PF7" in said
+    assert "  hint: compare these pins with the schematic" in said
     assert "could not be left in order" not in said
 
 

@@ -28,6 +28,7 @@ from gdbserver.flash.external import ExternalFlash
 from gdbserver.flash.plan import plan
 from gdbserver.flash.programmer import Programmer
 from gdbserver.loader.own import builtin
+from gdbserver.sim.nor import Frame
 from gdbserver.target.access import Write
 from gdbserver.target.breakpoints import BreakKind
 
@@ -229,8 +230,11 @@ def test_a_nor_that_does_not_answer_is_explained(bench_at: Callable[..., Bench])
     before = bench.target.read_registers(["pc", "msp"])
     with pytest.raises(LoaderRefused, match=r"loader qspi.stldr: Init\(\) returned 0x0") as failed:
         bench.carry_out(download((NOR, b"1234")))
-    assert "the NOR does not answer" in str(failed.value.hint)
-    assert "check --qspi-pins" in str(failed.value.hint)
+    pins = ", ".join(f"{signal}={pin}" for signal, pin in elsewhere.items())
+    assert failed.value.why == (
+        f"no NOR answers at {pins}: its JEDEC id reads as FF FF FF (nobody drives IO1)"
+    )
+    assert str(failed.value.hint).startswith("compare these pins with the schematic")
     assert bench.target.read_registers(["pc", "msp"]) == before
 
 
@@ -242,7 +246,62 @@ def test_a_nor_that_stays_busy_is_explained(quick: Bench) -> None:
     with pytest.raises((LoaderRefused, LoaderTimeout)) as failed:
         list(steps)
     assert "SectorErase(0x90000000, 0x90000000)" in str(failed.value)
-    assert "busy" in str(failed.value.hint)
+    assert failed.value.why == (
+        "the NOR says that it is busy for longer than it may (JEDEC id EF4019)"
+    )
+    assert str(failed.value.hint).startswith("switch its power off and on")
+
+
+def test_a_nor_that_was_busy_before_init_is_not_given_an_id_that_it_has_not(
+    bench_at: Callable[..., Bench],
+) -> None:
+    bench = bench_at("sim:cmsis-dap-v2")
+    bench.board.nor.stick_busy(now=True)
+    with pytest.raises(LoaderRefused) as failed:
+        bench.programmer.describe_external()
+    assert failed.value.why == "the NOR says that it is busy for longer than it may"
+
+
+@pytest.mark.parametrize(
+    ("signal", "pin"), [("CLK", "PF10"), ("NCS", "PB10"), ("IO0", "PD11"), ("IO1", "PD12")]
+)
+def test_wrong_pins_are_told_with_what_to_compare_and_to_measure(
+    bench_at: Callable[..., Bench], signal: str, pin: str
+) -> None:
+    bench = bench_at("sim:cmsis-dap-v2", {**PINS, signal: pin})
+    with pytest.raises(LoaderRefused, match=r"no NOR answers at .* reads as FF FF FF") as failed:
+        bench.programmer.describe_external()
+    assert f"{signal}={pin}" in str(failed.value)
+    assert "power, RESET# and HOLD#" in str(failed.value.hint)
+
+
+def test_a_line_that_is_held_low_reads_as_zeros_and_is_named(quick: Bench) -> None:
+    quick.board.nor.jedec_id = bytes(3)
+    with pytest.raises(LoaderRefused) as failed:
+        quick.programmer.describe_external()
+    assert failed.value.why.endswith("reads as 00 00 00 (something holds IO1 low)")
+
+
+def test_a_nor_that_answers_only_when_asked_slowly_is_told_so(
+    quick: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nor = quick.board.nor
+    clock = []
+    answer = nor.transfer
+
+    def transfer(frame: Frame) -> bytes:
+        prescaler = quick.board.quadspi.raw(quick.board.quadspi.CR) >> 24
+        clock.append(prescaler)
+        return bytes(answer(frame)) if prescaler == 0xFF else b"\xff" * frame.read
+
+    monkeypatch.setattr(nor, "transfer", transfer)
+    with pytest.raises(LoaderRefused) as failed:
+        quick.programmer.describe_external()
+    assert clock[0] < 0xFF == clock[-1]
+    assert failed.value.why.endswith(
+        "its JEDEC id is EF 40 19 (Winbond, 32 MiB), but not at the loader's clock"
+    )
+    assert "max_clock" in str(failed.value.hint)
 
 
 def test_a_dead_cell_is_found_and_named(quick: Bench) -> None:

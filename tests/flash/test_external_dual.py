@@ -132,39 +132,41 @@ def test_two_take_little_more_than_half_the_time_of_one(bench_at: Callable[..., 
 
 @pytest.mark.parametrize(
     ("number", "ids"),
-    [(0, "FFFFFF on bank 1, EF4019 on bank 2"), (1, "EF4019 on bank 1, FFFFFF on bank 2")],
+    [
+        (0, "FF FF FF (nobody drives IO1) on bank 1, and as EF 40 19 on bank 2"),
+        (1, "EF 40 19 on bank 1, and as FF FF FF (nobody drives IO1) on bank 2"),
+    ],
 )
 def test_one_that_is_missing_is_named(quick: Bench, number: int, ids: str) -> None:
     quick.board.nors[number].lift_off()
     with pytest.raises(LoaderRefused, match=r"Init\(\) returned 0x0") as failed:
         quick.carry_out(download((NOR, b"1234")))
-    assert failed.value.hint == (
-        f"on bank {number + 1} of the QUADSPI, the NOR does not answer: its JEDEC id reads as all "
-        f"ones or all zeros (JEDEC id {ids}); check --qspi-pins, and that the NOR has power"
+    assert failed.value.why.startswith(
+        f"of two NORs side by side (dual-flash mode) the one on bank {number + 1} does not answer "
     )
+    assert failed.value.why.endswith(f": the JEDEC ids read as {ids}")
 
 
 def test_wrong_pins_of_bank_2_are_found_at_its_nor(bench_at: Callable[..., Bench]) -> None:
     bench = bench_at(f"sim:cmsis-dap-v2,{UID}", {**PINS, "BK2_IO1": "PE8"})
     with pytest.raises(LoaderRefused) as failed:
         bench.carry_out(download((NOR, b"1234")))
-    assert str(failed.value.hint).startswith("on bank 2 of the QUADSPI, the NOR does not answer")
+    assert "the one on bank 2 does not answer" in failed.value.why
 
 
 def test_wrong_pins_of_both_are_found_at_both(bench_at: Callable[..., Bench]) -> None:
     bench = bench_at(f"sim:cmsis-dap-v2,{UID}", {**PINS, "NCS": "PB6"})
     with pytest.raises(LoaderRefused) as failed:
         bench.carry_out(download((NOR, b"1234")))
-    assert str(failed.value.hint).startswith("on both banks of the QUADSPI, the NOR does not ans")
+    assert failed.value.why.startswith("neither of two NORs answers at ")
 
 
 def test_two_different_parts_are_told_with_both_ids(bench_at: Callable[..., Bench]) -> None:
     bench = bench_at(f"sim:cmsis-dap-v2,nor2=IS25LP256D,{UID}", PINS)
     with pytest.raises(LoaderRefused) as failed:
         bench.carry_out(download((0x08000000, b"1234"), (NOR, b"1234")))
-    assert failed.value.hint == (
-        "the two NORs side by side are not alike: they need the same JEDEC id and SFDP table "
-        "(JEDEC id EF4019 on bank 1, 9D6019 on bank 2)"
+    assert failed.value.why == (
+        "the two NORs side by side are not alike (JEDEC id EF4019 on bank 1, 9D6019 on bank 2)"
     )
 
 
@@ -176,7 +178,7 @@ def test_one_that_stays_busy_is_named(quick: Bench, number: int) -> None:
     quick.board.nors[number].stick_busy()
     with pytest.raises((LoaderRefused, LoaderTimeout)) as failed:
         list(steps)
-    assert str(failed.value.hint) == (
+    assert failed.value.why == (
         f"on bank {number + 1} of the QUADSPI, the NOR says that it is busy for longer than it "
         "may (JEDEC id EF4019 of each of two)"
     )

@@ -53,16 +53,24 @@ def test_the_id_tells_the_size(jedec: int, size: int) -> None:
 
 def test_pins_that_a_loader_has_not_set_up_are_named() -> None:
     found = Survey({"CLK": "PB2", "IO0": "PF8"}, 0xFFFFFF)
-    assert describe(found, "W25Q256") == (
+    told, what_to_do = describe(found, "W25Q256")
+    assert told == (
         "the loader has not connected the NOR: no pin is set up as NCS, IO1, IO2, IO3 "
         "(there are CLK=PB2, IO0=PF8)"
     )
+    assert what_to_do.startswith("the loader is for another board")
 
 
 def test_an_unknown_name_is_asked_about() -> None:
-    assert describe(Survey(PINS, 0xC22019), "loader").endswith(
-        "C2 20 19 (Macronix, 32 MiB); is that the one that the loader is for?"
-    )
+    told, what_to_do = describe(Survey(PINS, 0xC22019), "loader")
+    assert told.endswith("C2 20 19 (Macronix, 32 MiB)")
+    assert what_to_do == "is that the NOR that the loader is for?"
+
+
+def test_a_transfer_that_does_not_end_is_a_matter_of_the_clock() -> None:
+    told, what_to_do = describe(Survey(PINS, None), "loader")
+    assert told.startswith("the QUADSPI did not finish reading the NOR's id at CLK=PB2")
+    assert "QSPISEL" in what_to_do
 
 
 @pytest.mark.parametrize("part", ["W25Q256JV", "W25Q64JV", "MT25QL512ABB", "IS25LP256D"])

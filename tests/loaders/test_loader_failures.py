@@ -56,36 +56,42 @@ BUSY = MAPPED.replace(" (SR", ", busy (SR")
 def test_init_that_fails_on_the_nor_that_the_name_promises() -> None:
     told(
         failing("INIT_FAILS"),
-        "loader W25Q256_F9_INIT_FAILS.stldr: Init() returned 0x0 (expected 1)",
+        "loader W25Q256_F9_INIT_FAILS.stldr: Init() returned 0x0 (expected 1); "
+        f"the NOR at {PINS} answers: its JEDEC id is EF 40 19 (Winbond, 32 MiB), as the "
+        "loader's name promises",
         MAPPED,
-        f"hint: the NOR at {PINS} answers: its JEDEC id is EF 40 19 (Winbond, 32 MiB), as the "
-        "loader's name promises; it may insist on another id (Winbond sells EF 40 and EF 70 under "
-        "one name)",
+        "hint: it may insist on another id (Winbond sells EF 40 and EF 70 under one name); "
+        "--extload builtin asks the NOR itself",
     )
 
 
 def test_init_that_fails_on_another_nor() -> None:
     with run("W25Q128_WRONG") as here:
-        *_, hint = story(here)
-    assert hint == (
-        f"hint: the NOR at {PINS} answers: its JEDEC id is EF 40 19 (Winbond, 32 MiB), and the "
-        "loader's name promises W25Q128 of 16 MiB: it is for another NOR"
+        first, *_, hint = story(here)
+    assert first.endswith(
+        f"; the NOR at {PINS} answers: its JEDEC id is EF 40 19 (Winbond, 32 MiB), and the "
+        "loader's name promises W25Q128 of 16 MiB"
     )
+    assert hint.startswith("hint: the loader is for another NOR; ")
 
 
 def test_init_that_fails_without_a_nor() -> None:
     with run("W25Q256_F9_INIT_FAILS") as here:
         here.board.nor.jedec_id = b"\xff\xff\xff"
-        *_, hint = story(here)
+        first, *_, hint = story(here)
+    assert first.endswith(
+        f"; no NOR answers at {PINS}: its JEDEC id reads as FF FF FF (nobody drives IO1)"
+    )
     assert hint == (
-        f"hint: no NOR answers at {PINS}: its JEDEC id reads as FF FF FF; "
-        "are these the board's pins, and has the NOR power?"
+        "hint: compare these pins with the schematic (CLK, NCS, IO0 and IO1 matter first); measure "
+        "at the NOR: power, RESET# and HOLD# (IO3) high, NCS falling; "
+        "does another chip drive these lines?"
     )
 
 
 def test_init_that_returns_something_else() -> None:
     first, *_ = failing("INIT_ODD")
-    assert first == "loader W25Q256_F9_INIT_ODD.stldr: Init() returned 0x2 (expected 1)"
+    assert first.startswith("loader W25Q256_F9_INIT_ODD.stldr: Init() returned 0x2 (expected 1); ")
 
 
 # --- A crash --------------------------------------------------------------------------------------
