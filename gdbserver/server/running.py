@@ -84,7 +84,7 @@ def _look(target: Target) -> StopReason | None:
 def _step(target: Target, start: int, end: int) -> StopReason | None:
     """Begin a step, out of [start, end) if that is a range, and look."""
     if start < end:
-        target.leave(Span(start, end))
+        target.step_range(Span(start, end))
     else:
         target.step()
     return _look(target)
@@ -116,7 +116,7 @@ def watch_over(target: Target) -> bool:
     return halted
 
 
-def let_go(target: Target, *, resume: bool = True) -> None:
+def detach(target: Target, *, resume: bool = True) -> None:
     """What `detach` leaves behind: the program running, with its faults its own affair."""
     target.reach()
     target.clear_all_breakpoints()
@@ -228,7 +228,7 @@ class Running:
         if await self._ran_on():
             return await self._go(_Run())
         told_at = self._told_at
-        await self._set_off(address)
+        await self._begin(address)
         run = _Run()
         if not self.non_stop and await self.is_due():
             return await self._make_up(run)
@@ -248,7 +248,7 @@ class Running:
             over = StopReason(SIGTRAP, "step", "the watched access had been made already")
             return await self._go(_Run(True, over=over))
         run = _Run(True, start, end, told_at=self._told_at)
-        await self._set_off(address)
+        await self._begin(address)
         if not self.non_stop and await self.is_due():
             return await self._make_up(run)
         return await self._go(run)
@@ -289,7 +289,7 @@ class Running:
         """
         return self._accessed and not self._watchpoints and self._client.is_gdb
 
-    async def _set_off(self, address: int | None) -> None:
+    async def _begin(self, address: int | None) -> None:
         self._accessed, self._told_at = False, None
         if address is not None:
             await self._target.call(Target.write_registers, {"pc": address & ~1})

@@ -42,7 +42,7 @@ from gdbserver.server.downloading import Downloading
 from gdbserver.server.files import Files
 from gdbserver.server.observer import Observer
 from gdbserver.server.reading import Reader
-from gdbserver.server.running import Running, let_go, restart
+from gdbserver.server.running import Running, detach, restart
 from gdbserver.server.semihosting import SemihostingHost, SemihostingService
 from gdbserver.server.threads import Threads
 from gdbserver.server.worker import Bench
@@ -145,7 +145,7 @@ class Session:
             if self._leave_halted:
                 await self._target.call(Target.clear_all_breakpoints)
             else:
-                await self._let_go()
+                await self._detach()
         except GdbServerError as error:
             log.error("the core could not be released: %s", "; ".join(explain(error)))
 
@@ -402,7 +402,7 @@ class Session:
                 # Only who controls the core lets it go; to a reader it means "good-bye".
                 if self._control.holder == self._name:
                     self._running.forget()
-                    await self._part_with(command, self._let_go())
+                    await self._part_with(command, self._detach())
                 self._threads.told = False
                 return replies.OK
             case commands.Kill(by_id):
@@ -438,10 +438,10 @@ class Session:
             case _:
                 assert_never(command)  # so a command that nobody handles does not type-check
 
-    async def _let_go(self) -> None:
+    async def _detach(self) -> None:
         """Leave the core running, if there is a program for it to run."""
         unfinished = await self._programmer.call(lambda programmer: programmer.unfinished)
-        await self._target.call(let_go, resume=not unfinished)
+        await self._target.call(detach, resume=not unfinished)
         if unfinished and not self._warned:
             log.warning(
                 "the last download was not finished, so flash holds no whole program: the core "

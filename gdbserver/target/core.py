@@ -1,17 +1,17 @@
 """The core: running, stepping, stopping, and showing its registers.
 
-Rule 1: everything known about a halted core is in one `_Halt`, and `let_go` drops it as a
+Rule 1: everything known about a halted core is in one `_Halt`, and `forget_halt` drops it as a
 whole.  Whatever could change the core goes through there first, so nothing stale is ever
 answered, and nothing is read twice at one stop.  Of memory that is true of a `Snapshot`.
 
 Rule 2: what DHCSR says goes through `_note_status`, because reading it clears S_RESET_ST: a
 reset that happened unasked is noticed by whoever reads it first.
 
-Rule 3: a step is one exchange with the probe wherever the probe can do that: what stops the core
-and what will be asked about the stop ride in one list of accesses (`_set_off`).  What they found
-counts only if the core had stopped by then.
+Rule 3: a step is one exchange with the probe wherever the probe can do that: what lets the core go
+and what will be asked about the stop ride in one list of accesses (`_exit_debug_state`).  What was
+found counts only if the core had stopped by then.
 
-Rule 4: to leave a range of addresses, the core runs at full speed between the places where its
+Rule 4: to step out of a range of addresses, the core runs at full speed between places where its
 code could go elsewhere (`thumb.exits`), with comparators that no breakpoint needs.  Interrupts
 are masked meanwhile, unless the code goes in circles and may be waiting for one.  `poll_stop`
 carries that on, so to the caller it is a run that ends by itself.
@@ -117,7 +117,7 @@ class Core:
         self._memory = memory
         self._snapshot = Snapshot(link, memory)
         self._now = link.monotonic
-        self._transfers = Transfers(port, link.deadline, self._note_status, self.let_go)
+        self._transfers = Transfers(port, link.deadline, self._note_status, self.forget_halt)
         self._breakpoints = breakpoints
         self._put_back_chip = put_back
         self._demcr_before = 0
@@ -125,8 +125,8 @@ class Core:
         self._halt: _Halt | None = None
         self._asked: Literal["halt", "step"] = "halt"
         self._masked = False  # DHCSR.C_MASKINTS is set
-        self._leaving: Span | None = None  # until pc is outside, a stop is none
-        self._code = b""  # of that span
+        self._range: Span | None = None  # until pc is outside, a stop is none
+        self._range_code = b""  # of that span
         self._catches_all = False  # DEMCR has every fault caught, for the time of a run to an exit
         self._early: tuple[Watch, Block] | None = None  # matched, before the core had stopped
         self._stack = 0  # where the stack was at the last stop
@@ -191,7 +191,7 @@ class Core:
         """Look now; a chip that somebody reset is not where we left it."""
         status = self._look()
         if not status & Dhcsr.S_HALT or self._reset_seen:
-            self.let_go()
+            self.forget_halt()
         elif self._halt is not None:
             self._halt.looked = self._now()
         return bool(status & Dhcsr.S_HALT)
@@ -203,10 +203,10 @@ class Core:
 
     def halt(self) -> None:
         """Stop the core, if it is not stopped already."""
-        leaving, self._leaving = self._leaving, None
+        stepped, self._range = self._range, None
         if self._halt is not None:
             self._halt.wanted = True
-            if leaving is not None:  # for the client, it was running
+            if stepped is not None:  # for the client, it was running
                 self._explain(self._halt)
                 self._halt.reason = self._halted(self._halt)
             return
@@ -240,13 +240,13 @@ class Core:
 
     def resume(self) -> None:
         """Let the core run; breakpoints at its pc stop it there and then."""
-        self._leaving = None
+        self._range = None
         if self._halt is None and not self.is_halted():
             return
         self._pass_bkpt()
-        self._set_off(self._give_back(), mask_interrupts=False, look=False)
+        self._exit_debug_state(self._give_back(), mask_interrupts=False, look=False)
 
-    def _set_off(
+    def _exit_debug_state(
         self,
         before: Sequence[Access],
         after: Sequence[Access] = (),
@@ -267,7 +267,7 @@ class Core:
         if mask_interrupts != self._masked:
             accesses.append(Write(DHCSR, [control | Dhcsr.C_HALT]))  # it changes only with C_HALT
         accesses.append(Write(DHCSR, [control | (Dhcsr.C_STEP if step else 0)]))
-        self.let_go()
+        self.forget_halt()
         self._masked = mask_interrupts
         if look:
             return self._look_closely(accesses, after)
@@ -279,7 +279,9 @@ class Core:
         stop: list[Read] = []
         ahead: list[Read] = []
         transfers: list[Access] = []
-        if not self._port.patient:  # else nothing is gained: it takes one access at a time
+        if (
+            not self._port.has_memory_commands
+        ):  # else nothing is gained: it takes one access at a time
             stop, ahead = self._stop_reads(), self._snapshot.ahead(self._stack)
             transfers = read_together(registers.CORE_SELECTORS_SEEN)
         reads = [Read(DHCSR), *stop, *ahead, *transfers]
@@ -314,7 +316,7 @@ class Core:
 
         A core that sleeps in it (WFI, WFE) is woken after `STEP_TIMEOUT`.
         """
-        self._leaving = None
+        self._range = None
         self._need_halt()
         self._step(self.mask_interrupts if mask_interrupts is None else mask_interrupts)
 
@@ -337,7 +339,9 @@ class Core:
     ) -> None:
         self._asked = "step"
         before = [*self._give_back(), *out]
-        if self._set_off(before, back, step=True, mask_interrupts=mask_interrupts, look=True):
+        if self._exit_debug_state(
+            before, back, step=True, mask_interrupts=mask_interrupts, look=True
+        ):
             return
         deadline = self._link.deadline(STEP_TIMEOUT)
         status = self._look()
@@ -349,20 +353,20 @@ class Core:
             status = self._look()
         self._wait_halted(status)
 
-    def leave(self, span: Span) -> None:
+    def step_range(self, span: Span) -> None:
         """Execute until pc is outside `span`; `poll_stop` tells when that is.
 
         Calls are not followed: the first instruction of a function is outside.
         """
         self._need_halt()
-        self._leaving = span
+        self._range = span
         try:
-            self._code = self.view(span.start, len(span))
+            self._range_code = self.view(span.start, len(span))
         except MemoryFault:
-            self._code = b""  # then one instruction at a time it is
-        self._go_on_leaving(span)
+            self._range_code = b""  # then one instruction at a time it is
+        self._go_on_stepping(span)
 
-    def _go_on_leaving(self, span: Span) -> None:
+    def _go_on_stepping(self, span: Span) -> None:
         """One instruction, or all up to the next that could lead elsewhere."""
         if not self._run_to_exit(span):
             self._step(self.mask_interrupts)
@@ -372,8 +376,8 @@ class Core:
         pc = registers["pc"]
         if registers["xpsr"] & _XPSR_IT or pc not in span or self._breakpoints.at(pc) is not None:
             return False
-        found, loops = thumb.exits(self._code, span, pc)
-        first = thumb.decode(self._code[pc - span.start :], pc)
+        found, loops = thumb.exits(self._range_code, span, pc)
+        first = thumb.decode(self._range_code[pc - span.start :], pc)
         if pc in found or (first is not None and found == {pc + first.size}):
             return False
         back = self._give_back()
@@ -385,7 +389,7 @@ class Core:
         catch = Write(DEMCR, [self._demcr | VC_ALL_FAULTS])
         self._asked = "step"
         mask = self.mask_interrupts and not loops
-        self._set_off([*back, *borrowed, catch], mask_interrupts=mask, look=True)
+        self._exit_debug_state([*back, *borrowed, catch], mask_interrupts=mask, look=True)
         self._catches_all = True
         return True
 
@@ -403,14 +407,16 @@ class Core:
         False: something else has stopped the core there, which `poll_stop` tells.
         """
         self._need_halt()
-        leaving = self._leaving
+        stepped = self._range
         self._step(mask_interrupts=True)
         halt = self._need_halt()
         if self._find_out(halt).dfsr & ~Dfsr.HALTED and self._explain(halt).kind != "step":
-            self._leaving = None
+            self._range = None
             return False
-        if leaving is None:
-            self._set_off([], mask_interrupts=False, look=not self._port.patient)
+        if stepped is None:
+            self._exit_debug_state(
+                [], mask_interrupts=False, look=not self._port.has_memory_commands
+            )
         return True
 
     def reset(self, *, halt: bool) -> None:
@@ -420,9 +426,9 @@ class Core:
         at its reset vector, so what a reset may destroy is back before the program starts.
         """
         self.resets += 1
-        self.let_go()
+        self.forget_halt()
         self._masked = False
-        self._leaving = None
+        self._range = None
         for pull in (self._request_reset, self._pulse_reset):
             self._prepare_reset()
             pull()
@@ -501,7 +507,7 @@ class Core:
 
     def start_over(self) -> None:
         """Forget what was known of a chip that was out of reach, and set it up anew."""
-        self.let_go()
+        self.forget_halt()
         self._masked = False
         self._put_back()
 
@@ -536,7 +542,7 @@ class Core:
     # --- What the core is doing ---------------------------------------------------------------
 
     def poll_stop(self, *, briefly: bool = False) -> StopReason | None:
-        """Look once: why the core is stopped, or None while it runs, sleeps, or is `leave`-ing.
+        """Look once: why the core is stopped; None while it runs, sleeps, or steps out of a range.
 
         With `briefly`, it may turn out that nobody wants to know more.
         """
@@ -551,18 +557,18 @@ class Core:
             if not status & Dhcsr.S_HALT:
                 self.halt()
             halt = self._found_halted()
-        stop = self._explain(halt, briefly=briefly or self._leaving is not None)
+        stop = self._explain(halt, briefly=briefly or self._range is not None)
         if stop.kind == "misplaced" and halt.wanted:
             stop = halt.reason = self._halted(halt)
         if stop.kind == "misplaced":
             log.debug("%s: letting its handler run first", stop.detail)
-            self._set_off([], mask_interrupts=self._masked, look=False)
+            self._exit_debug_state([], mask_interrupts=self._masked, look=False)
             return None
-        if self._leaving is not None:
-            if stop.kind == "step" and self.read_registers(["pc"])["pc"] in self._leaving:
-                self._go_on_leaving(self._leaving)
+        if self._range is not None:
+            if stop.kind == "step" and self.read_registers(["pc"])["pc"] in self._range:
+                self._go_on_stepping(self._range)
                 return None
-            self._leaving = None
+            self._range = None
         if back := self._give_back():
             self._port.run(back)
         return stop
@@ -575,7 +581,7 @@ class Core:
         self._reset_seen |= bool(status & Dhcsr.S_RESET_ST)
         return status
 
-    def let_go(self) -> None:
+    def forget_halt(self) -> None:
         if self._halt is not None:
             self._stack = self._halt.registers.get(Selector.SP, self._stack)
         self._halt = None
@@ -619,7 +625,7 @@ class Core:
         if halt.reason is None:
             needed = registers.selectors(("pc", "xpsr"))
             expected: Sequence[int] = registers.CORE_SELECTORS_SEEN
-            if self._port.patient:  # then each costs two exchanges
+            if self._port.has_memory_commands:  # then each costs two exchanges
                 expected = needed if briefly else registers.selectors(registers.EXPEDITED)
             found = self._find_out(halt, expected)
             self._fetch(halt, needed)

@@ -79,7 +79,7 @@ class Memory:
 
     def __init__(self, port: Port, deadline: Callable[[float], Deadline]) -> None:
         self._port = port
-        self.patient = port.patient
+        self.has_memory_commands = port.has_memory_commands
         self._deadline = deadline
         self._written: list[Span] = []
 

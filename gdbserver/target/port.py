@@ -76,8 +76,8 @@ class Port(ABC):
     Raises (from all that touches the chip): AccessRefused, AccessStalled, ProbeError.
     """
 
-    patient: bool
-    """Accesses are so far apart that the core has always moved a register in between."""
+    has_memory_commands: bool
+    """The probe reads and writes memory by itself; each access is an exchange with it."""
     stream_words: int
     """What one transaction of `stream` carries at most."""
     stream_span: int
@@ -123,7 +123,7 @@ class Port(ABC):
 
         What lies between must bear being read: it is, where that saves commands.
         """
-        if self.patient:
+        if self.has_memory_commands:
             try:
                 (block,) = self.run([*before, Read(address, offsets[-1] // 4 + 1)])
             except AccessRefused as error:
@@ -276,7 +276,7 @@ class Port(ABC):
 class RegisterPort(Port):
     """Through the port's own registers, every read deferred to the end of the list."""
 
-    patient = False
+    has_memory_commands = False
     stream_words = PACKET_WORDS
     stream_span = TAR_WRAP
 
@@ -316,8 +316,10 @@ class RegisterPort(Port):
         if not wrote:
             return results.collect()
         # A write is acknowledged before it happens.  RDBUFF waits until it has, and CTRL/STAT
-        # tells whether it was refused; both ride in the same packet.
-        results.expect([self._dp.read_dp(r, now=False) for r in (DP_RDBUFF, DP_CTRL_STAT)])
+        # tells whether it was refused; both ride in the same packet.  RDBUFF, which is in no bank,
+        # needs nothing of `DebugPort`.
+        waited = self._dp.probe.read_dp(DP_RDBUFF, now=False)
+        results.expect([waited, self._dp.read_dp(DP_CTRL_STAT, now=False)])
         *values, (_, status) = results.collect()
         if status & (CTRLSTAT_STICKYERR | CTRLSTAT_WDATAERR):
             raise exceptions.TransferFaultError("write")
@@ -337,7 +339,7 @@ class RegisterPort(Port):
 class InterfacePort(Port):
     """Through the probe's memory commands, and its register accesses for BD0-3."""
 
-    patient = True
+    has_memory_commands = True
     stream_words = COMMAND_WORDS
     stream_span = 4 * COMMAND_WORDS
 

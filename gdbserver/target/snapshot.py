@@ -104,7 +104,9 @@ class Snapshot:
         if not missing:
             return True
         start, end = missing[0], missing[-1] + LINE
-        if self._memory.patient:  # with such a probe an access costs the same, however long
+        if (
+            self._memory.has_memory_commands
+        ):  # with such a probe an access costs the same, however long
             start, end = start & -RUN, end + RUN - 1 & -RUN
         elif start == self._next:
             end = max(end, min(start + RUN, region.end))

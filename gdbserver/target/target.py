@@ -310,7 +310,7 @@ class Target:
         except GdbServerError as error:
             log.info("the target could not be left in order: %s", error)
         finally:
-            self._core.let_go()
+            self._core.forget_halt()
             self.link.close()
 
     def _leave(self, resume: bool) -> None:
@@ -357,7 +357,7 @@ class Target:
     @property
     def has_memory_commands(self) -> bool:
         """Whether the probe reads and writes memory by itself, much of it in one exchange."""
-        return self._memory.patient
+        return self._memory.has_memory_commands
 
     def read_word(self, address: int) -> int:
         return self._memory.read_words(address, 1)[0]
@@ -398,7 +398,7 @@ class Target:
     def _written(self, address: int) -> None:
         """Debug registers can change everything that is known about a halt."""
         if address in PPB:
-            self._core.let_go()
+            self._core.forget_halt()
 
     def stream(self, address: int, data: bytes, *, idle: bool = False) -> None:
         """Write words into a slave that throttles by WAIT, such as flash being programmed.
@@ -463,9 +463,9 @@ class Target:
         """Execute one instruction, also where a breakpoint sits on it, or sleep is asked for."""
         self._core.step(mask_interrupts=mask_interrupts)
 
-    def leave(self, span: Span) -> None:
+    def step_range(self, span: Span) -> None:
         """Execute until pc is outside `span`: `poll_stop` tells when.  Calls are not followed."""
-        self._core.leave(span)
+        self._core.step_range(span)
 
     def step_interrupts(self, wanted: bool) -> None:
         """Whether interrupts may come in between while the core is stepped."""

@@ -31,7 +31,7 @@ class Known(dict[int, int]):
     """What was read of a core that stands: values by DCRSR selector."""
 
     keeps_up = False
-    """The core was seen to be done with a register by the next access of a `patient` port."""
+    """The core was seen to be done with a register by the next exchange with the probe."""
 
 
 def read_together(selectors: Iterable[int]) -> list[Access]:
@@ -49,7 +49,7 @@ def read_together(selectors: Iterable[int]) -> list[Access]:
 class Transfers:
     """Moves registers.
 
-    `note_status` is told whatever DHCSR says, and `let_go` that the core does not stand after all.
+    `note_status` is told whatever DHCSR says; `forget_halt`, that the core does not stand.
     """
 
     def __init__(
@@ -57,12 +57,12 @@ class Transfers:
         port: Port,
         deadline: Callable[[float], Deadline],
         note_status: Callable[[int], int],
-        let_go: Callable[[], None],
+        forget_halt: Callable[[], None],
     ) -> None:
         self._port = port
         self._deadline = deadline
         self._note_status = note_status
-        self._let_go = let_go
+        self._forget_halt = forget_halt
 
     # --- Reading -----------------------------------------------------------------------------
 
@@ -71,10 +71,10 @@ class Transfers:
     ) -> list[Sequence[int]]:
         """Read what is not known yet of `selectors`; the result is that of `besides`.
 
-        These ride along, where anything does: to a patient port, each access is an exchange.
+        These ride along, but with a probe that makes an exchange of each access.
         """
-        if self._port.patient:
-            complete = self._read_patiently(known, selectors)
+        if self._port.has_memory_commands:
+            complete = self._read_one_by_one(known, selectors)
             found = self._port.run(besides) if besides else []
         else:
             missing = [selector for selector in selectors if selector not in known]
@@ -94,7 +94,7 @@ class Transfers:
             known |= zip(selectors, words[1::2], strict=True)
         return kept_up
 
-    def _read_patiently(self, known: Known, selectors: Sequence[int]) -> bool:
+    def _read_one_by_one(self, known: Known, selectors: Sequence[int]) -> bool:
         """The same of all that is not known yet, where DHCSR is asked only once.
 
         With the first register that is read at a stop, it tells whether the core is done with one
@@ -150,7 +150,7 @@ class Transfers:
         if not raw:
             return
         selectors = asked = list(raw)
-        if self._port.patient:
+        if self._port.has_memory_commands:
             asked = selectors[-1:] if known.keeps_up else selectors[:1]
         accesses: list[Access] = []
         for selector, value in raw.items():
@@ -176,7 +176,7 @@ class Transfers:
         for status in statuses:
             together &= self._note_status(status)
         if not together & Dhcsr.S_HALT:
-            self._let_go()
+            self._forget_halt()
             raise TargetError("the core is running", hint="something else resumed or reset it")
         return bool(together & Dhcsr.S_REGRDY)
 
@@ -189,7 +189,7 @@ class Transfers:
         deadline = self._deadline(TRANSFER_TIMEOUT)
         while not self._has_kept_up(self._port.read(DHCSR)):
             if deadline.expired():
-                self._let_go()
+                self._forget_halt()
                 raise TargetError(
                     "the core does not show its registers: DHCSR.S_REGRDY stays 0",
                     hint="its clock may have stopped: `monitor reset halt`",

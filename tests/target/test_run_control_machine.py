@@ -177,7 +177,7 @@ class RunControl(RuleBasedStateMachine):
     def leave(self, length: int) -> None:
         before = self.bench.pc
         span = Span.of(before & ~3, length)
-        self.bench.target.leave(span)
+        self.bench.target.step_range(span)
         for _ in range(200):
             if (stop := self.bench.target.poll_stop()) is not None:
                 break
