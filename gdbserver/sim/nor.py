@@ -22,91 +22,25 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 from gdbserver.chip.memory import Span
 from gdbserver.sim.clock import Clock, Event
+from gdbserver.sim.nor_commands import BY_MODE, Command, Data, Operation, Request
+from gdbserver.sim.nor_frames import Clocks, Frame, sample
 from gdbserver.sim.nor_parts import PARTS, Part
-from gdbserver.sim.nor_vendors import BY_MODE, Command, Data, Operation, Request, Vendor, repeat
+from gdbserver.sim.nor_vendors import Vendor, repeat
 
 log = logging.getLogger(__name__)
 
-__all__ = ["PARTS", "Frame", "Nor"]
-
 PAGE = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One chip-select cycle as the controller drives it.
-
-    A phase with no lines is absent.  `write` and `read` exclude each other.
-    """
-
-    instruction: int | None = None
-    instruction_lines: int = 1
-    address: int = 0
-    address_bytes: int = 0
-    address_lines: int = 1
-    alternate: int = 0
-    """Sent between address and dummy cycles; most parts call it mode bits."""
-    alternate_bytes: int = 0
-    alternate_lines: int = 1
-    dummy: int = 0
-    """Clock cycles."""
-    data_lines: int = 1
-    write: bytes = b""
-    read: int = 0
-    """Bytes to read."""
-    ddr: bool = False
-    """Address, alternate bytes and data on both edges of the clock.  An instruction for both
-    edges that comes in another shape than its own is not unrolled, but ignored."""
-
-    def levels(self) -> list[int]:
-        """IO3..IO0 at each rising edge, undriven lines high, up to where a read begins.
-
-        On one or two lines the controller holds IO2 low and IO3 high.
-        """
-        levels: list[int] = []
-        if self.instruction is not None:
-            levels += _unroll(bytes([self.instruction]), self.instruction_lines, ddr=False)
-        for value, length, lines in (
-            (self.address, self.address_bytes, self.address_lines),
-            (self.alternate, self.alternate_bytes, self.alternate_lines),
-        ):
-            if length:
-                data = (value & ((1 << 8 * length) - 1)).to_bytes(length, "big")
-                levels += _unroll(data, lines, ddr=self.ddr)
-        levels += [0xF if self.data_lines == 4 else 0xB] * self.dummy
-        if self.write:
-            levels += _unroll(self.write, self.data_lines, ddr=self.ddr)
-        return levels
-
-
-def _unroll(data: bytes, lines: int, *, ddr: bool) -> list[int]:
-    """Bytes as levels of IO3..IO0, a clock each; most significant bits first."""
-    mask = (1 << lines) - 1
-    idle = {1: 0b1010, 2: 0b1000, 4: 0}[lines]
-    levels = [
-        idle | byte >> shift & mask for byte in data for shift in range(8 - lines, -1, -lines)
-    ]
-    return levels[::2] if ddr else levels  # a die that does not know DDR sees rising edges only
-
-
-def _bits(levels: list[int], lines: int) -> int:
-    """What a die that listens to `lines` lines makes of these clocks."""
-    value = 0
-    for level in levels:
-        value = value << lines | level & ((1 << lines) - 1)
-    return value
 
 
 class Nor:
     """The die.  `timing` picks the typical or the maximum times of the datasheet.
 
     Inspection: `memory`, `contents`, `erases`, `programs`, `busy`, `busy_until`,
-    `address_bytes`.  Faults: `stick_busy`, `fail_cell`, `power_loss`, `lift_off`, and setting
+    `address_bytes`.  Faults: `stick_busy`, `fail_cell`, `power_cycle`, `lift_off`, and setting
     `jedec_id`.
     """
 
@@ -230,17 +164,13 @@ class Nor:
         self._on_board = False
         self.changed()
 
-    def power_loss(self) -> None:
-        """Power goes: what was being programmed or erased stays as far as it got."""
+    def power_cycle(self) -> None:
+        """Power goes and comes back: what was being programmed or erased stays as far as it got."""
         self._stuck = "no"
         self._break_off()
         self.vendor.power_cycled()
         self._power_up()
         self.changed()
-
-    def power_cycle(self) -> None:
-        """Power goes and comes back, which also ends `stick_busy`."""
-        self.power_loss()
 
     # --- The seam ------------------------------------------------------------------------------
 
@@ -262,7 +192,7 @@ class Nor:
         if late is None:
             return answer or b"\xff" * frame.read
         lines = self._lines(request.command)[1] if request is not None else 1
-        return _sample(frame, answer, lines, late)
+        return sample(frame, answer, lines, late)
 
     def _reading(self) -> tuple[object, ...]:
         """All that decides how a read of the array is understood, registers aside."""
@@ -347,45 +277,38 @@ class Nor:
         return max(self._lines(command)) < 4 or self.vendor.quad_enabled
 
     def _decode_clocks(self, frame: Frame) -> tuple[Request | None, int]:
-        levels = frame.levels()
+        driven = frame.driven()
         if not self.vendor.quad_enabled:
             # IO3 is HOLD#: while it is low the die does not see the clock.
-            held = [level for level in levels if level & 0x8]
-        else:
-            held = levels
-        reads = 8 * frame.read // frame.data_lines // (2 if frame.ddr else 1)
-        clocks = held + [0xF if frame.data_lines == 4 else 0xB] * reads
-        position = 0
-        if self._continuous is None:
-            position = 8 // self.protocol
-            if len(clocks) < position:
+            driven = [level for level in driven if level & 0x8]
+        clocks = Clocks([*driven, *frame.released()])
+        opcode = self._continuous
+        if opcode is None:
+            if clocks.left < 8 // self.protocol:
                 return None, 0
-            opcode = _bits(clocks[:position], self.protocol)
-        else:
-            opcode = self._continuous
+            opcode = clocks.take(8, self.protocol)
         command = self.part.commands.get(opcode)
         if command is None or not self._usable(command) or command.ddr:
             log.info("%s: instruction %#04x is not for this part now", self.part.name, opcode)
             return None, 0
-        request = Request(command)
+        request = Request(command, mode=-1)
         for_address, for_data = self._lines(command)
-        length = 8 * self._address_length(command) // for_address
-        request.address = _bits(clocks[position : position + length], for_address)
-        position += length
+        request.address = clocks.take(8 * self._address_length(command), for_address)
         waits = self.vendor.waits(command)
-        mode = clocks[position : position + min(waits, 8 // for_address)]
-        request.mode = _bits(mode, for_address) if len(mode) == 8 // for_address else -1
-        position += waits
-        rest = len(clocks) - position
+        if min(waits, clocks.left) >= 8 // for_address:
+            request.mode = clocks.take(8, for_address)
+            waits -= 8 // for_address
+        clocks.skip(waits)
+        late = len(driven) - clocks.position
+        rest = clocks.left
         request.complete = rest >= 0
         request.exact = rest == 0 if command.data is Data.NONE else rest * for_data % 8 == 0
         if command.data is Data.IN and rest > 0:
             count = rest * for_data // 8
-            bits = _bits(clocks[position : position + 8 * count // for_data], for_data)
-            request.write = bits.to_bytes(count, "big")
+            request.write = clocks.take(8 * count, for_data).to_bytes(count, "big")
         elif command.data is Data.OUT and rest > 0:
             request.read = -(-rest * for_data // 8)
-        return request, len(held) - position
+        return request, late
 
     # --- Executing -----------------------------------------------------------------------------
 
@@ -646,31 +569,3 @@ def _wrap_into_page(offset: int, data: bytes) -> bytes:
     image[offset : offset + len(until_end)] = until_end
     image[: len(data) - len(until_end)] = data[len(until_end) :]
     return bytes(image)
-
-
-def _sample(frame: Frame, answer: bytes, lines: int, late: int) -> bytes:
-    """What the controller reads while the die drives `answer` on `lines` lines.
-
-    The controller's first sample falls `late` clocks after the die's first bit; before that
-    bit, and on lines that the die does not drive, it sees pull-ups.
-    """
-    clocks = 8 * len(answer) // lines
-    mask = (1 << lines) - 1
-    wanted = (1 << frame.data_lines) - 1
-    edges = 2 if frame.ddr else 1
-    bits, have, data = 0, 0, bytearray()
-    clock = late
-    while len(data) < frame.read:
-        level = 0xF
-        if 0 <= clock < clocks:
-            at = clock * lines
-            driven = answer[at >> 3] >> 8 - lines - (at & 7) & mask
-            level = 0b1101 | driven << 1 if lines == 1 else 0xF & ~mask | driven
-        seen = level >> 1 & 1 if frame.data_lines == 1 else level & wanted
-        for _ in range(edges):
-            bits, have = bits << frame.data_lines | seen, have + frame.data_lines
-            if have == 8:
-                data.append(bits)
-                bits = have = 0
-        clock += 1
-    return bytes(data[: frame.read])

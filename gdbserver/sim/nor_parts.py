@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gdbserver.sim.clock import MICROSECOND, MILLISECOND, SECOND
-from gdbserver.sim.nor_vendors import BY_MODE, Command, Data, Issi, Micron, Vendor, Winbond
+from gdbserver.sim.nor_commands import BY_MODE, Command, Data
+from gdbserver.sim.nor_vendors import Issi, Micron, Vendor, Winbond
 
 if TYPE_CHECKING:
     from gdbserver.sim.nor import Nor

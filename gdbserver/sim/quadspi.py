@@ -33,7 +33,8 @@ from gdbserver.chip.stm32h743 import QUADSPI_IRQ
 from gdbserver.sim import quadspi_frames
 from gdbserver.sim.bus import Bus, BusStall, Master
 from gdbserver.sim.clock import Clock, Event
-from gdbserver.sim.nor import Frame, Nor
+from gdbserver.sim.nor import Nor
+from gdbserver.sim.nor_frames import Frame
 from gdbserver.sim.polling import AccessKind
 from gdbserver.sim.quadspi_fifo import FIFO, PS, Incoming, Outgoing
 from gdbserver.sim.quadspi_frames import Mode, Phases, framed

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
 
-from gdbserver.sim.nor import Frame
+from gdbserver.sim.nor_frames import Frame
 from gdbserver.sim.registers import (
     BitsInteger,
     BitStruct,

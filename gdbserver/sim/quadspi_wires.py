@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from gdbserver.sim.nor import Frame, Nor
+from gdbserver.sim.nor import Nor
+from gdbserver.sim.nor_frames import Frame
 
 LostBits = Callable[[int, bool], int | None]
 """`lost_bits(bank, dual)`: which bits of a byte on four lines do not get through to a bank's die.

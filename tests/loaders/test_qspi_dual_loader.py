@@ -29,7 +29,7 @@ from loader_bench import (
 from gdbserver.chip.stm32h743 import QUADSPI_BANKS
 from gdbserver.sim.board import BoardOptions
 from gdbserver.sim.clock import MILLISECOND
-from gdbserver.sim.nor import Frame
+from gdbserver.sim.nor_frames import Frame
 from gdbserver.sim.nor_parts import PARTS
 
 SECTOR = 0x20000  # 64 KiB of each

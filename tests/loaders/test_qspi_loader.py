@@ -40,7 +40,7 @@ from gdbserver.loader.file import STORAGE_INFO
 from gdbserver.sim.board import BoardOptions
 from gdbserver.sim.bus import Master
 from gdbserver.sim.clock import MILLISECOND
-from gdbserver.sim.nor import Frame
+from gdbserver.sim.nor_frames import Frame
 from gdbserver.sim.nor_parts import PARTS
 from gdbserver.sim.quadspi import QuadSpi
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from gdbserver.chip.memory import Span
 from gdbserver.sim.bus import Bus, BusStall, Master
 from gdbserver.sim.clock import Clock
-from gdbserver.sim.nor import PARTS, Nor
+from gdbserver.sim.nor import Nor
+from gdbserver.sim.nor_parts import PARTS
 from gdbserver.sim.quadspi import QuadSpi
 
 BASE = 0x52005000

@@ -12,7 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from gdbserver.chip.memory import Span
 from gdbserver.sim.clock import MICROSECOND, MILLISECOND, SECOND, Clock
-from gdbserver.sim.nor import PARTS, Frame, Nor
+from gdbserver.sim.nor import Nor
+from gdbserver.sim.nor_frames import Frame
+from gdbserver.sim.nor_parts import PARTS
 
 MIB = 1 << 20
 BUSY, WEL = 1, 2
@@ -710,7 +712,7 @@ def test_power_loss_leaves_what_was_done_by_then(bench: Bench, after: int, expec
     bench.nor.memory[0:0x1000] = b"\x5a" * 0x1000
     bench.erase(0)
     bench.pass_time(50 * MICROSECOND * after)
-    bench.nor.power_loss()
+    bench.nor.power_cycle()
     assert bench.nor.contents(0, 0x1000)[256::512] == expected
     assert bench.status() == 0
 
@@ -718,7 +720,7 @@ def test_power_loss_leaves_what_was_done_by_then(bench: Bench, after: int, expec
 def test_power_loss_leaves_the_first_part_of_a_page(bench: Bench) -> None:
     bench.enabled(0x12, bytes(256), address=0, address_bytes=4)
     bench.pass_time(350 * MICROSECOND)
-    bench.nor.power_loss()
+    bench.nor.power_cycle()
     assert bench.nor.contents(0, 256) == bytes(128) + b"\xff" * 128
 
 
