@@ -1,3 +1,5 @@
+"""What clients were seen to send, and what it is taken for."""
+
 from __future__ import annotations
 
 import re

@@ -1,3 +1,5 @@
+"""The XML that GDB and LLDB read."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,3 +1,5 @@
+"""Framing: any bytes, cut anywhere, and what goes out."""
+
 from __future__ import annotations
 
 from hypothesis import given, settings

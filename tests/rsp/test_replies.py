@@ -1,3 +1,5 @@
+"""Answers, byte by byte; the CRC as the GDB manual writes it."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""Breakpoints, watchpoints, stepping and trace, as a debugger's registers have them."""
+
 from __future__ import annotations
 
 import pytest

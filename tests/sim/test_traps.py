@@ -1,3 +1,5 @@
+"""Instructions that Unicorn must not execute, found in code."""
+
 from __future__ import annotations
 
 import pytest
