@@ -164,19 +164,25 @@ class Link:
                 log.debug("at %d Hz: %s", hertz, error.__cause__)
             else:
                 return
-        self._connect_at(slowest, under_reset)
+        self._connect_at(slowest, under_reset, insist=not quick)
 
-    def _connect_at(self, hertz: int, under_reset: bool) -> None:
+    def _connect_at(self, hertz: int, under_reset: bool, *, insist: bool = True) -> None:
+        """Wake the debug port at `hertz`, or at the probe's own clock, unless we `insist`."""
         if hertz != self._session.options.get("frequency"):  # else opening has set it
             self._session.options.set("frequency", hertz)
-            with (
-                driver_errors(
-                    f"the debug probe does not take a clock of {hertz} Hz",
-                    hint="give another --frequency",
-                ),
-                suppress(NotImplementedError),
-            ):
-                self.probe.set_clock(hertz)
+            try:
+                with (
+                    driver_errors(
+                        f"the debug probe does not take a clock of {hertz} Hz",
+                        hint="give another --frequency",
+                    ),
+                    suppress(NotImplementedError),
+                ):
+                    self.probe.set_clock(hertz)
+            except ProbeError as error:
+                if insist:
+                    raise
+                log.info("it keeps the clock that it has: %s", error.__cause__)
         with driver_errors(
             "the chip does not answer the debug probe",
             hint="is the board powered, and the SWD cable right? try a lower --frequency",

@@ -97,7 +97,12 @@ class OneClockProbe(SimProbe):
         raise NotImplementedError
 
 
-@pytest.mark.parametrize("probe", [SlowProbe, OneClockProbe])
+class StubbornProbe(SimProbe):
+    def set_clock(self, frequency: float) -> None:
+        raise exceptions.ProbeError("this probe's clock cannot be changed")
+
+
+@pytest.mark.parametrize("probe", [SlowProbe, OneClockProbe, StubbornProbe])
 def test_a_probe_that_takes_no_clock_of_10_mhz_is_used_all_the_same(probe: type[SimProbe]) -> None:
     target = Target.behind(probe("sim"), connect=Connect.UNDER_RESET)
     target.link.reconnect()
