@@ -95,20 +95,20 @@ def _settings(arguments: Arguments) -> Iterator[str]:
         yield line("External Loader", name)
 
 
-_IN_THEIR_WORDS = {"--probe": "-i", "--port": "-p"}
+_THEIR_OPTIONS = {"--probe": "-i", "--port": "-p"}
 """Options that a hint of ours may name, as they are called here."""
 
 
-def story(error: GdbServerError) -> Iterator[str]:
+def cause_and_hint(error: GdbServerError) -> Iterator[str]:
     """Our cause and hint, below what ST's tools say."""
     for number, line in enumerate(explain(error)):
         told = f"  {'cause: ' if number == 0 else ''}{line}"
-        yield re.sub("--probe|--port", lambda option: _IN_THEIR_WORDS[option[0]], told)
+        yield re.sub("--probe|--port", lambda option: _THEIR_OPTIONS[option[0]], told)
 
 
 def _complaint(error: GdbServerError, arguments: Arguments) -> Iterator[str]:
     """Why the server did not start: ST's words, which scripts look for, and then ours."""
-    ours = list(story(error))
+    ours = list(cause_and_hint(error))
     if isinstance(error, CannotListen):
         port = arguments.number("port-number", DEFAULT_PORT)
         yield f"Failure starting GDB server: TCP port {port} not available."

@@ -11,7 +11,7 @@ import click
 from gdbserver.chip.memory import FlashRegion, merge
 from gdbserver.chip.stm32h743 import INTERNAL_FLASH
 from gdbserver.cli.options import chosen_wiring, names_the_simulator
-from gdbserver.cli.stlink import BUILTIN, DEFAULT_PORT, story
+from gdbserver.cli.stlink import BUILTIN, DEFAULT_PORT, cause_and_hint
 from gdbserver.cli.stlink_options import Arguments
 from gdbserver.errors import FlashError, GdbServerError
 from gdbserver.flash.machine import Machine
@@ -118,7 +118,7 @@ def _external(programmer: Programmer, *, init: bool) -> Iterator[str]:
             programmer.prepare_external_reads()
     except FlashError as error:
         yield "Failed to initialize external memory!"
-        yield from story(error)
+        yield from cause_and_hint(error)
 
 
 def _device(target: Target) -> Iterator[str]:
@@ -183,7 +183,7 @@ class Console(Observer):
         number = self._failed_segment(failure)
         click.echo(f"Error: failed to download Segment[{number}]")
         click.echo("Error: failed to download the File")
-        for line in story(failure):
+        for line in cause_and_hint(failure):
             click.echo(line)
 
     def _first(self, milestone: str) -> bool:

@@ -286,6 +286,14 @@ class Board:
         self._attach_memories()
         self._attach_peripherals()
         self._attach_debug()
+        self._connect()
+        self._fill_rams()
+        self._end_reset()
+
+    # --- Wiring --------------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        """Interrupts, resets, clock gates: the lines from one unit to another."""
         self.scs.on_system_reset = lambda: self.reset(ResetCause.SOFTWARE)
         self.flash.on_irq = lambda level: self.scs.set_irq(FLASH_IRQ, level)
         self.flash.on_changing = self.scs.caches.flash_changes
@@ -297,10 +305,6 @@ class Board:
         self.rcc.on_peripheral_reset = self._reset_peripheral
         self.rcc.on_gates_changed.append(self.quadspi.gates_changed)
         self.rcc.on_gates_changed.append(self.mdma.gates_changed)
-        self._fill_rams()
-        self._end_reset()
-
-    # --- Wiring --------------------------------------------------------------------------------
 
     def _solder_nors(self) -> tuple[bytearray, tuple[Nor, ...]]:
         """The NORs, and the array behind them as the QUADSPI's window shows it.

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -75,16 +76,23 @@ def _nothing_more() -> None:
     """What to do behind a stop that is an end in itself."""
 
 
+@dataclass(frozen=True, slots=True)
 class Watchpoint:
-    """A span of addresses whose loads, stores or both halt the core."""
+    """A span of addresses whose loads, stores or both halt the core; `matched` is told of them."""
 
-    def __init__(
-        self, span: Span, *, loads: bool, stores: bool, matched: Callable[[], None]
-    ) -> None:
-        self.span = span
-        self.loads = loads
-        self.stores = stores
-        self.matched = matched
+    span: Span
+    loads: bool
+    stores: bool
+    matched: Callable[[], None]
+
+
+def _cortex_m7() -> uc.Uc:
+    unicorn = uc.Uc(uc.UC_ARCH_ARM, uc.UC_MODE_THUMB)
+    # Not UC_MODE_MCLASS: it silently makes the core a Cortex-M33.
+    unicorn.ctl_set_cpu_model(arm.UC_CPU_ARM_CORTEX_M7)
+    unicorn.ctl_exits_enabled(True)
+    unicorn.ctl_set_exits([_NOWHERE])
+    return unicorn
 
 
 class Core:
@@ -137,12 +145,7 @@ class Core:
         self._finishing = False
         self._exits: frozenset[int] = frozenset()
         self._exits_key: tuple[object, ...] = ()
-        unicorn = uc.Uc(uc.UC_ARCH_ARM, uc.UC_MODE_THUMB)
-        # Not UC_MODE_MCLASS: it silently makes the core a Cortex-M33.
-        unicorn.ctl_set_cpu_model(arm.UC_CPU_ARM_CORTEX_M7)
-        unicorn.ctl_exits_enabled(True)
-        unicorn.ctl_set_exits([_NOWHERE])
-        self._uc = unicorn
+        self._uc = unicorn = _cortex_m7()
         self.registers = CoreRegisters(unicorn)
         self._polls = PollDetector(self.registers.unicorn_place)
         self._memory = CoreMemory(
