@@ -73,7 +73,7 @@ _XPSR_IT: Final = 0x0600FC00
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _DebugEvents:
     """What the hardware says about a stop; reading it has cleared some of it."""
 
     dfsr: int
@@ -88,10 +88,10 @@ class _Halt:
     looked: float
     """When DHCSR said so last."""
     registers: Known = field(default_factory=Known)
-    found: _Found | None = None
+    events: _DebugEvents | None = None
     is_clear: bool = False
     """DFSR holds nothing any more, and a core that stands still adds nothing to it."""
-    status: faults.FaultStatus | None = None
+    fault_registers: faults.FaultStatus | None = None
     reason: StopReason | None = None
     bkpt: int | None = None
     """Where a BKPT of the program's own stopped the core: running on means stepping over it."""
@@ -128,7 +128,9 @@ class Core:
         self._range: Span | None = None  # until pc is outside, a stop is none
         self._range_code = b""  # of that span
         self._catches_all = False  # DEMCR has every fault caught, for the time of a run to an exit
-        self._early: tuple[Watch, Block] | None = None  # matched, before the core had stopped
+        self._matched_early: tuple[Watch, Block] | None = (
+            None  # matched, before the core had stopped
+        )
         self._stack = 0  # where the stack was at the last stop
         self._reset_seen = False
         self.mask_interrupts = True
@@ -208,7 +210,7 @@ class Core:
             self._halt.wanted = True
             if stepped is not None:  # for the client, it was running
                 self._explain(self._halt)
-                self._halt.reason = self._halted(self._halt)
+                self._halt.reason = self._halt_reason(self._halt)
             return
         status = self._request_halt()
         self._asked = "halt"
@@ -276,14 +278,10 @@ class Core:
 
     def _look_closely(self, before: Sequence[Access], after: Sequence[Access] = ()) -> bool:
         """Whether the core stands now; if it does, with all that will be asked about the stop."""
-        stop: list[Read] = []
-        ahead: list[Read] = []
-        transfers: list[Access] = []
-        if (
-            not self._port.has_memory_commands
-        ):  # else nothing is gained: it takes one access at a time
-            stop, ahead = self._stop_reads(), self._snapshot.ahead(self._stack)
-            transfers = read_together(registers.CORE_SELECTORS_SEEN)
+        in_one = not self._port.has_memory_commands  # else nothing is gained by asking now
+        stop = self._event_reads() if in_one else []
+        ahead = self._snapshot.ahead(self._stack) if in_one else []
+        transfers = read_together(registers.CORE_SELECTORS_SEEN) if in_one else []
         reads = [Read(DHCSR), *stop, *ahead, *transfers]
         try:
             (status,), *rest = self._port.run([*before, *reads, *after])
@@ -292,19 +290,19 @@ class Core:
             self._port.run([*after, Read(DHCSR)])
             return False
         self._note_status(status)
-        found, words, values = (
+        events, words, values = (
             rest[: len(stop)],
             rest[len(stop) : len(stop) + len(ahead)],
             rest[len(stop) + len(ahead) :],
         )
         if not status & Dhcsr.S_HALT or self._reset_seen:
             if stop:
-                self._early = self._early or self._matched(found[1:])
+                self._matched_early = self._matched_early or self._matched(events[1:])
             return False
         halt = _Halt(self._now())
         if transfers:
             self._transfers.take(halt.registers, registers.CORE_SELECTORS_SEEN, values)
-            halt.found = self._as_found(found)
+            halt.events = self._as_events(events)
         self._snapshot.keep(ahead, words)
         self._halt = halt
         return True
@@ -410,7 +408,7 @@ class Core:
         stepped = self._range
         self._step(mask_interrupts=True)
         halt = self._need_halt()
-        if self._find_out(halt).dfsr & ~Dfsr.HALTED and self._explain(halt).kind != "step":
+        if self._read_events(halt).dfsr & ~Dfsr.HALTED and self._explain(halt).kind != "step":
             self._range = None
             return False
         if stepped is None:
@@ -453,7 +451,7 @@ class Core:
         Armv7-M ARM, "Reset behavior".
         """
         known = Known({Selector.SPECIAL: 0, Selector.LR: 0xFFFFFFFF})
-        return _Halt(self._now(), known, _Found(Dfsr.VCATCH, None))
+        return _Halt(self._now(), known, _DebugEvents(Dfsr.VCATCH, None))
 
     def _prepare_reset(self, *, clear: bool = True) -> int:
         """Have the core caught at its reset vector; what DEMCR was."""
@@ -559,7 +557,7 @@ class Core:
             halt = self._found_halted()
         stop = self._explain(halt, briefly=briefly or self._range is not None)
         if stop.kind == "misplaced" and halt.wanted:
-            stop = halt.reason = self._halted(halt)
+            stop = halt.reason = self._halt_reason(halt)
         if stop.kind == "misplaced":
             log.debug("%s: letting its handler run first", stop.detail)
             self._exit_debug_state([], mask_interrupts=self._masked, look=False)
@@ -585,7 +583,7 @@ class Core:
         if self._halt is not None:
             self._stack = self._halt.registers.get(Selector.SP, self._stack)
         self._halt = None
-        self._early = None
+        self._matched_early = None
 
     def _need_halt(self) -> _Halt:
         """What is known about the core.
@@ -597,28 +595,28 @@ class Core:
             raise TargetError("the core is running", hint="interrupt it first")
         return self._halt or self._found_halted()
 
-    def _stop_reads(self) -> list[Read]:
-        """What the hardware knows about a stop: `_as_found` takes what they find."""
+    def _event_reads(self) -> list[Read]:
+        """Reads of what the hardware knows about a stop: `_as_events` takes what they find."""
         return [Read(DFSR), *self._breakpoints.watch_status()]
 
-    def _as_found(self, values: Sequence[Sequence[int]]) -> _Found:
+    def _as_events(self, values: Sequence[Sequence[int]]) -> _DebugEvents:
         (dfsr,), *watches = values
-        return _Found(dfsr, self._early or self._matched(watches))
+        return _DebugEvents(dfsr, self._matched_early or self._matched(watches))
 
     def _matched(self, watches: Sequence[Sequence[int]]) -> tuple[Watch, Block] | None:
         return self._breakpoints.matched([status for (status,) in watches])
 
-    def _find_out(self, halt: _Halt, selectors: Iterable[int] = ()) -> _Found:
+    def _read_events(self, halt: _Halt, selectors: Iterable[int] = ()) -> _DebugEvents:
         """Read what the hardware knows about a stop, and these registers with it."""
-        if halt.found is None:
-            stop = self._stop_reads()
-            halt.found = self._as_found(
+        if halt.events is None:
+            stop = self._event_reads()
+            halt.events = self._as_events(
                 self._fetch(halt, selectors, [*stop, Write(DFSR, [_ALL_DFSR])])
             )
             halt.is_clear = True
         else:
             self._fetch(halt, selectors)
-        return halt.found
+        return halt.events
 
     def _explain(self, halt: _Halt, *, briefly: bool = False) -> StopReason:
         """Find out why the core stopped, and unless `briefly`, what GDB asks next, in one go."""
@@ -627,13 +625,13 @@ class Core:
             expected: Sequence[int] = registers.CORE_SELECTORS_SEEN
             if self._port.has_memory_commands:  # then each costs two exchanges
                 expected = needed if briefly else registers.selectors(registers.EXPEDITED)
-            found = self._find_out(halt, expected)
+            events = self._read_events(halt, expected)
             self._fetch(halt, needed)
-            halt.reason = self._reason(halt, found)
+            halt.reason = self._reason(halt, events)
         return halt.reason
 
-    def _reason(self, halt: _Halt, found: _Found) -> StopReason:
-        dfsr, pc, xpsr = found.dfsr, halt.registers[Selector.PC], halt.registers[Selector.XPSR]
+    def _reason(self, halt: _Halt, events: _DebugEvents) -> StopReason:
+        dfsr, pc, xpsr = events.dfsr, halt.registers[Selector.PC], halt.registers[Selector.XPSR]
         where = f"at {pc:#010x}"
         if dfsr & Dfsr.VCATCH and xpsr & 0x1FF == 0:
             return StopReason(SIGTRAP, "reset", "caught at the reset vector")
@@ -647,8 +645,8 @@ class Core:
             if not faults.catches(xpsr, status.cfsr) & self._catch and self._catches_all:
                 return StopReason(SIGTRAP, "step", f"stepped into a fault handler: {detail}")
             return StopReason(faults.signal(status), "fault", detail)
-        if dfsr & Dfsr.DWTTRAP and found.matched is not None:
-            request, block = found.matched
+        if dfsr & Dfsr.DWTTRAP and events.matched is not None:
+            request, block = events.matched
             kind, verb = _WATCHED[request.kind]
             detail = f"{block.span} was {verb}, shortly before {pc:#010x}"
             return StopReason(SIGTRAP, kind, detail, block.address)
@@ -665,7 +663,7 @@ class Core:
                 return StopReason(SIGTRAP, "swbreak", f"BKPT instruction {where}")
         if self._asked == "step":
             return StopReason(SIGTRAP, "step", f"stepped to {pc:#010x}")
-        return self._halted(halt)
+        return self._halt_reason(halt)
 
     def _is_bkpt(self, pc: int) -> bool:
         try:
@@ -673,7 +671,7 @@ class Core:
         except MemoryFault:
             return False
 
-    def _halted(self, halt: _Halt) -> StopReason:
+    def _halt_reason(self, halt: _Halt) -> StopReason:
         pc = halt.registers[Selector.PC]
         blank = pc == LOCKUP_PC  # the vector 0xFFFFFFFF, without its Thumb bit
         where = "the reset vector of blank flash" if blank else f"{pc:#010x}"
@@ -703,28 +701,28 @@ class Core:
     def describe_fault(self) -> str | None:
         """One sentence about the fault that the status registers tell of, or None."""
         if self._halt is None and not self.is_halted():
-            return faults.describe(self._read_status())
+            return faults.describe(self._read_fault_registers())
         halt = self._need_halt()
         self._explain(halt)
         return faults.describe(self._fault_status(halt))
 
-    def _read_status(self) -> faults.FaultStatus:
+    def _read_fault_registers(self) -> faults.FaultStatus:
         cfsr, hfsr, _, mmfar, bfar = self._port.read(CFSR, 5)
         return faults.FaultStatus(cfsr, hfsr, mmfar, bfar)
 
-    def _status(self, halt: _Halt) -> faults.FaultStatus:
-        if halt.status is None:
-            halt.status = self._read_status()
-        return halt.status
+    def _fault_registers(self, halt: _Halt) -> faults.FaultStatus:
+        if halt.fault_registers is None:
+            halt.fault_registers = self._read_fault_registers()
+        return halt.fault_registers
 
     def _is_lockup(self, halt: _Halt) -> bool:
         pc, xpsr = halt.registers[Selector.PC], halt.registers[Selector.XPSR]
-        return pc == LOCKUP_PC and faults.is_lockup(pc, xpsr, self._status(halt))
+        return pc == LOCKUP_PC and faults.is_lockup(pc, xpsr, self._fault_registers(halt))
 
     def _fault_status(self, halt: _Halt) -> faults.FaultStatus:
         """The status of `halt` with what can be found out about where the program was."""
         self._fetch(halt, (Selector.PC, Selector.LR, Selector.XPSR))
-        status = replace(self._status(halt), locked_up=self._is_lockup(halt))
+        status = replace(self._fault_registers(halt), locked_up=self._is_lockup(halt))
         if status.cfsr & faults.STACKING:
             status = replace(status, sp=self.read_registers(["sp"])["sp"])
         stack = faults.frame_stack(halt.registers[Selector.XPSR], halt.registers[Selector.LR])
@@ -790,7 +788,7 @@ class Core:
         halt = self._need_halt()
         # Now: what the hardware knows afterwards are the loader's own stops and faults.
         self._explain(halt)
-        self._status(halt)
+        self._fault_registers(halt)
         (demcr,), *_ = self._fetch(halt, everything, [Read(DEMCR)])
         saved = {selector: halt.registers[selector] for selector in everything}
         before, asked = halt, self._asked

@@ -1,7 +1,7 @@
 """What went wrong on the core, in one sentence: CFSR, HFSR, the fault addresses, the frame.
 
 Armv7-M ARM (DDI 0403E.e), "Fault behavior" and "Configurable Fault Status Register".  `describe`
-is a pure function over values; who reads them is `gdbserver.target.target`.
+is a pure function over values; who reads them is `gdbserver.target.core`.
 """
 
 from __future__ import annotations
