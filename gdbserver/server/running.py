@@ -311,7 +311,10 @@ class Running:
         that anything has stopped, which for ever shows a program that runs.
         """
         await self.say(story + "\n")
-        return await self._wait_for_stop(_Run())
+        try:
+            return await self._wait_for_stop(_Run())
+        except GdbServerError as error:
+            return await self._tell(self._lost(error))
 
     async def _wait_for_stop(self, run: _Run) -> bytes | None:
         while (stop := await self._advance(run)) is None:

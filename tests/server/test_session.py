@@ -490,6 +490,24 @@ def test_who_resumes_a_core_that_cannot_be_reached_is_told_and_has_lost_it(
     on_bench(machine, story)
 
 
+def test_a_core_of_which_not_all_is_known_is_lost_when_it_cannot_be_resumed(
+    machine: Machine,
+) -> None:
+    async def story(bench: Bench) -> None:
+        async with connected(bench) as client:
+            await client.ask(b"?")
+            assert await client.ask(b"Pd=00010020") == b"OK"  # which stack that is, is forgotten
+            board_of(machine).unplug()
+            await client.send(b"vCont;r8000000,8000010")
+            while (reply := await client.hear() or b"")[:1] == b"O":
+                assert b"the debug probe stopped working" in said(reply)
+            assert reply == b"X1d"
+            board_of(machine).replug()
+            assert (await client.ask(b"?") or b"")[:1] == b"T"
+
+    on_bench(machine, story)
+
+
 @pytest.mark.parametrize("command", [b"c", b"s"])
 def test_who_fails_to_resume_a_core_that_stands_hears_that_it_stands(
     machine: Machine, command: bytes
