@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from gdbserver.chip.cortex_m import Demcr
+from gdbserver.chip.cortex_m import DEMCR, DHCSR, DWT_CTRL, FP_CTRL, Demcr
 from gdbserver.chip.memory import Span
 from gdbserver.chip.stm32h743 import (
     APB3FZ1_WWDG1,
@@ -89,6 +89,29 @@ _ASLEEP: Final = (
     "the core may be asleep without a clock (WFI, Stop mode), and DBGMCU cannot be reached to "
     "keep it going: connect under reset"
 )
+_IN_RESET: Final = (
+    "does the reset button, another probe, or a part hold NRST low? else connect under reset, or "
+    "switch the board off and on"
+)
+
+_NEEDED: Final = (
+    (DHCSR, "the core's debug registers (DHCSR)", _IN_RESET),
+    (DEMCR, "the core's debug registers (DEMCR)", _IN_RESET),
+    (FP_CTRL, "the core's breakpoint unit (FPB)", _IN_RESET),
+    (DWT_CTRL, "the core's watchpoint unit (DWT)", _IN_RESET),
+    (FLASH + FLASH_OPTSR_CUR, "the option bytes (FLASH_OPTSR_CUR)", _IN_RESET),
+    (
+        FLASH + FLASH_BANK2_OFFSET + FLASH_WPSN_CUR,
+        "bank 2's option bytes (FLASH_WPSN_CUR2)",
+        _IN_RESET,
+    ),
+    (
+        FLASH_SIZE,
+        "the word that tells how much flash there is",
+        "is it an STM32H742, H743, H750 or H753, and not in secure access mode?",
+    ),
+)
+"""What is asked for on connecting, what that is, and what to do where it is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +213,24 @@ class Target:
             stall.hint = _ASLEEP
             raise
         except AccessRefused as refused:
-            refused.hint = "does the reset button, another probe, or a part hold NRST low?"
-            raise
+            raise self._name_refused(refused) from refused.__cause__
+
+    def _name_refused(self, refused: AccessRefused) -> AccessRefused:
+        """The same with what it was that could not be reached: a batch tells where it began."""
+        for address, what, hint in _NEEDED:
+            try:
+                self._port.read(address)
+            except AccessRefused:
+                sentence = f"the chip does not let a debugger reach {what} at {address:#010x}"
+                refused = AccessRefused(sentence)
+                refused.hint = hint
+                break
+            except GdbServerError as error:
+                log.debug("what was refused cannot be told: %s", error)
+                break
+        else:
+            refused.hint = "it is let in now, so try again: did something pull NRST low meanwhile?"
+        return refused
 
     def _set_up_dbgmcu(self) -> None:
         """Debug through low power, and freeze what a halted core cannot feed.

@@ -23,6 +23,7 @@ from gdbserver.errors import (
     StreamStalled,
     explain,
 )
+from gdbserver.sim.board import Board
 from gdbserver.sim.bus import Master
 from gdbserver.sim.probe import SimProbe
 from gdbserver.target.breakpoints import BreakKind
@@ -359,7 +360,8 @@ def test_who_attaches_to_a_chip_that_is_held_in_reset_hears_what_may_hold_it(lin
     probe.board.hold_reset(True, who="button")
     with pytest.raises(AccessRefused) as error:
         Target.behind(probe, connect=Connect.ATTACH)
-    assert error.value.hint == "does the reset button, another probe, or a part hold NRST low?"
+    assert error.value.hint is not None
+    assert "does the reset button, another probe, or a part hold NRST low?" in error.value.hint
     probe.board.hold_reset(False, who="button")
     Target.behind(probe, connect=Connect.ATTACH).close()
 
@@ -415,3 +417,34 @@ def test_a_deadline_on_a_host_that_is_hardly_ever_awake_expires_in_the_end() -> 
 def test_pyocds_log_is_quiet() -> None:
     find_probe("sim")
     assert logging.getLogger("pyocd").level >= logging.CRITICAL
+
+
+def wall_off(board: Board, start: int) -> None:
+    """Take the device at `start` off the bus."""
+    devices = [entry for entry in board.bus.devices if entry[0].start != start]
+    assert len(devices) < len(board.bus.devices)
+    board.bus.devices.clear()
+    for span, device in devices:
+        board.bus.attach(span.start, len(span), device)
+
+
+@pytest.mark.parametrize("link", ["cmsis-dap-v2", "stlink-v3"])
+@pytest.mark.parametrize("connect", Connect)
+@pytest.mark.parametrize(
+    ("device", "what", "hint"),
+    [
+        (0xE0002000, "the core's breakpoint unit (FPB) at 0xe0002000", "does the reset button"),
+        (0xE0001000, "the core's watchpoint unit (DWT) at 0xe0001000", "does the reset button"),
+        (0x52002000, "the option bytes (FLASH_OPTSR_CUR) at 0x5200201c", "does the reset button"),
+        (0x1FF00000, "the word that tells how much flash there is at 0x1ff1e880", "is it an STM32"),
+    ],
+)
+def test_what_cannot_be_reached_on_connecting_is_named(
+    link: str, connect: Connect, device: int, what: str, hint: str
+) -> None:
+    probe = find_probe(f"sim:{link}")
+    wall_off(probe.board, device)
+    with pytest.raises(AccessRefused) as error:
+        Target.behind(probe, connect=connect)
+    assert str(error.value) == f"the chip does not let a debugger reach {what}"
+    assert str(error.value.hint).startswith(hint)
