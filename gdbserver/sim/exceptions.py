@@ -312,6 +312,7 @@ class ExceptionUnit:
         # T goes to Unicorn as one: `go_to` keeps the state that the frame asked for.
         registers.xpsr = xpsr & ~_FRAME_PADDED | XPSR_T
         registers.control = control
+        core.event_register = True
         core.go_to(target & 0xFFFFFFFE, thumb=bool(xpsr & XPSR_T))
         if not to_handler and scs.sleeps_on_exit:
             core.wait_for_interrupt()

@@ -155,7 +155,28 @@ class SystemControl(CoreSightComponent):
     DHCSR = Word(0xDF0)
     DCRSR = Word(0xDF4)
     DCRDR = Word(0xDF8)
-    DEMCR = Word(0xDFC, writable=0x010F07F1)
+    DEMCR = Register(
+        0xDFC,
+        BitStruct(
+            Padding(7),
+            "TRCENA" / Flag,
+            Padding(4),
+            "MON_REQ" / Flag,  # software's own: how its monitor was woken up
+            Unmodelled("MON_STEP"),
+            "MON_PEND" / Flag,
+            "MON_EN" / Flag,
+            Padding(5),
+            "VC_HARDERR" / Flag,
+            "VC_INTERR" / Flag,
+            "VC_BUSERR" / Flag,
+            "VC_STATERR" / Flag,
+            "VC_CHKERR" / Flag,
+            "VC_NOCPERR" / Flag,
+            "VC_MMERR" / Flag,
+            Padding(3),
+            "VC_CORERESET" / Flag,
+        ),
+    )
     STIR = Word(0xF00)
     FPCCR = Word(0xF34, reset=0xC0000000, writable=0xC0000000)
     FPCAR = Word(0xF38, writable=0xFFFFFFF8)
@@ -228,11 +249,12 @@ class SystemControl(CoreSightComponent):
     # --- resets ------------------------------------------------------------------------
 
     def reset_system(self) -> None:
-        """A system reset: all but the debug registers."""
+        """A system reset: all but the debug registers, of DEMCR what is for halting debug."""
         kept = {register: self.raw(register) for register in self._DEBUG_REGISTERS}
         self.reset()
         for register, value in kept.items():
             self.set_raw(register, value)
+        self.update(self.DEMCR, MON_EN=0, MON_PEND=0, MON_STEP=0, MON_REQ=0)
         self.nvic.reset()
         self.caches.reset()
         self.systick.reset()
@@ -666,10 +688,15 @@ class SystemControl(CoreSightComponent):
         else:
             self.set_raw(self.DCRDR, self._core.read_register(selector))
 
+    @on_read(DEMCR)
+    def _show_pending_monitor(self) -> None:
+        pending = self.nvic.pending >> ExceptionNumber.DEBUG_MONITOR & 1
+        self.update(self.DEMCR, MON_PEND=pending)
+
     @on_write(DEMCR)
-    def _write_demcr(self, fields: Fields) -> None:
-        self.store(fields)
-        if fields.value & Demcr.MON_PEND:
+    def _control_exceptions(self, demcr: Fields) -> None:
+        self.store(demcr)
+        if demcr.MON_PEND:
             self.nvic.pend(ExceptionNumber.DEBUG_MONITOR)
         else:
             self.nvic.unpend(ExceptionNumber.DEBUG_MONITOR)

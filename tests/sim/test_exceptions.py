@@ -458,6 +458,21 @@ def test_a_debug_monitor_gets_the_breakpoints_where_nobody_debugs() -> None:
     assert machine[DFSR] == Dfsr.BKPT
 
 
+def test_a_pended_debug_monitor_is_taken_once_and_switched_off_by_a_reset() -> None:
+    """DDI 0403E, "Debug Exception and Monitor Control Register": MON_PEND, and bits that reset."""
+    machine = Machine("b .\nmonitor: adds r4, #1\nbx lr")
+    machine.run()
+    machine[DEMCR] = Demcr.MON_EN | Demcr.MON_PEND | Demcr.VC_HARDERR
+    machine.run()
+    assert machine[DEMCR] == Demcr.MON_EN | Demcr.VC_HARDERR
+    machine[DEMCR] = machine[DEMCR]
+    machine.run()
+    machine[DHCSR] = KEY | Dhcsr.C_DEBUGEN | Dhcsr.C_HALT
+    assert machine.register(4) == 1
+    machine.core.reset()
+    assert machine[DEMCR] == Demcr.VC_HARDERR
+
+
 def test_an_interrupt_inside_an_it_block_returns_into_it() -> None:
     machine = Machine(
         """
@@ -608,6 +623,28 @@ def test_prigroup_says_which_priority_bits_preempt() -> None:
     assert preempting.register(4) == 0x21
     grouped = Machine(code.replace("{group}", "7"), irqs=irqs).run_to_halt()
     assert grouped.register(4) == 0x12
+
+
+def test_the_return_from_an_exception_is_an_event() -> None:
+    """DDI 0403E, "Exception return behavior": ExceptionReturn() sets the event register."""
+    machine = Machine(
+        """
+        svc #0
+        movs r4, #1
+        wfe
+        movs r4, #2
+        wfe
+        movs r4, #3
+        b .
+        svc:
+        wfe
+        bx lr
+        """
+    )
+    machine.run()
+    assert machine[DHCSR] & Dhcsr.S_SLEEP
+    machine[DHCSR] = KEY | Dhcsr.C_DEBUGEN | Dhcsr.C_HALT
+    assert machine.register(4) == 2, "the entry's event was taken by the handler"
 
 
 def test_sleep_on_exit_goes_back_to_sleep_after_each_interrupt() -> None:
