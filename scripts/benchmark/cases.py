@@ -43,7 +43,7 @@ Image = dict[int, bytes]
 
 USUAL = ("stlink-v3", "cmsis-dap-v2")
 SLOW = ("stlink-v2", "cmsis-dap-v1")
-IMPATIENT = tuple(f"{link},waits=4" for link in (*USUAL, "stlink-v2"))
+IMPATIENT = tuple(f"{link},waits=4" for link in USUAL)
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,11 @@ class Case:
     image: Image
     target: float
     """How many times the limit it shall take at most."""
-    today: float
-    """How many times the limit it takes at most, today, with the smaller images of --quick."""
     allowance: float = 0.0
     """Seconds that come on top of the limit, for comparing what is there."""
     links: tuple[str, ...] = USUAL
+    alone: bool = False
+    """Without the peer, which takes minutes for it, and is seen beside ours in other cases."""
 
     @property
     def size(self) -> int:
@@ -68,6 +68,10 @@ class Case:
 
 
 def cases(*, quick: bool) -> Iterator[Case]:
+    """All that is measured; or, `quick`, the same with smaller images.
+
+    There what a load begins and ends with weighs more: the targets are what is met today.
+    """
     bank = 128 * KIB if quick else 512 * KIB
     nor = MIB if quick else 4 * MIB
     internal = {BANK1.start: noise(bank, 1), BANK2.start: noise(bank, 2)}
@@ -77,21 +81,28 @@ def cases(*, quick: bool) -> Iterator[Case]:
     old_internal = {address: old[address] for address in internal}
     old_external = {address: old[address] for address in external}
 
-    yield Case("first load, all three devices", old, mixed, 1.05, 1.08)
-    yield Case("internal flash only", old_internal, internal, 1.05, 1.09)
-    yield Case("QSPI only", old_external, external, 1.03, 1.04)
-    yield Case("QSPI only, blank before", {}, external, 1.03, 1.06)
+    yield Case("first load, all three devices", old, mixed, 1.04 if quick else 1.05)
+    yield Case("internal flash only", old_internal, internal, 1.09 if quick else 1.05)
+    yield Case("QSPI only", old_external, external, 1.04 if quick else 1.03)
+    yield Case("QSPI only, blank before", {}, external, 1.06 if quick else 1.03)
+
     if not quick:
-        yield Case("slow link: internal flash", old_internal, internal, 1.10, 1.10, links=SLOW)
-        yield Case("slow link: QSPI, blank before", {}, external, 1.10, 1.10, links=SLOW)
-        little, old_little = ({NOR.start: i[NOR.start][: 2 * BLOCK]} for i in (external, old))
-        name = "impatient probe: internal flash beside a little NOR"
-        before, image = old_internal | old_little, internal | little
-        yield Case(name, before, image, 1.10, 1.37, links=IMPATIENT)
+        yield Case("slow link: all three devices", old, mixed, 1.10, links=SLOW, alone=True)
+        yield Case("slow link: internal flash", old_internal, internal, 1.10, links=SLOW)
+        yield Case("slow link: QSPI, blank before", {}, external, 1.10, links=SLOW)
+
+    yield Case("impatient probe: all three devices", old, mixed, 1.05, links=IMPATIENT, alone=True)
+    name, target = "impatient probe: internal flash beside a little NOR", 1.26 if quick else 1.10
+    little, old_little = ({NOR.start: i[NOR.start][: 2 * BLOCK]} for i in (external, old))
+    before, image = old_internal | old_little, internal | little
+    links = IMPATIENT if quick else (*IMPATIENT, "stlink-v2,waits=4")
+    yield Case(name, before, image, target, links=links)
+
     compare = 0.15 * sum(len(data) for data in mixed.values()) / MIB
-    yield Case("reload, unchanged", mixed, mixed, 1.0, 1.0, compare)
+    yield Case("reload, unchanged", mixed, mixed, 1.0, compare)
     edited = {address: _edited(data) for address, data in mixed.items()}
-    yield Case("reload, one function changed in each", mixed, edited, 1.0, 1.1, compare + 0.2)
+    name = "reload, one function changed in each"
+    yield Case(name, mixed, edited, 1.1 if quick else 1.0, compare + 0.2)
 
 
 def noise(length: int, seed: int) -> bytes:

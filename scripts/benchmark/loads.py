@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmark.cases import Case, limit, link_seconds, noise, write_elf
 from benchmark.meter import Cost, fill, reading, wrong_bytes
-from benchmark.servers import OURS, SERVERS
+from benchmark.servers import SERVERS
 from gdbserver.chip.memory import Span
 from gdbserver.chip.stm32h743 import AXI_SRAM, MIB
 from gdbserver.flash.programmer import Step
@@ -41,7 +41,6 @@ class Result:
     wrong_bytes: int
     failure: str = ""
     """What GDB said, where the server reported an error."""
-    today: float = field(default=0.0, repr=False)
 
     def __str__(self) -> str:
         wrong = "" if self.right else f", {self.failure or f'{self.wrong_bytes} bytes wrong'}"
@@ -61,11 +60,6 @@ class Result:
     @property
     def met(self) -> bool:
         return self.ratio <= self.target and self.right
-
-    @property
-    def slower(self) -> bool:
-        """It takes longer than today, or content is wrong: somebody broke something."""
-        return self.server == OURS and (self.ratio > self.today or not self.right)
 
 
 Event = tuple[Step, float]
@@ -87,7 +81,7 @@ def load(case: Case, link: str, server: str, work: Path) -> tuple[Result, list[E
     failure = "" if "Transfer rate" in said else said.strip().splitlines()[-1]
     least = limit(case, link)
     result = _result(case.name, link, server, cost, least=least, target=case.target, size=case.size)
-    result.wrong_bytes, result.failure, result.today = wrong, failure, case.today
+    result.wrong_bytes, result.failure = wrong, failure
     return result, [(step, now - before.seconds) for step, now in events]
 
 
@@ -115,7 +109,6 @@ def memory_images(link: str, server: str, work: Path) -> Iterator[Result]:
         if len(found) != len(data):
             result.failure = said.strip().splitlines()[-1]
         result.wrong_bytes = sum(a != b for a, b in zip(found, data, strict=False))
-        result.today = WITHIN
         yield result
 
 

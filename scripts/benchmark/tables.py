@@ -86,7 +86,7 @@ def of_trips(trips: Sequence[Trip]) -> str:
                 )
                 cost = f"{trip.transactions} in {_time(trip.microseconds / 1e6)}" if trip else _NONE
                 if server == OURS and trip is not None:
-                    row += [cost, f"{trip.target}{'' if trip.met else ' MISSED'}"]
+                    row += [cost, f"{trip.target or _NONE}{'' if trip.met else ' MISSED'}"]
                 else:
                     row.append(cost)
         rows.append(row)
