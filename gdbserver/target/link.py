@@ -261,7 +261,9 @@ class Link:
             if interface is None:
                 self._ports[number] = RegisterPort(self, self._dp, base, csw)
             else:
-                self._is_stlink = isinstance(interface, STLinkMemoryInterface)
+                if not self._is_stlink and isinstance(interface, STLinkMemoryInterface):
+                    self._is_stlink = True
+                    _warn_of_old_firmware(interface._link)
                 self._ports[number] = InterfacePort(self, self._dp, base, csw, interface)
         return self._ports[number]
 
@@ -376,6 +378,20 @@ def _ours(error: Exception, access: str) -> GdbServerError:
     if isinstance(error, exceptions.TransferError):
         return ProbeError("the chip stopped answering", hint="is it still powered and connected?")
     return ProbeError("the debug probe stopped working", hint="is it still plugged in?")
+
+
+def _warn_of_old_firmware(stlink: Any) -> None:
+    """An ST-LINK before V2J32 or V3J2 takes no CSW with its memory commands, and has its own."""
+    oldest = stlink.MIN_JTAG_VERSION_MEM_CSW.get(stlink.hw_version, 0)
+    if stlink.jtag_version < oldest:
+        log.warning(
+            "the ST-LINK's firmware %s does not look into the core's data cache: where a program "
+            "has it on, memory may be shown, and written, as it was before; update the firmware "
+            "with STM32CubeProgrammer to V%dJ%d or later",
+            stlink.version_str,
+            stlink.hw_version,
+            oldest,
+        )
 
 
 def _open(session: Session) -> None:

@@ -23,6 +23,7 @@ from gdbserver.errors import (
     StreamStalled,
     explain,
 )
+from gdbserver.sim import stlink
 from gdbserver.sim.board import Board
 from gdbserver.sim.bus import Master
 from gdbserver.sim.probe import SimProbe
@@ -448,3 +449,17 @@ def test_what_cannot_be_reached_on_connecting_is_named(
         Target.behind(probe, connect=connect)
     assert str(error.value) == f"the chip does not let a debugger reach {what}"
     assert str(error.value.hint).startswith(hint)
+
+
+@pytest.mark.parametrize(("version", "old"), [(31, True), (32, False)])
+def test_an_st_link_whose_firmware_takes_no_csw_is_told_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, version: int, old: bool
+) -> None:
+    monkeypatch.setattr(stlink, "_VERSION_V2", 2 << 12 | version << 6 | 7)
+    target = Target.open("sim:stlink-v2")
+    target.read_memory(0x24000000, 64)
+    target.link.reconnect()
+    target.close()
+    told = [m for m in caplog.messages if "STM32CubeProgrammer" in m]
+    assert len(told) == old
+    assert all(m.startswith("the ST-LINK's firmware V2J31M7 ") for m in told) or not old
