@@ -72,7 +72,7 @@ class CmsisDapFirmware(Interface):  # type: ignore[misc]  # pyOCD is untyped
     def close(self) -> None:
         self._answers.clear()
 
-    def write(self, data: list[int]) -> None:
+    def write(self, data: bytes | list[int]) -> None:
         """Send a packet.  It is carried out at once, at the probe's time."""
         self._check_plugged()
         packet = bytes(data)

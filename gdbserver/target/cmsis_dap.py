@@ -177,8 +177,9 @@ class _QuickQueue(DAPAccessCMSISDAP):  # type: ignore[misc]  # pyOCD is untyped
     def _send(self, packet: _Packet | _Wait) -> None:
         if len(self._commands_to_read) >= self._interface.get_packet_count():
             self._read_packet()
-        try:
-            self._interface.write(list(packet.encode_data()))
+        data = packet.encode_data()
+        try:  # pyOCD's drivers for HID put something before or behind it
+            self._interface.write(data if self._interface.is_bulk else list(data))
         except Exception as error:
             self._abort_all_transfers(error)
             raise

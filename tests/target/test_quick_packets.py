@@ -57,7 +57,11 @@ class Wire(Interface):  # type: ignore[misc]  # pyOCD is untyped
     def close(self) -> None:
         pass
 
-    def write(self, data: list[int]) -> None:
+    @property
+    def is_bulk(self) -> bool:
+        return self._size > 64
+
+    def write(self, data: list[int] | bytes) -> None:
         packet = bytes(data)
         self.told.append(packet)
         assert len(packet) <= self._size
@@ -72,7 +76,9 @@ class Wire(Interface):  # type: ignore[misc]  # pyOCD is untyped
             self._answers.clear()  # those under way are lost with the connection
             raise DAPAccess.DeviceError("nobody listens")
         self._answers.append(None if failure == "mute" else self._answer(packet, failure))
-        data.extend([0] * (self._size - len(data)))  # as pyOCD's drivers for HID do
+        if not self.is_bulk:
+            assert isinstance(data, list)
+            data.extend([0] * (self._size - len(data)))  # as pyOCD's drivers for HID do
 
     def read(self) -> list[int]:
         answer = self._answers.popleft()
