@@ -179,6 +179,9 @@ class CallQueue:
         """
         layout = self._layout
         vectors = [layout.stack.end, *[layout.stray | 1] * (layout.exceptions - 1)]
+        # Some start SysTick for their HAL and have a handler, but no vector table to put it in.
+        if (handler := self._image.entries.get("SysTick_Handler")) is not None:
+            vectors[cm.ExceptionNumber.SYS_TICK] = handler
         header = RING.build(
             {
                 "done": 0,

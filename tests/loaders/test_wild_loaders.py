@@ -267,6 +267,13 @@ def test_movable_data_is_found_through_r9_and_nowhere_else(tmp_path: Path) -> No
         here.load((NOR, b"1234"))
 
 
+def test_a_tick_is_counted_whose_handler_is_in_no_vector_table() -> None:
+    with run("W25Q256_F8_NO_TABLE") as here:
+        data = noise(5_000)
+        here.load((NOR, data))
+        assert here.contents(NOR, len(data)) == data
+
+
 def test_a_device_that_is_neither_mapped_nor_read_is_told() -> None:
     with run("W25Q256_UNMAPPED") as here, pytest.raises(LoaderBroken) as failed:
         here.load((NOR, b"1234"))
