@@ -54,13 +54,16 @@ class UsageError(GdbServerError):
 
     exit_status = 2
 
+    def __init__(self, problem: str, *, hint: str | None = None) -> None:
+        super().__init__(problem)
+        self.hint = hint
+
 
 class BadImage(UsageError):
     """A file that cannot be programmed, whatever the target: refused before it is touched."""
 
     def __init__(self, path: Path, problem: str, *, hint: str | None = None) -> None:
-        super().__init__(f"{path.name or path} {problem}")
-        self.hint = hint
+        super().__init__(f"{path.name or path} {problem}", hint=hint)
 
 
 class NobodyListens(GdbServerError):

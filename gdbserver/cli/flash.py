@@ -139,13 +139,12 @@ def erase(job: Job, what: Sequence[str], *, dry_run: bool) -> None:
     possible = merge(job.possible_flash())
     for span in spans:
         if not any(span in place for place in possible):
-            error = UsageError(f"{span} is not in flash")
-            error.hint = "flash can be at " + ", ".join(str(place) for place in possible)
-            raise error
+            raise UsageError(
+                f"{span} is not in flash",
+                hint="flash can be at " + ", ".join(str(place) for place in possible),
+            )
     if "external" in devices and not job.loaders:
-        error = UsageError("there is no external flash")
-        error.hint = "give its loader with --extload"
-        raise error
+        raise UsageError("there is no external flash", hint="give its loader with --extload")
     with job.machine(resume=dry_run) as machine:
         wanted = Download()
         for region in machine.programmer.regions():

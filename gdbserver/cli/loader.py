@@ -168,9 +168,10 @@ def _ask(touched: Sequence[Span], keep: bool) -> None:
         if click.confirm(f"The test erases {where}{after}. Go on?", err=True):
             return
         raise UsageError("nothing was erased")
-    error = UsageError(f"the test erases {where}")
-    error.hint = "say --yes if that may be, and --keep if the contents shall be put back"
-    raise error
+    raise UsageError(
+        f"the test erases {where}",
+        hint="say --yes if that may be, and --keep if the contents shall be put back",
+    )
 
 
 def _summary(results: Sequence[Result]) -> str:

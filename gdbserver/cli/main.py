@@ -163,11 +163,10 @@ def _check_nothing_to_serve(context: click.Context) -> None:
         given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
         if given and name != "verbose":
             option, subcommand = parameter.opts[0], context.invoked_subcommand
-            error = UsageError(
-                f"{option} stands before {subcommand}, where the server's options go"
+            raise UsageError(
+                f"{option} stands before {subcommand}, where the server's options go",
+                hint=f"put it behind: stm32-gdbserver {subcommand} {option} ...",
             )
-            error.hint = f"put it behind: stm32-gdbserver {subcommand} {option} ..."
-            raise error
 
 
 def _set_up_logging(verbose: bool) -> None:

@@ -207,6 +207,4 @@ def _parsed(parse: Callable[[], T]) -> T:
     try:
         return parse()
     except ValueError as wrong:
-        error = UsageError(str(wrong))
-        error.hint = "for example 0x08020000, or 131072"
-        raise error from None
+        raise UsageError(str(wrong), hint="for example 0x08020000, or 131072") from None

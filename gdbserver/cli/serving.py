@@ -84,9 +84,10 @@ def _swo(port: int | None, clock: int | None, baud: int) -> SwoOptions | None:
     if port is None:
         return None
     if clock is None:
-        error = UsageError("--swo-port needs --swo-clock: the chip does not tell how fast it is")
-        error.hint = "for example --swo-clock 100M, what the program has at output R of PLL1"
-        raise error
+        raise UsageError(
+            "--swo-port needs --swo-clock: the chip does not tell how fast it is",
+            hint="for example --swo-clock 100M, what the program has at output R of PLL1",
+        )
     return SwoOptions(port, clock, baud, text_port=port and port + 1)
 
 

@@ -184,9 +184,10 @@ def _memory_map(device: str) -> Iterator[str]:
     except ValueError:
         known = False
     if not known:
-        error = UsageError(f"no memory map for device {device}")
-        error.hint = f"this server is for device {stm32h743.DEVICE_ID:#05x}"
-        raise error
+        raise UsageError(
+            f"no memory map for device {device}",
+            hint=f"this server is for device {stm32h743.DEVICE_ID:#05x}",
+        )
     everything = stm32h743.memory_map((stm32h743.bank(1), stm32h743.bank(2)))
     rows = [(region.span, region.kind.value, region.name) for region in everything.regions]
     rows += [(flash.span, "flash", flash.name) for flash in everything.flash]

@@ -175,9 +175,9 @@ def _config(path: Path) -> list[str]:
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        unreadable = UsageError(f"cannot read the config file {path}")
-        unreadable.hint = "-c takes a text file with an option a line"
-        raise unreadable from error
+        raise UsageError(
+            f"cannot read the config file {path}", hint="-c takes a text file with an option a line"
+        ) from error
     words = []
     for line in lines:
         text = line.strip()

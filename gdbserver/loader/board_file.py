@@ -88,14 +88,17 @@ def wired(pins: Mapping[str, str]) -> Wiring:
     """
     two = any(signal.startswith("BK2_") for signal in pins)
     if unknown := sorted(set(pins) - {*SIGNALS, *SECOND, SECOND_NCS}):
-        raise _refusal(
+        raise UsageError(
             f"the QSPI has no signal {', '.join(unknown)}",
-            f"the signals of one NOR are {', '.join(SIGNALS)}; a second one beside it (dual-flash "
-            f"mode) adds {', '.join(SECOND)}, and {SECOND_NCS} if it has a chip select of its own",
+            hint=f"the signals of one NOR are {', '.join(SIGNALS)}; a second one beside it "
+            f"(dual-flash mode) adds {', '.join(SECOND)}, and {SECOND_NCS} if it has a chip select "
+            "of its own",
         )
     needed = (*SIGNALS, *SECOND) if two else SIGNALS
     if missing := [signal for signal in needed if signal not in pins]:
-        raise _refusal(f"QSPI pins lack {', '.join(missing)}", f"for example {_example(two=two)}")
+        raise UsageError(
+            f"QSPI pins lack {', '.join(missing)}", hint=f"for example {_example(two=two)}"
+        )
     return _two_wired(pins) if two else _one_wired(pins)
 
 
@@ -129,7 +132,7 @@ def _one_wired(pins: Mapping[str, str]) -> Wiring:
         f"{signal}={pins[signal]} of bank {'1' if pins[signal] in banks[1][signal] else '2'}"
         for signal in SIGNALS[1:]
     )
-    raise _refusal("the QSPI pins are mixed from both banks of the QUADSPI", sides)
+    raise UsageError("the QSPI pins are mixed from both banks of the QUADSPI", hint=sides)
 
 
 def _pin(name: str, function: int) -> Pin:
@@ -137,20 +140,15 @@ def _pin(name: str, function: int) -> Pin:
 
 
 def _impossible(signal: str, pin: str, choice: Iterable[str], hint: str = "") -> UsageError:
-    return _refusal(
-        f"{signal} of the QUADSPI cannot be on {pin}", f"it can be on {', '.join(choice)}{hint}"
+    return UsageError(
+        f"{signal} of the QUADSPI cannot be on {pin}",
+        hint=f"it can be on {', '.join(choice)}{hint}",
     )
 
 
 def _example(*, two: bool = False) -> str:
     first = "CLK=PB2,NCS=PB6,IO0=PF8,IO1=PF9,IO2=PF7,IO3=PF6"
     return f"{first},BK2_IO0=PH2,BK2_IO1=PH3,BK2_IO2=PG9,BK2_IO3=PG14" if two else first
-
-
-def _refusal(sentence: str, hint: str) -> UsageError:
-    error = UsageError(sentence)
-    error.hint = hint
-    return error
 
 
 def shipped() -> list[str]:
@@ -170,18 +168,16 @@ def load_board(name: str) -> Wiring:
     try:
         document = tomllib.loads(path.read_text())
     except OSError as error:
-        raise _refusal(
+        raise UsageError(
             f"there is no board {name}: {error.strerror}",
-            f"give a TOML file, or one of {', '.join(shipped())}",
+            hint=f"give a TOML file, or one of {', '.join(shipped())}",
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path.name} is not a board file") from error
     try:
         return _wiring(document)
     except UsageError as error:
-        refusal = UsageError(f"board {path.name}: {error}")
-        refusal.hint = error.hint
-        raise refusal from None
+        raise UsageError(f"board {path.name}: {error}", hint=error.hint) from None
 
 
 def _wiring(document: dict[str, Any]) -> Wiring:
@@ -199,20 +195,20 @@ def _wiring(document: dict[str, Any]) -> Wiring:
         },
     )
     if "pins" not in qspi:
-        raise _refusal("it has no qspi.pins", f"for example {_example()}")
+        raise UsageError("it has no qspi.pins", hint=f"for example {_example()}")
     bank = {"1": 1, "2": 2, "dual": BOTH_BANKS}.get(str(qspi.get("bank", 1)))
     if bank is None:
         raise UsageError(f"qspi.bank is 1, 2 or 'dual', not {qspi['bank']!r}")
     if qspi.get("address", chip.QSPI_WINDOW.start) != chip.QSPI_WINDOW.start:
-        raise _refusal(
+        raise UsageError(
             f"qspi.address is {qspi['address']:#010x}",
-            f"the QUADSPI maps its NOR at {chip.QSPI_WINDOW.start:#010x} and nowhere else",
+            hint=f"the QUADSPI maps its NOR at {chip.QSPI_WINDOW.start:#010x} and nowhere else",
         )
     wiring = wired({signal: str(pin).upper() for signal, pin in qspi["pins"].items()})
     if "bank" in qspi and bank != wiring.bank:
-        raise _refusal(
+        raise UsageError(
             f"qspi.bank is {qspi['bank']}, and the pins are those of {wiring.place}",
-            f"two NORs side by side have {', '.join(SECOND)} as well, and one has not",
+            hint=f"two NORs side by side have {', '.join(SECOND)} as well, and one has not",
         )
     size = _number(qspi["size"], "qspi.size") if "size" in qspi else None
     return replace(
@@ -229,9 +225,10 @@ def checked_size(size: int) -> int:
     Raises: UsageError.
     """
     if size & (size - 1) or not SMALLEST <= size <= LARGEST:
-        raise _refusal(
+        raise UsageError(
             f"no NOR has {size} bytes",
-            f"it is a power of two, from {SMALLEST // chip.KIB} KiB to {LARGEST // chip.MIB} MiB",
+            hint=f"it is a power of two, from {SMALLEST // chip.KIB} KiB "
+            f"to {LARGEST // chip.MIB} MiB",
         )
     return size
 
@@ -239,7 +236,7 @@ def checked_size(size: int) -> int:
 def _check_keys(where: str, table: dict[str, Any], known: dict[str, Any]) -> None:
     for key, value in table.items():
         if key not in known:
-            raise _refusal(f"nobody knows {where}{key}", f"there are {', '.join(known)}")
+            raise UsageError(f"nobody knows {where}{key}", hint=f"there are {', '.join(known)}")
         if not isinstance(value, known[key]):
             raise UsageError(f"{where}{key} cannot be {value!r}")
 

@@ -97,9 +97,10 @@ class LoaderTest:
         self._aside: dict[Span, bytes] = {}
         if not any(self._checks()):
             self._only = ""
-            error = UsageError(f"no check is called {only!r}, or anything with that in it")
-            error.hint = "there are: " + "; ".join(name for name, _ in self._checks())
-            raise error
+            raise UsageError(
+                f"no check is called {only!r}, or anything with that in it",
+                hint="there are: " + "; ".join(name for name, _ in self._checks()),
+            )
 
     # --- The list -----------------------------------------------------------------------------
 

@@ -37,9 +37,10 @@ def load_loader(name: str, wiring: Wiring) -> LoaderFile:
         return builtin_for(wiring)
     path = Path(name)
     if not path.is_file():
-        error = UsageError(f"no external loader {name}")
-        error.hint = "give the path of a .stldr file, or `builtin` for our own loader"
-        raise error
+        raise UsageError(
+            f"no external loader {name}",
+            hint="give the path of a .stldr file, or `builtin` for our own loader",
+        )
     return LoaderFile.load(path)
 
 
@@ -92,9 +93,10 @@ def export(wiring: Wiring, path: Path) -> LoaderFile:
     """
     name = path.stem.encode()
     if path.suffix != ".stldr" or not name.isascii() or len(name) > 99:
-        error = UsageError(f"a loader cannot be called {path.name!r}")
-        error.hint = "STM32CubeProgrammer looks for NAME.stldr, and for the same name inside it"
-        raise error
+        raise UsageError(
+            f"a loader cannot be called {path.name!r}",
+            hint="STM32CubeProgrammer looks for NAME.stldr, and for the same name inside it",
+        )
     sector, page, size = _geometry(wiring)
     data = bytearray(built(_FILE).read_bytes())
     elf = ELFFile(BytesIO(bytes(data)))

@@ -41,9 +41,10 @@ def find_gdb(program: str | None = None) -> str:
     for name in [program] if program else PROGRAMS:
         if found := shutil.which(name):
             return found
-    error = UsageError(f"there is no GDB here: no {program or ' and no '.join(PROGRAMS)}")
-    error.hint = "apt install gdb-multiarch, or say where another one is"
-    raise error
+    raise UsageError(
+        f"there is no GDB here: no {program or ' and no '.join(PROGRAMS)}",
+        hint="apt install gdb-multiarch, or say where another one is",
+    )
 
 
 @dataclass(frozen=True, slots=True)
