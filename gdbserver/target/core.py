@@ -216,6 +216,13 @@ class Core:
         self._asked = "halt"
         self._wait_halted(status).wanted = True
 
+    def wanted_halt(self) -> StopReason | None:
+        """The halt that was asked for, if it was; from now on that is why the core stands."""
+        if self._halt is None or not self._halt.wanted:
+            return None
+        self._halt.reason = self._halt_reason(self._halt)
+        return self._halt.reason
+
     def _request_halt(self) -> int:
         mask = Dhcsr.C_MASKINTS if self._masked else 0
         ((status,),) = self._port.run([Write(DHCSR, [_HALTED | mask]), Read(DHCSR)])

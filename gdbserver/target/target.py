@@ -535,7 +535,8 @@ class Target:
     def poll_stop(self) -> StopReason | None:
         """Look once: why the core is stopped, or None while it runs or sleeps.
 
-        A breakpoint whose script does not want to stop is passed, and the core goes on.
+        A breakpoint whose script does not want to stop is passed, and the core goes on; unless
+        somebody wants it to stand, who came while it stood there.
         """
         try:
             stop = self._core.poll_stop(briefly=self._scripts.decide)
@@ -544,6 +545,8 @@ class Target:
             stop = self._core.poll_stop()
         if stop is None or self._scripts.want(stop):
             return stop
+        if (halted := self._core.wanted_halt()) is not None:
+            return halted
         return None if self._core.pass_breakpoint() else self._core.poll_stop()
 
     @property

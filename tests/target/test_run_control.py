@@ -11,7 +11,9 @@ from gdbserver.chip.cortex_m import DHCSR, ICSR, Dhcsr, ExceptionNumber, Icsr
 from gdbserver.errors import TargetError
 from gdbserver.sim.clock import MILLISECOND
 from gdbserver.target.breakpoints import BreakKind
+from gdbserver.target.scripts import Script
 
+FALSE = bytes([0x22, 0, 0x27])  # const8 0, end: GDB manual, "Bytecode Descriptions"
 DRILLS = {"BREAK": 6, "WAIT": 8}
 
 
@@ -77,6 +79,24 @@ def test_a_breakpoint_that_wins_the_race_against_halt_is_reported(bench: Bench) 
     stop = bench.target.poll_stop()
     assert stop is not None
     assert stop.kind == "hwbreak"
+
+
+def test_a_halt_is_not_lost_where_a_breakpoint_with_a_false_condition_came_first(
+    bench: Bench,
+) -> None:
+    """A program that hits one all the time stands there nearly always when Ctrl-C comes."""
+    where = bench.names["step_1"] & ~1
+    bench.target.set_breakpoint(BreakKind.HARDWARE, where, 2, Script((FALSE,)))
+    bench.target.resume()
+    deadline = bench.target.deadline(0.01)
+    while not bench.target.is_halted():
+        assert not deadline.expired()
+    bench.target.halt()
+    stop = bench.target.poll_stop()
+    assert stop is not None
+    assert (stop.kind, stop.signal) == ("halted", 2)
+    assert bench.target.poll_stop() == stop
+    assert bench.pc == where
 
 
 def test_registers_of_a_running_core_are_refused(bench: Bench) -> None:
