@@ -268,7 +268,22 @@ class Itm(_TraceUnit):
 
     TER = Word(0xE00)
     TPR = Word(0xE40, writable=0xF)
-    TCR = Word(0xE80, writable=0x007F0F1F)
+    TCR = Register(
+        0xE80,
+        BitStruct(
+            Padding(9),
+            "TRACEBUSID" / BitsInteger(7),
+            Padding(4),
+            Unmodelled("GTSFREQ", 2),
+            Unmodelled("TSPRESCALE", 2),
+            Padding(3),
+            Unmodelled("SWOENA"),
+            Unmodelled("TXENA"),
+            Unmodelled("SYNCENA"),
+            Unmodelled("TSENA"),
+            "ITMENA" / Flag,
+        ),
+    )
     LAR = Word(0xFB0)
     LSR = Word(0xFB4, reset=0x3)  # locked, 32-bit lock register
 

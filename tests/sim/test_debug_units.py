@@ -510,6 +510,18 @@ def test_systick_stands_still_while_the_core_is_halted() -> None:
     assert machine[SYST_CVR] == before
 
 
+def test_what_the_itm_does_not_send_along_is_logged_when_asked_for(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    machine = Machine("b .")
+    machine[DEMCR] = Demcr.TRCENA
+    machine[0xE0000E80] = 0x00010001  # TRACEBUSID 1, ITMENA
+    assert not caplog.records
+    machine[0xE0000E80] = 0x00010003  # TSENA
+    assert "ITM.TCR: bits 0x00000002 are not modelled" in caplog.text
+    assert machine[0xE0000E80] == 0x00010003
+
+
 def test_the_itm_opens_its_lock_for_the_right_key() -> None:
     machine = Machine("b .")
     machine[DEMCR] = Demcr.TRCENA
