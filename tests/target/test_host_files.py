@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gdbserver.chip.stm32h743 import AXI_SRAM
+from gdbserver.errors import MemoryFault
 from gdbserver.target.host_files import Bytes, Done, Folder, HostFile, Work, advance
+from gdbserver.target.target import Target
 
 
 def at_once(work: Work[HostFile]) -> HostFile:
@@ -99,3 +104,28 @@ def test_no_name_whatever_leads_out(world: Path, name: str) -> None:
     real = Path(os.path.realpath(place))
     assert real.is_relative_to(inside)
     assert real != inside
+
+
+@pytest.fixture
+def target() -> Iterator[Target]:
+    target = Target.open("sim:ideal")
+    target.write_memory(AXI_SRAM.end - 100, bytes(range(100)))
+    yield target
+    target.close()
+
+
+def test_what_a_program_writes_from_where_memory_ends_is_written_up_to_there(
+    target: Target, tmp_path: Path
+) -> None:
+    with io.FileIO(tmp_path / "out", "w") as out:
+        written = advance(Bytes(out).write(target, AXI_SRAM.end - 100, 300))
+    assert written == Done(100)
+    assert (tmp_path / "out").read_bytes() == bytes(range(100))
+
+
+def test_what_a_program_writes_from_no_memory_at_all_is_refused(
+    target: Target, tmp_path: Path
+) -> None:
+    with io.FileIO(tmp_path / "out", "w") as out, pytest.raises(MemoryFault):
+        advance(Bytes(out).write(target, AXI_SRAM.end, 300))
+    assert (tmp_path / "out").read_bytes() == b""
