@@ -46,7 +46,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--part", action="append", choices=PARTS, help="only this; repeatable")
     parser.add_argument("--case", default="", help="only loads whose name contains this")
-    parser.add_argument("--link", action="append", help="only over this probe; repeatable")
+    parser.add_argument("--link", action="append", help="only over this probe, as in sim:LINK")
     parser.add_argument("--alone", action="store_true", help="without pyOCD")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="the tables")
@@ -114,13 +114,21 @@ def _loads(
 ) -> Iterator[Result]:
     drawn = False
     for case in chosen:
-        for link in asked.link or case.links:
+        for link in links_for(case, chosen, asked.link):
             for server in servers[:1] if case.alone else servers:
                 result, events = load(case, link, server, work)
                 if events and not drawn:
                     _draw(result, events, asked)
                     drawn = True
                 yield from _shown([result])
+
+
+def links_for(case: Case, chosen: Sequence[Case], asked: Sequence[str] | None) -> Sequence[str]:
+    """The case's own, or those of them that were asked for; one that no case has is for all."""
+    if not asked:
+        return case.links
+    usual = {link for other in chosen for link in other.links}
+    return [link for link in asked if link in case.links or link not in usual]
 
 
 def _draw(result: Result, events: Sequence[Event], asked: argparse.Namespace) -> None:

@@ -96,14 +96,14 @@ def of_trips(trips: Sequence[Trip]) -> str:
 def of_host(measures: Sequence[Host]) -> str:
     rows = [["", "ours", "pyOCD", "ratio", "target"]]
     for measure in measures:
-        met = "met" if measure.met else "MISSED"
+        ours, peer = measure.ours, measure.peer
         rows.append(
             [
                 measure.name,
-                f"{measure.ours:,.{measure.digits}f}",
-                f"{measure.peer:,.{measure.digits}f}" if measure.peer else _NONE,
-                f"{measure.ratio:.2f}" if measure.peer else _NONE,
-                f"{measure.target} {met}",
+                f"{ours:,.{measure.digits}f}",
+                f"{peer:,.{measure.digits}f}" if peer else _NONE,
+                f"{ours / peer:.2f}" if peer else _NONE,
+                measure.target + {True: ", met", False: ", MISSED", None: ""}[measure.met],
             ]
         )
     return table(rows)

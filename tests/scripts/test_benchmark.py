@@ -8,7 +8,9 @@ from xml.etree import ElementTree
 
 import pytest
 from benchmark import pictures, tables
+from benchmark.__main__ import links_for
 from benchmark.cases import NOR, Case, cases, limit, link_seconds, write_elf
+from benchmark.host import Host
 from benchmark.loads import Event, Result
 from benchmark.meter import fill, wrong_bytes
 from benchmark.servers import OURS, PEER
@@ -48,6 +50,14 @@ def test_the_limit_is_what_the_slowest_device_or_the_link_needs(
     name: str, link: str, seconds: float
 ) -> None:
     assert limit(case_called(name), link) == pytest.approx(seconds)
+
+
+def test_a_link_that_cases_name_chooses_among_them_and_any_other_is_for_all() -> None:
+    fast, slow = (Case(name, {}, {}, 1.0, links=(name,)) for name in ("stlink-v3", "stlink-v2"))
+    both = [fast, slow]
+    assert [list(links_for(case, both, None)) for case in both] == [["stlink-v3"], ["stlink-v2"]]
+    assert [list(links_for(case, both, ["stlink-v3"])) for case in both] == [["stlink-v3"], []]
+    assert [list(links_for(case, both, ["ideal"])) for case in both] == [["ideal"], ["ideal"]]
 
 
 def test_sectors_that_are_equal_need_no_time() -> None:
@@ -155,3 +165,13 @@ def test_the_table_tells_what_was_missed_and_whose_contents_are_wrong() -> None:
     assert told["target"] == "1.05 MISSED"
     assert told["pyOCD"] == "9.00 s"
     assert told["contents"] == "pyOCD: 3 bytes WRONG"
+
+
+def test_what_is_measured_without_the_peer_meets_nothing_and_misses_nothing() -> None:
+    rates = [
+        Host("g, packets a second", 9000.0, 3000.0, "at least 2.0", met=True),
+        Host("g, packets a second", 9000.0, None, "at least 2.0", met=None),
+    ]
+    *_, beside, alone = tables.of_host(rates).splitlines()
+    assert "| 9,000 | 3,000 | 3.00  | at least 2.0, met |" in beside
+    assert "| 9,000 |       |       | at least 2.0      |" in alone
