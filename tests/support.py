@@ -61,6 +61,20 @@ def drills() -> Path:
     return build_firmware("drills")
 
 
+def gdb_batch(target: str, elf: Path, *commands: str) -> str:
+    """What a GDB for people says that connects to `target` and is given these commands."""
+    # A server that it starts itself does so while it waits for the first answer.
+    script = ["set remotetimeout 20", f"target extended-remote {target}", *commands]
+    result = subprocess.run(
+        ["gdb-multiarch", "-q", "-nx", "-batch", *(f"-ex={c}" for c in script), str(elf)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return result.stdout + result.stderr
+
+
 def examples(usual: int) -> int:
     """How many examples a state machine is to play: more of them in the profile `deep`."""
     return usual * settings.default.max_examples // 100

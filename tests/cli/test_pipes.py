@@ -10,25 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import gdb_batch
 
 TOOL = f"{sys.executable} -m gdbserver"
 
 
-def gdb(target: str, elf: Path, *commands: str) -> str:
-    # The server starts while GDB waits for its first answer, and the machine may be busy.
-    script = ["set remotetimeout 20", f"target extended-remote {target}", *commands]
-    result = subprocess.run(
-        ["gdb-multiarch", "-q", "-nx", "-batch", *(f"-ex={c}" for c in script), str(elf)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    return result.stdout + result.stderr
-
-
 def test_a_gdb_that_starts_the_server_itself_loads_and_runs(demo_elf: Path) -> None:
-    said = gdb(
+    said = gdb_batch(
         f"| {TOOL} --probe sim --stdio",
         demo_elf,
         *("load", "compare-sections", "tbreak main", "continue", "monitor info", "detach"),
@@ -91,10 +79,12 @@ def test_several_gdbs_at_a_unix_socket(place: Path, demo_elf: Path) -> None:
     with start(place, "--persistent") as server:
         try:
             for _ in range(2):
-                said = gdb(str(place), demo_elf, "load", "detach")
+                said = gdb_batch(str(place), demo_elf, "load", "detach")
                 assert "Transfer rate" in said, said
             # It has been running since, in whichever flash.
-            assert re.search(r"\$1 = 0x[89]", gdb(str(place), demo_elf, "print/x $pc", "detach"))
+            assert re.search(
+                r"\$1 = 0x[89]", gdb_batch(str(place), demo_elf, "print/x $pc", "detach")
+            )
         finally:
             server.terminate()
     assert not place.exists()
@@ -106,7 +96,7 @@ def test_the_socket_of_a_server_that_was_killed_does_not_matter(
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(place))
     with start(place) as server:
-        assert "$1 = " in gdb(str(place), demo_elf, "print/x $pc", "detach")
+        assert "$1 = " in gdb_batch(str(place), demo_elf, "print/x $pc", "detach")
         assert server.wait(30) == 0
 
 
@@ -132,5 +122,5 @@ def test_several_servers_side_by_side_do_not_disturb_each_other(
     places = [tmp_path / "one", tmp_path / "two"]
     with start(places[0]) as one, start(places[1]) as two:
         for place in places:
-            assert "Transfer rate" in gdb(str(place), demo_elf, "load", "detach")
+            assert "Transfer rate" in gdb_batch(str(place), demo_elf, "load", "detach")
         assert (one.wait(30), two.wait(30)) == (0, 0)

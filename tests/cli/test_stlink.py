@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support import gdb_batch
 
 from gdbserver.cli.stlink_options import OPTIONS, ParseError, parse
 from gdbserver.errors import UsageError
@@ -81,15 +82,7 @@ def serving(*arguments: str, program: Sequence[str] = SERVER) -> Iterator[tuple[
 
 
 def gdb(port: int, elf: Path, *commands: str) -> str:
-    script = [f"target extended-remote localhost:{port}", *commands]
-    result = subprocess.run(
-        ["gdb-multiarch", "-q", "-nx", "-batch", *(f"-ex={c}" for c in script), str(elf)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    return result.stdout + result.stderr
+    return gdb_batch(f"localhost:{port}", elf, *commands)
 
 
 def refuse(*arguments: str) -> str:
