@@ -167,9 +167,12 @@ def test_with_a_data_cache_that_is_on_there_is_no_list(impatient: Bench) -> None
     target = impatient.target
     target.halt()
     target.write_word(CCR, target.read_word(CCR) | Ccr.DC)
-    beat = impatient.board.mdma.channels[15]
+    *_, bank1, bank2, _, beat = impatient.board.mdma.channels
+    moved_to = set()
     for _ in impatient.programmer.carry_out(download(*IMAGE.items())):
+        moved_to |= {here.raw(here.CDAR) & 0xFFF00000 for here in (bank1, bank2)}
         assert not beat.raw(beat.CDAR)
+    assert {0x08000000, 0x08100000} <= moved_to
     assert all_there(impatient)
     assert set(impatient.board.flash.erases.values()) == {1}
 
