@@ -6,8 +6,8 @@ What comes from elsewhere is meant not to be taken for it, and stays below 128, 
 ``git bisect run`` stops believing in a status: `CRASHED`, `TIMED_OUT` (as of ``timeout``), and
 `NOT_RUN`, which to ``git bisect run`` means "this one cannot be tested".
 
-Afterwards the core stays halted, whatever happened: nothing moves any more, and who wants to look
-at a crash finds it.
+Afterwards the core stays halted, whatever happened: nothing moves any more, and a crash can be
+looked at.
 """
 
 from __future__ import annotations

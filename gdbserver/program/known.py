@@ -1,7 +1,7 @@
-"""The program that the server was told of: its file, for who has no copy, and its symbols.
+"""The program that ``--elf`` names: its file, for a client that has no copy, and its symbols.
 
 A program is built again while its server goes on, so the file is read anew where it has changed.
-Who reads it in pieces holds on to the contents, which stay what they were.
+A reader in pieces keeps the contents that it began with.
 """
 
 from __future__ import annotations

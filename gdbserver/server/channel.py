@@ -1,7 +1,7 @@
 """A channel of bytes at a TCP port, for as many as like to listen.
 
-It keeps the last of what was said, so who connects late reads that first; who reads too slowly
-misses what is older than that, and holds up nobody.
+It keeps the last of what was said, so a client that connects late reads that first; one that reads
+too slowly misses what is older, and holds up nobody.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import trio
 log = logging.getLogger(__name__)
 
 _KEPT: Final = 0x10000
-"""Bytes of each channel for who connects later."""
+"""Bytes of each channel, for clients that connect later."""
 _PIECE: Final = 0x1000
 """Bytes that are sent at once, and that are typed ahead."""
 

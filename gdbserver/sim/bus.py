@@ -34,7 +34,7 @@ class Master(Enum):
 class BusError(Exception):
     """The slave, or nobody, answered with an error response.
 
-    A slave does not know where it is: who asked it fills in `address`.
+    A slave does not know where it is: the bus, or whoever asked it, fills in `address`.
     """
 
     def __init__(self, access: Literal["read", "write", "fetch"], address: int = -1) -> None:

@@ -11,11 +11,11 @@ makes the core see it on silicon:
 * and the data cache knows nothing of flash that has changed, until it is invalidated: by
   DCIMVAC, DCCIMVAC, or by set and way.
 
-A core that executes such a line without that is told of in the log, and in `executed`: silicon
-would execute what was there before, if it was in the cache.  In the same way `misread` has where
-somebody has read flash of which the data cache may hold what was there before; and where a debugger
-went past the data cache (HPROT[3] = 0) to memory that it may hold newer data of, or whose line it
-then holds an older copy of.  Reset invalidates both caches.
+A core that executes such a line before is logged, and noted in `executed`: silicon would execute
+what was there earlier, if the cache holds it.  `misread` notes reads of flash of which the data
+cache may hold the old contents, and accesses of the debugger that go past the data cache
+(HPROT[3] = 0) to a line that it may hold: what memory has may be older, or become newer.  Reset
+invalidates both caches.
 
 DDI 0489 (Cortex-M7), "Memory System", "AHBD"; Armv7-M ARM (DDI 0403E.e), "Cache maintenance
 operations", "The system address map" for what is cached when no MPU says otherwise.
@@ -27,7 +27,7 @@ import logging
 
 from gdbserver.chip.cortex_m import Ccr
 from gdbserver.chip.memory import Span, merge
-from gdbserver.chip.stm32h743 import BANK1, BANK2, DTCM, ITCM
+from gdbserver.chip.stm32h743 import DTCM, INTERNAL_FLASH, ITCM
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,6 @@ WAYS, SETS = 4, 128
 
 _CODE_AND_RAM = Span(0x00000000, 0x40000000)
 _EXTERNAL = Span(0x60000000, 0xA0000000)
-_FLASH = (BANK1, BANK2)
 _EITHER = Ccr.IC | Ccr.DC
 
 
@@ -72,7 +71,7 @@ class Caches:
         lines = Span(span.start & -LINE, span.end + LINE - 1 & -LINE)
         if Ccr.IC in self.ccr:
             self._old = merge([*self._old, lines])
-        if Ccr.DC in self.ccr and not any(span in bank for bank in _FLASH):
+        if Ccr.DC in self.ccr and span not in INTERNAL_FLASH:
             self._unclean = merge([*self._unclean, lines])
             self._cleaned.clear()
         self._update()
@@ -105,7 +104,7 @@ class Caches:
         if looks_up:
             if not write and any(len(span & stale) for stale in self.stale_data):
                 self.read(span.start)
-        elif not any(span in bank for bank in _FLASH) and self._note(span.start):
+        elif span not in INTERNAL_FLASH and self._note(span.start):
             log.warning("%#010x: accessed past the data cache, which is on", span.start)
 
     def _note(self, address: int) -> bool:

@@ -35,7 +35,7 @@ class Event:
 class Clock:
     """The board's one clock.  `now` never goes backwards.
 
-    Who moves it often may do so by setting `now`, as long as that stays before `quiet_until`.
+    Code that moves it often may set `now` itself, as long as that stays before `quiet_until`.
     """
 
     def __init__(self) -> None:
@@ -49,12 +49,12 @@ class Clock:
         self.noticeable = 0
         """Events so far that were not silent."""
         self.before_waiting: list[Callable[[], None]] = []
-        """Called by `next_change`: devices make events for what nobody but a waiting one sees."""
+        """Called by `next_change`: devices make the events that matter only to code that waits."""
 
     def after(self, delay: int, action: Callable[[], None], *, silent: bool = False) -> Event:
         """Call `action` once, `delay` nanoseconds from now.
 
-        A silent one is noticed only by who looks at a register that it changed, or is told.
+        A silent one changes registers and nothing else: only code that reads them notices.
         """
         when = self.now + max(0, delay)
         event = Event(when, action, silent)
@@ -83,9 +83,9 @@ class Clock:
         self.quiet_until = due if due < self._ahead else self._ahead
 
     def next_change(self) -> int | None:
-        """When what can be seen may be another, for somebody who waits for that.
+        """When something that can be read may change next, for code that waits for that.
 
-        A level that rises by itself has no events otherwise: they would cost more than it does.
+        A level that rises by itself has events only then: they would cost more than it does.
         """
         for make_events in self.before_waiting:
             make_events()

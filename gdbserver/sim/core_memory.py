@@ -84,7 +84,7 @@ class _Access:
 
 @dataclass(frozen=True, slots=True)
 class _Slave:
-    """Who answers in a block of the address map, found out once: no access asks the bus again."""
+    """The device behind a block of the address map, found once: accesses do not ask the bus."""
 
     start: int
     read: Callable[[int, int, Master], int]
@@ -378,7 +378,7 @@ class CoreMemory:
         return self._store(0, 0, size, value, address)
 
     def _find_slave(self, address: int) -> _Slave:
-        """Who answers at `address`; the bus itself, where nobody does."""
+        """The device at `address`, or the bus itself, which refuses, where there is none."""
         found = self._bus.find(address)
         if found is None:
             return _Slave(0, self._bus.read, self._bus.write)

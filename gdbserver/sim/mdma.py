@@ -410,7 +410,7 @@ class Mdma(Peripheral):
         self._next = self._clock.after(delay, act, silent=True)
 
     def _choose(self) -> None:
-        """Whose turn it is: the arbiter, once per buffer."""
+        """The arbiter: which channel moves the next buffer."""
         waiting = [channel for channel in self.channels if channel.waits]
         if not waiting or not self._clocked():
             return
@@ -494,7 +494,7 @@ class Mdma(Peripheral):
         self._rest(channel)
 
     def _rest(self, channel: MdmaChannel) -> None:
-        """Nothing is under way: somebody who was told to stop has stopped; who is next?"""
+        """Nothing is under way: a channel that was told to stop has stopped; which is next?"""
         channel.moving = False
         self._active = None
         if channel.stopping:

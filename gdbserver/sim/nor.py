@@ -139,7 +139,7 @@ class Nor:
         return self.part.times[what][self._timing]
 
     def changed(self) -> None:
-        """Reads are understood differently from now on: tell who relied on them."""
+        """From now on reads mean something else: tell all that relied on them."""
         for notify in self.on_change:
             notify()
 

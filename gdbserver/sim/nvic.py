@@ -62,7 +62,7 @@ class Nvic:
         self.priorities = [0] * (LAST + 1)
         self.prigroup = 0
         self.changed = True
-        """Set by whatever may make an exception deliverable; cleared by who looked."""
+        """Set by whatever may make an exception deliverable; the core clears it when it looks."""
         self.newly_pending = False
         """An exception became pending, enabled or not: the event of SCR.SEVONPEND."""
 

@@ -687,7 +687,7 @@ def _apb_divider(code: int) -> int:
 class ClockGated:
     """A device on the bus that is dead while its clock is off.
 
-    `span` is where it is attached, for telling those who have mapped it.
+    `span` is where it is attached: what has mapped it is told.
     """
 
     def __init__(self, device: Device, rcc: Rcc, name: str, bus: Bus, span: Span) -> None:
