@@ -10,13 +10,16 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 MICROSECOND = 1_000
 MILLISECOND = 1_000_000
 SECOND = 1_000_000_000
 
-
 NEVER = 1 << 63
+
+Timing = Literal["typical", "maximum"]
+"""Which column of the data sheets says how long something takes."""
 
 
 @dataclass(eq=False, slots=True)

@@ -28,7 +28,7 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from gdbserver.chip.memory import Span
 from gdbserver.chip.stm32h743 import (
@@ -58,7 +58,7 @@ from gdbserver.chip.stm32h743 import (
     FlashSr,
 )
 from gdbserver.sim.bus import BusError, BusStall, Direct, Master
-from gdbserver.sim.clock import SECOND, Clock, Event
+from gdbserver.sim.clock import SECOND, Clock, Event, Timing
 from gdbserver.sim.flash_cells import FlashCells
 from gdbserver.sim.flash_crc import crc
 from gdbserver.sim.registers import (
@@ -75,8 +75,6 @@ from gdbserver.sim.registers import (
 )
 
 log = logging.getLogger(__name__)
-
-Timing = Literal["typical", "maximum"]
 
 BSY_DELAY = 100  # ns from QW to BSY; not published
 

@@ -39,8 +39,8 @@ from gdbserver.chip.stm32h743 import (
     FlashSr,
 )
 from gdbserver.sim.bus import Bus, BusStall, Direct, Master
-from gdbserver.sim.clock import MILLISECOND, SECOND, Clock
-from gdbserver.sim.flash_bank import BANK_OPTIONS, FLAGS, FlashBank, KeyLock, Operation, Timing
+from gdbserver.sim.clock import MILLISECOND, SECOND, Clock, Timing
+from gdbserver.sim.flash_bank import BANK_OPTIONS, FLAGS, FlashBank, KeyLock, Operation
 from gdbserver.sim.polling import AccessKind
 from gdbserver.sim.registers import (
     BitsInteger,

@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 from gdbserver.chip.memory import Span
-from gdbserver.sim.clock import Clock, Event
+from gdbserver.sim.clock import Clock, Event, Timing
 from gdbserver.sim.nor_commands import BY_MODE, Command, Data, Operation, Request
 from gdbserver.sim.nor_frames import Clocks, Frame, sample
 from gdbserver.sim.nor_parts import PARTS, Part
@@ -49,7 +49,7 @@ class Nor:
         part: str,
         clock: Clock,
         *,
-        timing: Literal["typical", "maximum"] = "typical",
+        timing: Timing = "typical",
         memory: bytearray | memoryview | None = None,
     ) -> None:
         if part not in PARTS:

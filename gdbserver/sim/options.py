@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Literal, get_args
+from typing import get_args
 
 from gdbserver.chip.stm32h743 import QUADSPI_BANKS, REVISIONS
+from gdbserver.sim.clock import Timing
 from gdbserver.sim.link import LINKS, STLINK_V3, LinkModel
 from gdbserver.sim.nor_parts import PARTS
 
@@ -18,8 +19,6 @@ CHIP_SELECTS = {pin: table["NCS"][pin] for table in QUADSPI_BANKS.values() for p
 
 FLASH_SIZES = (128, 1024, 2048)  # STM32H750, H743xG, H743xI
 
-Timing = Literal["typical", "maximum"]
-
 
 @dataclass(frozen=True, slots=True)
 class BoardOptions:
@@ -29,7 +28,7 @@ class BoardOptions:
     nor2: str = ""
     """The second of two side by side, where `qspi_pins` say that there is one; "": the same."""
     timing: Timing = "typical"
-    """Which column of the datasheets holds for flash and NOR."""
+    """Of flash and NOR."""
     revision: int = 0x2003
     """REV_ID of DBGMCU_IDCODE."""
     flash_kib: int = 2048

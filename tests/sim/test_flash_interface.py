@@ -60,8 +60,8 @@ from gdbserver.chip.stm32h743 import (
     FlashSr,
 )
 from gdbserver.sim.bus import Bus, BusError, BusStall, Mappable, Master
-from gdbserver.sim.clock import MICROSECOND, SECOND, Clock
-from gdbserver.sim.flash_bank import BSY_DELAY, Timing
+from gdbserver.sim.clock import MICROSECOND, SECOND, Clock, Timing
+from gdbserver.sim.flash_bank import BSY_DELAY
 from gdbserver.sim.flash_crc import crc
 from gdbserver.sim.flash_interface import OPTION_CHANGE, FlashInterface
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from gdbserver.chip.memory import Span
-from gdbserver.sim.clock import MICROSECOND, MILLISECOND, SECOND, Clock
+from gdbserver.sim.clock import MICROSECOND, MILLISECOND, SECOND, Clock, Timing
 from gdbserver.sim.nor import Nor
 from gdbserver.sim.nor_frames import Frame
 from gdbserver.sim.nor_parts import PARTS
@@ -24,9 +24,7 @@ TIMES = {4: 50, 32: 120, 64: 150}
 class Bench:
     """A NOR, and a controller that sends it frames."""
 
-    def __init__(
-        self, part: str = "W25Q256JV", timing: Literal["typical", "maximum"] = "typical"
-    ) -> None:
+    def __init__(self, part: str = "W25Q256JV", timing: Timing = "typical") -> None:
         self.clock = Clock()
         self.nor = Nor(part, self.clock, timing=timing)
 
