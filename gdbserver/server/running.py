@@ -157,6 +157,10 @@ class _Run:
     interval: float = _FIRST_INTERVAL
     longest: float = _LAST_INTERVAL
 
+    def end_it(self) -> None:
+        """The client has asked for it to end: the next look halts the core."""
+        self.stepping, self.unwanted = False, True
+
     def patience(self) -> float:
         """How long to listen before the next look."""
         self.interval = min(self.interval * 1.1, self.longest)
@@ -197,7 +201,7 @@ class Running:
     async def interrupt(self) -> None:
         """GDB manual, "Interrupts": one that finds the program stopped is for its next run."""
         if self._run is not None:
-            await self._halt(self._run)
+            self._run.end_it()
         else:
             self._interrupted = True
 
@@ -297,7 +301,7 @@ class Running:
     async def _go(self, run: _Run) -> bytes | None:
         if self._interrupted and not run.stepping:
             self._interrupted = False
-            await self._target.call(Target.halt)
+            run.end_it()
         if await self._target.call(lambda target: target.simulated):
             run.longest = _FIRST_INTERVAL
         if self.non_stop:
@@ -320,14 +324,10 @@ class Running:
         while (stop := await self._advance(run)) is None:
             match await self._overhear(run.patience()):
                 case Interrupt():
-                    await self._halt(run)
+                    run.end_it()
                 case Disconnected():
                     return None
         return await self._tell(stop)
-
-    async def _halt(self, run: _Run) -> None:
-        await self._target.call(Target.halt)
-        run.stepping, run.unwanted = False, True
 
     async def _advance(self, run: _Run) -> StopReason | None:
         """Go on with a run for a while: why it is over, or None when it is not."""
@@ -338,6 +338,8 @@ class Running:
             stop = await self._target.call(_step, run.start, run.end)
         else:
             try:
+                if run.unwanted:
+                    await self._target.call(Target.halt)
                 stop = await self._target.call(_look)
             except (ProbeError, TargetError) as error:
                 return self._lost(error) if run.missed_for_long(error) else None
@@ -440,7 +442,7 @@ class Running:
     async def stop(self, *, quietly: bool) -> bytes:
         """vCont;t and vCtrlC, in the midst of the conversation."""
         if self._run is not None:
-            await self._halt(self._run)
+            self._run.end_it()
             self._run.signal = 0 if quietly else None
         elif not self.non_stop:
             await self._target.call(Target.halt)

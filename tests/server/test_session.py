@@ -490,6 +490,42 @@ def test_who_resumes_a_core_that_cannot_be_reached_is_told_and_has_lost_it(
     on_bench(machine, story)
 
 
+def test_a_core_that_cannot_be_interrupted_is_lost_and_not_waited_for(machine: Machine) -> None:
+    board = board_of(machine)
+
+    async def story(bench: Bench) -> None:
+        async with connected(bench) as client:
+            await client.ask(b"?")
+            await client.send(b"c")
+            while board.core.halted:
+                await trio.lowlevel.checkpoint()
+            board.hold_reset(True, who="button")
+            await client.interrupt()
+            assert b"the chip is held in reset; hint: NRST is low" in said(await client.hear())
+            assert await client.hear() == b"X1d"
+            board.hold_reset(False, who="button")
+            assert (await client.ask(b"?") or b"")[:1] == b"T"
+
+    on_bench(machine, story)
+
+
+def test_an_interrupt_that_fails_in_non_stop_mode_ends_no_session(machine: Machine) -> None:
+    board = board_of(machine)
+
+    async def story(bench: Bench) -> None:
+        async with connected(bench) as client:
+            assert await client.ask(b"QNonStop:1") == b"OK"
+            await client.ask(b"?")
+            assert await client.ask(b"vCont;c") == b"OK"
+            board.unplug()
+            await client.interrupt()
+            assert await client.hear() == b"%Stop:X1d"
+            board.replug()
+            assert await client.ask(b"qC") == b"QC1"
+
+    on_bench(machine, story)
+
+
 def test_a_core_of_which_not_all_is_known_is_lost_when_it_cannot_be_resumed(
     machine: Machine,
 ) -> None:
