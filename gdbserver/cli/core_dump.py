@@ -9,7 +9,7 @@ import click
 from gdbserver.cli.options import address_range, which_probe
 from gdbserver.rsp.documents import target_description
 from gdbserver.target.connect import Connect
-from gdbserver.target.core_dump import save
+from gdbserver.target.core_dump import CoreDump
 from gdbserver.target.target import Target
 
 
@@ -30,10 +30,12 @@ def coredump(file: Path, also: tuple[str, ...], probe: str | None, frequency: in
     Exit status: 0 done, 1 something failed, 2 it cannot be.
     """
     spans = [address_range(text) for text in also]
+    dump = CoreDump(spans)
     target = Target.open(probe, connect=Connect.ATTACH, frequency=frequency)
     running = not target.is_halted()
     try:
-        size = sum(len(span) for span in save(target, file, target_description, spans))
+        size = sum(len(span) for span in dump.read(target))
+        dump.write(file, target_description)
         fault = target.describe_fault()
     finally:
         target.close(resume=running)

@@ -260,8 +260,10 @@ async def _core_dump(context: Context, arguments: str) -> None:
         size += len(span)
 
     path = core_dump.destination(file)
+    dump = core_dump.CoreDump(also)
     with _interrupted_with("no file was written"):
-        await context.bench.target.run_steps(core_dump.save, tell, path, target_description, also)
+        await context.bench.target.run_steps(dump.read, tell)
+    await trio.to_thread.run_sync(dump.write, path, target_description)
     await context.say(f"{path}: {size} bytes of memory, and the registers\n")
 
 

@@ -25,7 +25,7 @@ import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gdbserver.chip import stm32h743 as chip
@@ -110,41 +110,52 @@ def destination(name: str) -> Path:
     return Path(name).expanduser().absolute()
 
 
-def save(
-    target: Target, path: Path, describe: Describe, also: Sequence[Span] = ()
-) -> Iterator[Span]:
-    """Write the core file, with the memory in `also` in it; yields what it has read, as it reads.
+@dataclass(slots=True)
+class CoreDump:
+    """The state of a machine: `read` it, and then `write` it."""
 
-    The core is halted meanwhile, and goes on if it ran.  A file is there in whole or not at all.
+    also: Sequence[Span] = ()
+    """Memory that is to be in it besides."""
+    _pieces: list[Piece] = field(default_factory=list)
+    _sets: list[Mapping[str, int]] = field(default_factory=list)
+    _stop: StopReason | None = None
 
-    Raises:
-        BadRequest: the file cannot be written.
-    """
-    running = not target.is_halted()
-    if running:
-        target.halt()
-    try:
-        stop = target.poll_stop()
-        sets = list(_register_sets(target))
-        pieces: list[Piece] = []
-        for read in read_all(target, [*RAMS, *PERIPHERALS, *also]):
-            pieces += read
-            yield from (piece.span for piece in read)
-    finally:
+    def read(self, target: Target) -> Iterator[Span]:
+        """Read all of it; yields what it has read, as it reads.
+
+        The core is halted meanwhile, and goes on if it ran.
+        """
+        running = not target.is_halted()
         if running:
-            target.resume()
-    part = path.with_name(path.name + ".part")
-    whole = core_file(pieces, sets, stop, describe)
-    try:
-        if path.exists() and not path.is_file():  # a device is written to, not replaced
-            path.write_bytes(whole)
-            return
-        part.write_bytes(whole)
-        os.replace(part, path)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise BadRequest(f"cannot write {path.absolute()}: {error.strerror}") from error
+            target.halt()
+        try:
+            self._stop = target.poll_stop()
+            self._sets = list(_register_sets(target))
+            for read in read_all(target, [*RAMS, *PERIPHERALS, *self.also]):
+                self._pieces += read
+                yield from (piece.span for piece in read)
+        finally:
+            if running:
+                target.resume()
+
+    def write(self, path: Path, describe: Describe) -> None:
+        """Write the core file; it is there in whole or not at all.
+
+        Raises:
+            BadRequest: it cannot be written.
+        """
+        part = path.with_name(path.name + ".part")
+        whole = core_file(self._pieces, self._sets, self._stop, describe)
+        try:
+            if path.exists() and not path.is_file():  # a device is written to, not replaced
+                path.write_bytes(whole)
+                return
+            part.write_bytes(whole)
+            os.replace(part, path)
+        except OSError as error:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise BadRequest(f"cannot write {path.absolute()}: {error.strerror}") from error
 
 
 def _register_sets(target: Target) -> Iterator[Mapping[str, int]]:

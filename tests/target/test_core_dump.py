@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from gdbserver.chip.stm32h743 import AXI_SRAM, DTCM, RCC, SRAM1
 from gdbserver.errors import BadRequest
 from gdbserver.rsp.documents import target_description
 from gdbserver.target.breakpoints import BreakKind
-from gdbserver.target.core_dump import save
+from gdbserver.target.core_dump import CoreDump
 from gdbserver.target.target import Target
 
 BUS_FAULT, DIVIDE = 3, 5  # of enum drill
@@ -65,6 +65,13 @@ def drills(drills_elf: Path) -> Iterator[Crashed]:
         target.close()
 
 
+def save(target: Target, core: Path, also: Sequence[Span] = ()) -> None:
+    dump = CoreDump(also)
+    for _ in dump.read(target):
+        pass
+    dump.write(core, target_description)
+
+
 def ask_gdb(elf: Path, core: Path, *commands: str) -> str:
     scripts = [part for command in commands for part in ("-ex", command)]
     gdb = ["gdb-multiarch", "-nx", "-batch", str(elf), "-c", str(core), *scripts]
@@ -83,7 +90,7 @@ def test_gdb_finds_the_way_from_the_fault_back_to_main(drills: Crashed, tmp_path
     drills.run_to_main()
     drills.crash(BUS_FAULT)
     core = tmp_path / "board.core"
-    list(save(drills.target, core, target_description))
+    save(drills.target, core)
     pc = drills.target.read_registers(["pc"])["pc"]
     said = ask_gdb(drills.elf, core, "bt", "p/x $pc", "p drill", "x/2xw 0xe000ed28")
     assert "terminated with signal SIGBUS" in said
@@ -101,7 +108,7 @@ def test_a_task_on_the_process_stack_is_a_thread_of_its_own(
     drills.target.write_registers({"psp": DTCM.start + 0x8000, "control": 2})
     drills.crash(DIVIDE)
     core = tmp_path / "board.core"
-    list(save(drills.target, core, target_description))
+    save(drills.target, core)
     said = ask_gdb(drills.elf, core, "info threads", "thread 2", "bt", "p/x $sp")
     assert "divide () at" in said.partition("Switching to thread 2")[2]
     assert "main () at" in said.partition("Switching to thread 2")[2]
@@ -111,7 +118,7 @@ def test_a_task_on_the_process_stack_is_a_thread_of_its_own(
 def test_every_byte_of_ram_is_what_the_board_has(drills: Crashed, tmp_path: Path) -> None:
     drills.target.write_memory(AXI_SRAM.start + 0x1000, bytes(range(256)) * 64)
     core = tmp_path / "board.core"
-    list(save(drills.target, core, target_description))
+    save(drills.target, core)
     found = segments(core)
     assert found[AXI_SRAM] == drills.target.read_memory(AXI_SRAM.start, len(AXI_SRAM))
     assert found[AXI_SRAM][0x1000:0x5000] == bytes(range(256)) * 64
@@ -124,7 +131,7 @@ def test_memory_that_is_asked_for_is_there_and_what_does_not_answer_is_left_out(
 ) -> None:
     vectors, nothing = Span.of(0x08000000, 64), Span.of(0x70000000, 0x1000)
     core = tmp_path / "board.core"
-    list(save(drills.target, core, target_description, [vectors, nothing]))
+    save(drills.target, core, [vectors, nothing])
     found = segments(core)
     assert found[vectors] == drills.target.read_memory(vectors.start, 64)
     assert not any(len(span & nothing) for span in found)
@@ -132,14 +139,14 @@ def test_memory_that_is_asked_for_is_there_and_what_does_not_answer_is_left_out(
 
 def test_a_running_core_runs_on(drills: Crashed, tmp_path: Path) -> None:
     drills.target.resume()
-    list(save(drills.target, tmp_path / "board.core", target_description))
+    save(drills.target, tmp_path / "board.core")
     assert not drills.target.is_halted()
 
 
 def test_a_halted_core_stays_where_it_was(drills: Crashed, tmp_path: Path) -> None:
     drills.run_to_main()
     before = drills.target.read_registers(["pc", "sp", "xpsr"])
-    list(save(drills.target, tmp_path / "board.core", target_description))
+    save(drills.target, tmp_path / "board.core")
     assert drills.target.is_halted()
     assert drills.target.read_registers(["pc", "sp", "xpsr"]) == before
 
@@ -149,7 +156,7 @@ def test_a_device_is_written_to_and_not_replaced(drills: Crashed, tmp_path: Path
     os.mkfifo(place)
     with subprocess.Popen(["head", "-c", "4", place], stdout=subprocess.PIPE) as reader:
         with suppress(BadRequest):  # the reader leaves early
-            list(save(drills.target, place, target_description))
+            save(drills.target, place)
         assert reader.communicate()[0] == b"\x7fELF"
     assert place.is_fifo()
 
@@ -157,7 +164,7 @@ def test_a_device_is_written_to_and_not_replaced(drills: Crashed, tmp_path: Path
 def test_a_file_that_cannot_be_written_is_refused_by_name(drills: Crashed, tmp_path: Path) -> None:
     place = tmp_path / "nowhere" / "board.core"
     with pytest.raises(BadRequest, match=r"cannot write .*nowhere.board\.core: No such file"):
-        list(save(drills.target, place, target_description))
+        save(drills.target, place)
 
 
 def test_the_command_line_makes_one_without_a_reset(tmp_path: Path) -> None:
