@@ -84,6 +84,8 @@ _ENOUGH = 4  # buffers of a bank, over a link that fills one more slowly than it
 _SHARED = 3  # buffers of both banks: one more, which fills while both are erased
 _LEAST = 2  # buffers of a bank that programs: one from which, one to fill
 _SILENCE = 0.2  # seconds without progress until it is asked how the core is
+FED: Final = 2.0
+"""Seconds for a job, and without progress at all: seven times the worst case of x8."""
 
 
 class Feeder:
@@ -248,8 +250,7 @@ class Lane:
         self.buffers = buffers
         self._waiting: deque[tuple[int, Span]] = deque()  # (buffer or 0, which part of flash)
         self._staged = self._done = 0
-        self._since = 0.0
-        """When the first of those that wait began, or was seen to."""
+        self._note_progress(0.0)
         self._due = 0.0
         """When it may be done."""
         self.on = False
@@ -325,9 +326,15 @@ class Lane:
     def _wait_for(self, buffer: int, span: Span) -> None:
         self._staged += 1
         if not self._waiting:
-            self._since = self._target.monotonic()
-            self._due = self._since + len(span) * self._program_seconds
+            now = self._target.monotonic()
+            self._note_progress(now)
+            self._due = now + len(span) * self._program_seconds
         self._waiting.append((buffer, span))
+
+    def _note_progress(self, now: float) -> None:
+        """The first of those that wait has begun, or was seen to."""
+        self._since = now
+        self._patience = self._target.deadline(FED)
 
     def have_read(self, span: Span) -> None:
         """Have the core read whole flash words, once the lane is on and all before is done."""
@@ -336,7 +343,8 @@ class Lane:
 
     def switch_on(self, *before: Write) -> None:
         """From now on the bank may be written to: it is erased, and `before` sets PG."""
-        self.began = self._since = self._due = self._target.monotonic()
+        self.began = self._due = self._target.monotonic()
+        self._note_progress(self.began)
         self._target.run([*before, Write(self._address + _ON, [1])])
         self.on = True
 
@@ -369,7 +377,7 @@ class Lane:
         now = self._target.monotonic()
         self._due = now + left * self._program_seconds
         if finished:
-            self._since = now
+            self._note_progress(now)
         elif now > self._since + _SILENCE:
             self._queue.poll()
         return finished, bool(trouble)
@@ -382,9 +390,9 @@ class Lane:
         """Whether it is time for a look."""
         return bool(self._waiting) and self.until_due() <= 0
 
-    def silence(self) -> float:
-        """Seconds for which the first of those that wait has been under way, as far as is known."""
-        return self._target.monotonic() - self._since if self._waiting else 0.0
+    def is_silent(self) -> bool:
+        """Whether the first of those that wait takes longer than any may: ask once per look."""
+        return bool(self._waiting) and self._patience.expired()
 
     def is_empty(self) -> bool:
         """Whether all that was staged has been taken."""

@@ -64,7 +64,7 @@ from gdbserver.flash.bank_digests import BankDigests, CrcUnit
 from gdbserver.flash.bank_registers import NOTHING_ELSE, BankRegisters, decode
 from gdbserver.flash.diff import crc_unit
 from gdbserver.flash.driver import Did, Event
-from gdbserver.flash.feeder import BUFFER, Feeder, Lane
+from gdbserver.flash.feeder import BUFFER, FED, Feeder, Lane
 from gdbserver.flash.mover import Mover, MoverLane
 from gdbserver.flash.packing import PIECE, pack
 from gdbserver.flash.plan import RegionPlan, Run, SectorPlan
@@ -83,7 +83,6 @@ _WORTH_MOVING = 1024  # bytes: less is there before the MDMA is told of it
 _SAMPLE = 1024  # bytes read to see how fast the link is
 _SLOW = 2.0  # times slower than a bank: it is done with one word long before the next
 _PACKS = 0.9  # of its length: what is left of data that is worth packing
-_FED = 2.0  # seconds for a buffer: seven times the worst case of x8
 _TURN = 1e-6  # seconds: the other bank, if it can use the link, has its turn
 _SOON = 0.001  # seconds between two looks at what is due
 _LOOK = 0.004  # the same at whether another lane has done with the link
@@ -279,7 +278,7 @@ class InternalBank:
         if trouble:
             self._registers.check("program", sector)
             raise FlashError(f"what is for {sector} did not arrive whole in SRAM")
-        if lane.silence() > _FED:
+        if lane.is_silent():
             raise self._registers.stuck(self._longest_program)
 
     def _opened_lane(self) -> Lane:
@@ -313,7 +312,7 @@ class InternalBank:
         lane = self._opened_lane()
         lane.have_read(sector)
         lane.switch_on()
-        deadline = self._target.deadline(_FED)
+        deadline = self._target.deadline(FED)
         while not lane.is_empty():
             lane.collect()
             if deadline.expired():

@@ -312,7 +312,8 @@ class MoverLane:
         self._filled = 0  # so many bytes were put into the ring;
         self._told = 0  # of so many the MDMA was told;
         self._moved = 0  # so many it has moved, as far as is known
-        self._progress = self._due = 0.0
+        self._due = 0.0
+        self._patience = self._target.deadline(_LATE)
         self._by_word = False  # whether a request is for flash words, not for the block
 
     def next(self) -> tuple[int, int]:
@@ -352,7 +353,6 @@ class MoverLane:
 
     def _see(self) -> None:
         flags, _, error, control, _, _, _, at = self._target.read_words(_channel(self._number), 8)
-        now = self._target.monotonic()
         moved = at - self.span.start
         if flags & MDMA_CISR_TEIF:
             raise MdmaFailed(f"stopped with an error, CESR = {error:#x}")
@@ -363,8 +363,9 @@ class MoverLane:
         elif moved < self._told:
             raise MdmaFailed("was stopped by somebody")
         if moved > self._moved:
-            self._moved, self._progress = moved, now
-        elif now > self._progress + _LATE:
+            self._moved = moved
+            self._patience = self._target.deadline(_LATE)
+        elif self._patience.expired():
             raise MdmaFailed(f"does not come to the end of {self.span}")
         elif self._by_word:
             self._mover.beat()
@@ -381,7 +382,7 @@ class MoverLane:
         if self._by_word and not self._mover.is_beating:
             self._mover.beat()
         self._told += length
-        self._progress = self._target.monotonic()
+        self._patience = self._target.deadline(_LATE)
 
     def give_back(self) -> bool:
         """Restore a piece of RAM that this run needs no more; False where there is none."""

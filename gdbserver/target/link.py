@@ -67,6 +67,9 @@ _OPTIONS: Final = {
 SHORTEST_LOOK: Final = 100e-6
 """No probe answers sooner, in seconds; so a time-out is worth at least so many looks."""
 
+FEWEST_LOOKS: Final = 100
+"""After fewer nobody gives up: behind a slow simulation, next to no time may have passed."""
+
 
 class NeedsLink(Exception):
     """Inside `Link.unreached`: the chip would have to be asked."""
@@ -424,7 +427,8 @@ class Deadline:
 
     A probe that keeps time itself (a simulated one) is believed: its `clock` is `virtual`.  On
     real hardware the host's clock counts, together with the number of looks: a host that was
-    busy elsewhere must not take its own delay for the target's.
+    busy elsewhere must not take its own delay for the target's.  And where looks are answered
+    sooner than any probe can, there is a simulation, of which nobody knows how fast its time goes.
     """
 
     def __init__(self, seconds: float, clock: Callable[[], float], *, virtual: bool) -> None:
@@ -439,5 +443,9 @@ class Deadline:
         elapsed = self._clock() - self._start
         if elapsed < self._seconds:
             return False
-        enough_looks = self._looks >= self._seconds / SHORTEST_LOOK
-        return self._virtual or enough_looks or elapsed >= 10 * self._seconds
+        if self._virtual:
+            return True
+        if elapsed >= 10 * self._seconds:
+            return self._looks >= FEWEST_LOOKS
+        looks_alone = self._looks * SHORTEST_LOOK
+        return self._seconds <= looks_alone <= elapsed

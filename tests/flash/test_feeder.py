@@ -20,8 +20,12 @@ from gdbserver.chip.stm32h743 import (
 )
 from gdbserver.errors import AccessStalled, FlashError, LoaderReset
 from gdbserver.flash.feeder import BUFFER
+from gdbserver.flash.programmer import Programmer
 from gdbserver.sim.clock import MILLISECOND
+from gdbserver.sim.probe import SimProbe
 from gdbserver.sim.rcc import ResetCause
+from gdbserver.target.connect import Connect
+from gdbserver.target.target import Target
 
 SECTOR = 0x20000
 SIZE = 0x8000  # of each bank's part: 1024 flash words, 0.1 s
@@ -156,6 +160,29 @@ def test_an_error_flag_stops_the_bank_and_is_a_sentence(quick: Bench) -> None:
     with pytest.raises(FlashError, match=r"cannot program 0x0800.* in bank 1: WRPERR"):
         list(steps)
     assert quick.target.is_halted()
+
+
+class Reticent(SimProbe):
+    """A board that keeps its time to itself, as all do but ours."""
+
+    @property
+    def monotonic(self) -> float:  # type: ignore[override]
+        raise AttributeError
+
+
+def test_a_board_that_is_slower_than_the_host_is_not_taken_for_one_that_is_stuck() -> None:
+    """Behind a probe that nobody has met there may be a simulation, on a host that is busy."""
+    target = Target.behind(Reticent("sim:cmsis-dap-v2"), connect=Connect.UNDER_RESET)
+    bench = Bench(target, target.link.probe.board, Programmer(target, []))
+    dirty(bench)
+    slept = 0.0
+    target.link.monotonic = lambda: bench.seconds() + slept
+    for step in bench.programmer.carry_out(download(*BOTH)):
+        if step.action == "programmed":
+            slept += 3.0
+    target.close()
+    assert slept > 0
+    assert all_there(bench)
 
 
 def test_a_reset_in_the_middle_is_noticed(quick: Bench) -> None:

@@ -412,7 +412,20 @@ def test_a_deadline_on_a_host_that_is_hardly_ever_awake_expires_in_the_end() -> 
     clock = Hands()
     deadline = Deadline(1.0, clock, virtual=False)
     clock.now += 10.0
+    assert not any(deadline.expired() for _ in range(99))
     assert deadline.expired()
+
+
+def test_a_deadline_knows_that_no_probe_answers_so_soon() -> None:
+    """A simulation that keeps its time to itself gets ten times as long."""
+    clock = Hands()
+    deadline = Deadline(1.0, clock, virtual=False)
+    looks = 0
+    while not deadline.expired():
+        looks += 1
+        clock.now += 50e-6
+    assert clock.now == pytest.approx(15.0, rel=1e-3)
+    assert looks > 100_000
 
 
 def test_pyocds_log_is_quiet() -> None:
