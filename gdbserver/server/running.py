@@ -10,6 +10,8 @@ running and stepping out of a range are one loop.
 Rule 2: a stop that nobody has asked for goes through `judges` before the client hears of it:
 a breakpoint whose condition is false, or a service that the program asks for, is no stop to
 the client, and the core goes on with what it was asked to do.
+Rule 3: who waits for a stop is told of one, whatever fails meanwhile (`find_out`); or, where the
+core is out of sight for longer than wires have glitches, that the program is lost.
 """
 
 from __future__ import annotations
@@ -258,10 +260,7 @@ class Running:
         return await self._go(run)
 
     async def _ran_on(self) -> bool:
-        """Whether the core runs although the client believes that it has stopped.
-
-        GDB takes an error for a stop, where all that has failed is a look at a core that runs.
-        """
+        """Whether the core runs although the client believes that it has stopped, or is lost."""
         return not self.non_stop and not await self._target.call(Target.seems_halted)
 
     async def _make_up(self, run: _Run) -> bytes | None:
