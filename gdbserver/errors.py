@@ -131,6 +131,18 @@ class FlashBusy(GdbServerError):
         super().__init__(f"flash cannot be read during {job}")
 
 
+class StillBusy(GdbServerError):
+    """A device cannot be stopped in what a client wanted of it that has left."""
+
+    code = errno.EBUSY
+
+    def __init__(self) -> None:
+        super().__init__(
+            "flash is still at work for a client that has left, and cannot be stopped in it"
+        )
+        self.hint = "connect again in a while: to erase a whole NOR takes minutes"
+
+
 class Interrupted(GdbServerError):
     """Ctrl-C came in the middle of a long job that its client waits for."""
 

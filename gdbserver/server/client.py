@@ -164,6 +164,9 @@ class Client:
                 return
 
     def _note_departure(self) -> None:
+        job = self._control.flash_job
+        if job is not None and not self.gone and self._control.holder == self.name:
+            log.info("%s has left during %s: waiting until flash is idle", self.name, job)
         self.gone = True
         self._control.depart(self.name)
 

@@ -17,6 +17,9 @@ from gdbserver.errors import GdbServerError, NotInControl, explain
 
 # A client that reconnects at once can be heard before its old connection's end is.
 _GRACE = 0.25
+# GDB takes 2 s without an answer for a server that is gone.  Who comes while a device ends what its
+# client no longer wants is let in before that, to be told so.
+_PATIENCE = 1.0
 # More failures than that nobody reads.
 _MEMORY = 12
 
@@ -35,11 +38,13 @@ class Control:
     async def enter(self, client: str) -> None:
         """Admit a client; wait for the controller, if it is on its way out."""
         self.clients.append(client)
+        deadline = trio.current_time() + _PATIENCE
         try:
             while self.holder is not None:
                 with trio.move_on_after(_GRACE) as patience:
                     await self._freed.wait()
-                if patience.cancelled_caught and not self._departing:
+                late = self.flash_job is not None and trio.current_time() >= deadline
+                if patience.cancelled_caught and (late or not self._departing):
                     break
         except trio.Cancelled:
             self.clients.remove(client)

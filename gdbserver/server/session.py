@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final, assert_never
 
 import trio
@@ -28,6 +28,7 @@ from gdbserver.errors import (
     NoProgram,
     ProbeError,
     ProtocolError,
+    StillBusy,
     TargetError,
     ThreadNotOnCore,
     explain,
@@ -269,7 +270,8 @@ class Session:
             # Hand-shake.
             case commands.Supported(features):
                 self._client.features = features
-                await self._threads.begin()
+                with suppress(StillBusy):  # which is told where GDB can show it
+                    await self._threads.begin()
                 return self._supported()
             case commands.StartNoAckMode():
                 await self._client.stop_acks()

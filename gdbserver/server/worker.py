@@ -26,6 +26,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import trio
 
+from gdbserver.errors import StillBusy
 from gdbserver.flash.machine import Machine
 from gdbserver.flash.programmer import Programmer
 from gdbserver.target.link import NeedsLink
@@ -38,6 +39,8 @@ PartT = TypeVar("PartT")
 # A hop to the thread and back costs as much as a small step does, so take several at a time;
 # and this long is nothing to a client that wants to interrupt or to look at memory.
 _SLICE = 0.05
+# A device that is stopped in its work comes to rest in less, but for a NOR that is erased whole.
+_PATIENCE = 1.0
 # Most calls are over before the event loop could go to sleep and be woken, so it waits this long
 # for any; a probe that answers no more cannot hold it up for longer.
 _GLANCE = 0.002
@@ -94,13 +97,31 @@ class Hand:
 
     def __init__(self) -> None:
         self.jobs_to_do = 0
+        self._endings: list[float] = []
+        """When jobs began to come to their ends that have not come to them yet, oldest first."""
         self._breath = time.monotonic()
         self._jobs: SimpleQueue[_Job[Any] | None] = SimpleQueue()
         self._thread = Thread(target=self._work, name="machine", daemon=True)
         self._thread.start()
 
     async def do(self, work: Callable[[], T]) -> T:
+        """Raises: StillBusy, where it would have to wait for what nobody wants any more."""
         await trio.lowlevel.checkpoint_if_cancelled()
+        if self._endings and trio.current_time() >= self._endings[0] + _PATIENCE:
+            raise StillBusy
+        return await self._do(work)
+
+    async def end(self, close: Callable[[], None]) -> None:
+        """Close a job: others wait a moment for that, and then do without an answer."""
+        begun = trio.current_time()
+        self._endings.append(begun)
+        try:
+            with trio.CancelScope(shield=True):
+                await self._do(close)
+        finally:
+            self._endings.remove(begun)
+
+    async def _do(self, work: Callable[[], T]) -> T:
         job = _Job(work)
         self.jobs_to_do += 1
         self._jobs.put(job)
@@ -161,8 +182,7 @@ class Worker(Generic[PartT]):
                 for step in taken:
                     await on_step(step)
         finally:
-            with trio.CancelScope(shield=True):
-                await self.call(lambda _: steps.close())  # type: ignore[attr-defined]
+            await self._hand.end(steps.close)  # type: ignore[attr-defined]
 
 
 class TargetWorker(Worker[Target]):

@@ -65,6 +65,22 @@ def test_a_client_that_comes_back_at_once_waits_for_its_old_connection_to_end() 
     in_time(story)
 
 
+def test_who_comes_while_a_device_cannot_be_stopped_is_let_in_before_gdb_gives_up() -> None:
+    async def story(control: Control) -> None:
+        await control.enter("a:1")
+        with control.changing_flash("a mass erase"):
+            control.depart("a:1")
+            with trio.fail_after(1.5):
+                await control.enter("a:2")
+            with pytest.raises(NotInControl):
+                control.check("a:2")
+        control.leave("a:1")
+        control.check("a:2")
+        assert control.holder == "a:2"
+
+    in_time(story)
+
+
 def test_each_kind_of_failure_is_remembered_newest_first() -> None:
     control = Control()
     for action, text in [("FlashDone", "x"), ("SetPoint", "y"), ("FlashDone", "z")]:

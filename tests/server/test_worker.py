@@ -5,7 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 import trio
+import trio.testing
 
+from gdbserver.errors import ClientLeft, StillBusy
 from gdbserver.server.worker import Hand, Worker
 
 
@@ -40,6 +42,41 @@ def test_a_call_returns_what_the_method_returns() -> None:
     tape = Tape()
     assert trio.run(lend(tape).call, Tape.note, "hello") == 1
     assert tape.notes == ["hello"]
+
+
+def test_who_comes_while_an_abandoned_job_cannot_be_stopped_is_told_so() -> None:
+    tape = Tape()
+    closing, go_on = threading.Event(), threading.Event()
+
+    def job(tape: Tape) -> Iterator[int]:
+        try:
+            while True:
+                yield 1
+        finally:
+            closing.set()
+            go_on.wait()
+
+    async def leave(_: int) -> None:
+        raise ClientLeft
+
+    async def abandon(worker: Worker[Tape]) -> None:
+        with pytest.raises(ClientLeft):
+            await worker.run_steps(job, leave)
+
+    async def main() -> None:
+        worker = lend(tape)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(abandon, worker)
+            await trio.to_thread.run_sync(closing.wait)
+            nursery.start_soon(worker.call, Tape.note, "who waits from the start is served")
+            await trio.sleep(2)
+            with pytest.raises(StillBusy):
+                await worker.call(Tape.note, "too late")
+            go_on.set()
+        await worker.call(Tape.note, "served again")
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0.1))
+    assert tape.notes == ["who waits from the start is served", "served again"]
 
 
 def test_a_call_that_has_started_finishes_though_it_is_cancelled() -> None:
