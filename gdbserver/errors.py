@@ -28,9 +28,12 @@ class GdbServerError(Exception):
 
     code: ClassVar[int] = errno.EIO
     exit_status: int = 1
-    hint: str | None = None
     details: tuple[str, ...] = ()
     """What else was seen, for those who have to find the cause: a line each."""
+
+    def __init__(self, sentence: str, *, hint: str | None = None) -> None:
+        super().__init__(sentence)
+        self.hint = hint
 
 
 def explain(error: BaseException) -> Iterator[str]:
@@ -53,10 +56,6 @@ class UsageError(GdbServerError):
     """The command line asks for something that cannot be."""
 
     exit_status = 2
-
-    def __init__(self, problem: str, *, hint: str | None = None) -> None:
-        super().__init__(problem)
-        self.hint = hint
 
 
 class BadImage(UsageError):
@@ -179,17 +178,13 @@ class CannotListen(GdbServerError):
 class ProbeError(GdbServerError):
     """The debug adapter, or the wire to the chip, does not do what it should."""
 
-    def __init__(self, sentence: str, *, hint: str | None = None) -> None:
-        super().__init__(sentence)
-        self.hint = hint
+
+class NoSuchProbe(ProbeError):
+    """The one that was asked for is not among those that are connected."""
 
 
 class TargetError(GdbServerError):
     """The chip answers, but not with what was asked for."""
-
-    def __init__(self, sentence: str, *, hint: str | None = None) -> None:
-        super().__init__(sentence)
-        self.hint = hint
 
 
 class HeldInReset(TargetError):
@@ -306,10 +301,6 @@ class ExpressionError(GdbServerError):
 
 class FlashError(GdbServerError):
     """Flash cannot be, or was not, programmed as asked."""
-
-    def __init__(self, sentence: str, *, hint: str | None = None) -> None:
-        super().__init__(sentence)
-        self.hint = hint
 
 
 class OutsideFlash(FlashError):

@@ -21,7 +21,14 @@ import click
 from gdbserver.chip import stm32h743
 from gdbserver.cli.main import leave
 from gdbserver.cli.stlink_options import OPTIONS, Arguments, ParseError, parse
-from gdbserver.errors import CannotListen, GdbServerError, ProbeError, UsageError, explain
+from gdbserver.errors import (
+    CannotListen,
+    GdbServerError,
+    NoSuchProbe,
+    ProbeError,
+    UsageError,
+    explain,
+)
 from gdbserver.imports import imports_kept
 from gdbserver.loader.board_file import shipped
 
@@ -118,7 +125,7 @@ def _complaint(error: GdbServerError, arguments: Arguments) -> Iterator[str]:
     else:
         serial = arguments.text("serial-number")
         yield "Error in initializing ST-LINK device."
-        if isinstance(error, ProbeError) and "there is no debug probe" in str(error):
+        if isinstance(error, NoSuchProbe):
             yield f"Reason: ST-LINK: {serial} not found."
         elif isinstance(error, ProbeError):
             yield "Reason: Failed to connect to device. Please check power and cabling to target."

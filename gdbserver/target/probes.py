@@ -15,7 +15,7 @@ from typing import Any, Final
 from pyocd.core import exceptions
 from pyocd.core.helpers import ConnectHelper
 
-from gdbserver.errors import ProbeError
+from gdbserver.errors import NoSuchProbe, ProbeError
 
 JLINK_FAULTS: Final = ("JLinkReadException", "JLinkWriteException")
 """What pylink raises when the chip refuses a memory access; pyOCD lets it through."""
@@ -52,7 +52,7 @@ def find_probe(uid: str | None) -> Any:
         missing = ProbeError("no debug probe is connected", hint=hint)
     else:
         hint = f"connected: {names}; {hint}" if names else f"none is connected; {hint}"
-        missing = ProbeError(f"there is no debug probe {uid!r}", hint=hint)
+        missing = NoSuchProbe(f"there is no debug probe {uid!r}", hint=hint)
     missing.details = tuple(said)
     raise missing
 
