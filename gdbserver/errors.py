@@ -18,7 +18,16 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from gdbserver.chip.memory import FlashRegion, Kind, Span
-from gdbserver.chip.stm32h743 import FMC_BANKS, FMC_SDRAM, ITCM, QSPI_WINDOW, memory_map
+from gdbserver.chip.stm32h743 import (
+    AXI_SRAM,
+    DTCM,
+    FMC_BANKS,
+    FMC_SDRAM,
+    ITCM,
+    QSPI_WINDOW,
+    SRAM4,
+    memory_map,
+)
 
 _CHIP = memory_map(())
 
@@ -252,6 +261,10 @@ def _why_refused(address: int) -> str | None:
         return "the NOR is mapped there by the program, or by: monitor reset init"
     if region.volatile:
         return "a reserved address, or a peripheral whose clock (RCC) or power is off"
+    if region.span in (ITCM, DTCM, AXI_SRAM, SRAM4):
+        return "this RAM always answers, but not while the chip is held in reset"
+    if region.kind is Kind.RAM:
+        return "this RAM answers once the program has switched its clock on (RCC)"
     return None
 
 

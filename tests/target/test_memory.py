@@ -107,7 +107,9 @@ def test_a_write_where_nothing_is_faults_at_once(bench: Bench) -> None:
         (0x60000000, "memory at the FMC answers once the program has set the FMC up"),
         (0x58027000, "a reserved address, or a peripheral whose clock (RCC) or power is off"),
         (0x90000000, "the NOR is mapped there by the program, or by: monitor reset init"),
-        (0x24000000, None),
+        (0x24000000, "this RAM always answers, but not while the chip is held in reset"),
+        (0x30020000, "this RAM answers once the program has switched its clock on (RCC)"),
+        (0x1FF00000, None),
     ],
 )
 def test_what_a_refused_address_is_is_told(address: int, hint: str | None) -> None:
