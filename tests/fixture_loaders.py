@@ -121,6 +121,9 @@ RECIPES: Mapping[str, Recipe] = {
     "W25Q256_F10": Recipe("reader.c", macros={"READ": 1}, numbers=_PLAIN),
     "W25Q256_READS_ON": Recipe("reader.c", macros={"READS_ON": 1}, numbers=_PLAIN),
     "W25Q256_UNMAPPED": Recipe("reader.c", numbers=_PLAIN),
+    # Can do nothing after a Read but another Init; says so, or does not.
+    "W25Q256_READS_ONCE": Recipe("reader.c", macros={"HAL": 0}, numbers=_PLAIN),
+    "W25Q256_READS_ONCE_SILENTLY": Recipe("reader.c", macros={"HAL": 1}, numbers=_PLAIN),
     "W25Q256_UNMAPS": Recipe("reader.c", macros={"MAPS": 1}, numbers=_PLAIN),
     "W25Q256_HARD_FLOAT": Recipe(
         "plain.c",

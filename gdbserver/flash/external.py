@@ -236,7 +236,7 @@ class ExternalFlash:
     def change(self, sectors: Sequence[SectorPlan]) -> Generator[Event, None, None]:
         if not sectors:
             return
-        self._readout.close()
+        yield from self._readout.make_way()
         if self._queue.bring_image_back():
             yield from self._say(self._dialect.start())
         length = sum(len(run.span) for sector in sectors for run in sector.runs)
@@ -279,7 +279,7 @@ class ExternalFlash:
             ]
             yield from self.change(all_of_it)
             return
-        self._readout.close()
+        yield from self._readout.make_way()
         yield from self._post([*requests, *self._dialect.look()], Did("erased", self.region.span))
         while self._under_way:
             yield from self._collect(self._queue.patience)

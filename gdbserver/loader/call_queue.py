@@ -330,10 +330,16 @@ class CallQueue:
         self._image_is_there = True
         for span in self._image.memory:
             self.ram.borrow(span)
+        self.renew_image()
+        return True
+
+    def renew_image(self) -> None:
+        """Have the loader's variables as in the file, as some want it for another Init."""
         for address, data in self._image.chunks:
             self._target.write_memory(address, data)
             self._check_arrived(address, data)
-        return True
+        if scratch := self._layout.scratch:
+            self._target.write_memory(scratch.start, bytes(len(scratch)))
 
     def prepare_digests(self) -> None:
         """Have the tables' memory in time: while the device is busy, that costs nothing."""

@@ -202,7 +202,7 @@ class LoaderTest:
         with queue:
             session = _Session(self._target, self._loader, queue)
             try:
-                session.say(session.dialect.start())
+                session.start()
                 yield session
                 session.say(session.dialect.finish())
             except LoaderRefused as error:
@@ -478,6 +478,11 @@ class _Session:
         self._buffer = buffer.start
         self._readout = Readout(target, loader, queue, lambda: nullcontext(buffer))
 
+    def start(self) -> None:
+        self.say(self.dialect.start())
+        finish(self._readout.open())  # which notes how Init leaves it
+        finish(self._readout.make_way())
+
     def say(self, requests: Sequence[Request]) -> None:
         for request in requests:
             self._call(request.routine, *request.arguments, timeout=request.timeout)
@@ -512,7 +517,7 @@ class _Session:
         self.say(self.dialect.look())
         finish(self._readout.open())
         data = finish(self._readout.read(span))
-        self._readout.close()
+        finish(self._readout.make_way())
         return data
 
     def verify(self, address: int, data: bytes) -> int | None:

@@ -1,12 +1,15 @@
 """How the host gets to see what a loader's device holds: as memory, or through the loader's `Read`.
 
 A .stldr may have a `Read`, and where it has one mapped reads need not work, whatever the type of
-its device says; but our own leaves the NOR mapped after every routine.  One without a `Read` has
-the NOR mapped by Init, and it may have to be called again for that.  There is no routine in a
-CMSIS .FLM that reads.  Some leave the NOR memory-mapped after Init; many do not, and read it by
-commands inside `Verify` and `BlankCheck`.  To send every byte there only to have it compared would
-take the link as long as programming does.  And a debugger that looks at variables in the NOR wants
-memory, behind a .stldr as well.
+its device says; but our own leaves the NOR mapped after every routine.  One without a `Read` has the
+NOR mapped by Init, and it may have to be called again for that.  Others have it mapped by `Read`,
+which copies from there; then it is read as memory.  Some of those can do nothing afterwards without
+another Init, because their HAL refuses commands while it believes in a mapping: ST's tools upload a
+loader and call Init before whatever they do.  There is no routine in a CMSIS .FLM that reads.  Some
+leave the NOR memory-mapped after Init; many do not, and read it by commands inside `Verify` and
+`BlankCheck`.  To send every byte there only to have it compared would take the link as long as
+programming does.  And a debugger that looks at variables in the NOR wants memory, behind a .stldr as
+well.
 
 So such a routine is called once, for the sake of what it leaves behind: the QUADSPI's communication
 register (CCR) then says how this loader reads this NOR, with which instruction, on how many
@@ -63,9 +66,9 @@ class Readout:
         self._in_window = loader.region.span in chip.QSPI_WINDOW
         self._reaches_all = loader.finds_out or not self._in_window
         routines = loader.image.entries
-        by_routine = loader.kind == "stldr" and "Read" in routines and not loader.finds_out
-        self.mapped = not by_routine
-        """Whether the device is read as memory, which may take an `open`."""
+        self._by_routine = loader.kind == "stldr" and "Read" in routines and not loader.finds_out
+        self._asks_read = self._by_routine and self._in_window and not for_good
+        self._mapped_by_read = False
         # All of them take an address, a number of bytes, and a third.
         shows: tuple[str, ...] = ("Read",) if for_good and not loader.finds_out else ()
         if loader.kind == "flm":
@@ -81,6 +84,11 @@ class Readout:
         self._command: int | None = None  # CCR that reads
         self._is_open = False
 
+    @property
+    def mapped(self) -> bool:
+        """Whether the device is read as memory, which may take an `open`."""
+        return not self._by_routine or self._mapped_by_read
+
     # --- As memory ----------------------------------------------------------------------------
 
     def open(self) -> Generator[Busy, None, None]:
@@ -90,6 +98,8 @@ class Readout:
             self._show_last_byte()
 
     def _map(self) -> Generator[Busy, None, None]:
+        if self._asks_read:
+            yield from self._map_by_read()
         if self._initialised_to_read:
             yield from self._map_by_init()
         if self._shows is None or self._is_mapped():
@@ -111,6 +121,16 @@ class Readout:
         if self._was_mapped and not mapped:
             yield from self._queue.call("Init", timeout=INIT_SECONDS)
         self._was_mapped |= mapped
+
+    def _map_by_read(self) -> Generator[Busy, None, None]:
+        """Whether the NOR is memory after a `Read`, and holds what that has read."""
+        with self._buffer() as buffer:
+            first = Span.of(self._region.span.start, min(_SHOWN_BYTES, len(buffer)))
+            yield from self.fetch(first, buffer)
+            self._asks_read = self._mapped_by_read = self._is_mapped() and (
+                self._target.read_memory(first.start, len(first))
+                == self._target.read_memory(buffer.start, len(first))
+            )
 
     def _show_last_byte(self) -> None:
         """Have the window reach beyond the NOR, where it ends with it.
@@ -137,6 +157,14 @@ class Readout:
         if self._is_open:
             self._is_open = False
             self._be_idle()
+
+    def make_way(self) -> Generator[Busy, None, None]:
+        """The same, for a routine that changes what the device holds."""
+        self.close()
+        if self._mapped_by_read:
+            self._mapped_by_read = False
+            self._queue.renew_image()
+            yield from self._queue.call("Init", timeout=INIT_SECONDS)
 
     def _learn(self, routine: str) -> Generator[Busy, None, int | None]:
         """What is in CCR after it has read; None when it has not, or not by one command."""

@@ -171,7 +171,8 @@ class Layout:
         self.words_before_ring = min((self.ring - ram.start) // 4, _MOST_PADDING)
         self.results = block.start + parts["results"]
         self.resident = block.start + parts["resident"]
-        self.scratch = block.start + parts["scratch"] if sizes["scratch"] else 0
+        self.scratch = Span.of(block.start + parts["scratch"], sizes["scratch"])
+        """Zeros."""
         self.stack = Span.of(block.start + parts["stack"], stack)
         foot = self.stack.end - (_SHALLOW if own else stack)
         self.always = Span(foot, self.resident + self.first_code)
@@ -180,7 +181,7 @@ class Layout:
         self.tables = Span(self.resident + len(code), self.results + 4 * RESULTS)
         # What a handler is entered through lies over vectors and ring: no call comes after that.
         self.stage = Stage(block.start + parts["vectors"], foot, self.stack.end)
-        self.static_base = image.static_base or self.scratch
+        self.static_base = image.static_base or (self.scratch.start if self.scratch else 0)
         taken = [*image.memory, block]
         gaps = [gap for ram in (AXI_SRAM, DTCM) for gap in _gaps(ram, taken)]
         self.free = max(gaps, key=len)

@@ -137,6 +137,16 @@ def test_a_nor_that_only_init_maps_is_read_after_it_was_changed() -> None:
         assert [step.action for step in here.load((NOR + 3, noise(20_000)))] == ["compared"]
 
 
+@pytest.mark.parametrize("name", ["W25Q256_READS_ONCE", "W25Q256_READS_ONCE_SILENTLY"])
+def test_a_loader_that_can_do_nothing_after_a_read_is_initialised_again(name: str) -> None:
+    with run(name) as here:
+        here.board.nor.memory[: 2 * BLOCK] = noise(2 * BLOCK, 8)
+        writes = (NOR + 3, noise(20_000)), (NOR + 3 * BLOCK, noise(300))
+        here.load(*writes)
+        assert all(here.contents(address, len(data)) == data for address, data in writes)
+        assert {step.action for step in here.load(*writes)} == {"compared"}
+
+
 def test_ram_is_as_before_where_a_slow_link_gets_packed_data_into_what_was_read_into() -> None:
     with run("W25Q256_F10", uid="sim:cmsis-dap-v1") as here:
         ram = Span.of(0x24000000, 0x8000)
