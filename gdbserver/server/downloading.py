@@ -19,7 +19,7 @@ from gdbserver.flash.programmer import Programmer, Step
 from gdbserver.server.client import Client
 from gdbserver.server.control import Control
 from gdbserver.server.observer import Observer
-from gdbserver.server.worker import Bench
+from gdbserver.server.worker import Workers
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +28,15 @@ class Downloading:
     """What one client wants in flash."""
 
     def __init__(
-        self, bench: Bench, client: Client, control: Control, observer: Observer, *, erase_all: bool
+        self,
+        workers: Workers,
+        client: Client,
+        control: Control,
+        observer: Observer,
+        *,
+        erase_all: bool,
     ) -> None:
-        self._programmer = bench.programmer
+        self._programmer = workers.programmer
         self._client = client
         self._control = control
         self._observer = observer

@@ -31,7 +31,7 @@ from gdbserver.rsp.documents import target_description
 from gdbserver.server import activity
 from gdbserver.server.control import Control
 from gdbserver.server.semihosting import Mode, SemihostingHost
-from gdbserver.server.worker import Bench
+from gdbserver.server.worker import Workers
 from gdbserver.target import core_dump
 from gdbserver.target.raw_registers import RawRegisters
 from gdbserver.target.target import Target
@@ -44,7 +44,7 @@ class Context:
     `check_cancelled` raises Interrupted, or ends the job of a client that has left.
     """
 
-    bench: Bench
+    workers: Workers
     control: Control
     say: Callable[[str], Awaitable[None]]
     check_cancelled: Callable[[], None]
@@ -74,7 +74,7 @@ async def _reset(context: Context, arguments: str) -> None:
     # GDB believes that a core to which it can send a monitor command is halted, so it is.
     if arguments and not arguments.isdecimal():  # a J-Link has several ways, by number
         raise BadRequest(f"monitor reset knows halt, init and run, not {arguments!r}")
-    await context.bench.target.call(Target.reset, halt=True)
+    await context.workers.target.call(Target.reset, halt=True)
     await context.say("reset; the core is halted at its first instruction\n")
     if context.init_external:
         await _init(context)
@@ -87,12 +87,12 @@ async def _reset_init(context: Context, arguments: str) -> None:
 
 
 async def _init(context: Context) -> None:
-    await context.bench.programmer.call(Programmer.prepare_external_reads)
+    await context.workers.programmer.call(Programmer.prepare_external_reads)
     await context.say("the external flash can be read\n")
 
 
 async def _halt(context: Context, _arguments: str) -> None:
-    await context.bench.target.call(Target.halt)
+    await context.workers.target.call(Target.halt)
     await context.say("halted\n")
 
 
@@ -106,7 +106,7 @@ async def _why(context: Context, _arguments: str) -> None:
         nothing = False
         await context.say(f"{action}: {lines[0]}\n" + "".join(f"  {line}\n" for line in lines[1:]))
     try:
-        fault = await context.bench.target.call(Target.describe_fault)
+        fault = await context.workers.target.call(Target.describe_fault)
     except GdbServerError as error:
         fault = "\n  ".join(explain(error))
     if fault is not None:
@@ -117,9 +117,9 @@ async def _why(context: Context, _arguments: str) -> None:
 
 
 async def _info(context: Context, _arguments: str) -> None:
-    for line in await context.bench.target.call(describe_chip):
+    for line in await context.workers.target.call(describe_chip):
         await context.say(f"{line}\n")
-    for region in await context.bench.programmer.call(Programmer.regions):
+    for region in await context.workers.programmer.call(Programmer.regions):
         sizes = ", ".join(f"{count} x {size // 1024} KiB" for count, size in region.groups)
         await context.say(f"flash           {region}: {sizes}\n")
     await context.say(
@@ -151,7 +151,7 @@ async def _mass_erase(context: Context, arguments: str) -> None:
 
     wanted = [
         region.name
-        for region in await context.bench.programmer.call(Programmer.regions)
+        for region in await context.workers.programmer.call(Programmer.regions)
         if which[arguments] in ("all", "internal" if region.span in INTERNAL_FLASH else "external")
     ]
     done: list[str] = []
@@ -167,14 +167,14 @@ async def _mass_erase(context: Context, arguments: str) -> None:
         return f"erased: {', '.join(done) or 'none'}; in part, or not: {', '.join(rest) or 'none'}"
 
     with context.control.changing_flash("a mass erase"), _interrupted_with(how_far):
-        await context.bench.programmer.run_steps(Programmer.mass_erase, tell, which[arguments])
+        await context.workers.programmer.run_steps(Programmer.mass_erase, tell, which[arguments])
     await context.say("mass erase complete\n")
 
 
 async def _repair(context: Context, arguments: str) -> None:
     (address,) = _numbers("ADDRESS", arguments)
-    sector = await context.bench.programmer.call(repair.sector_at, address)
-    readable, lost = await context.bench.target.call(repair.survey, sector)
+    sector = await context.workers.programmer.call(repair.sector_at, address)
+    readable, lost = await context.workers.target.call(repair.survey, sector)
     if not lost:
         await context.say(f"all of {sector} can be read; nothing was changed\n")
         return
@@ -186,8 +186,8 @@ async def _repair(context: Context, arguments: str) -> None:
         pass  # the sector is in nobody's memory but ours: it is not left half done
 
     with context.control.changing_flash("a repair"):
-        await context.bench.programmer.run_steps(repair.put_back, tell, sector, readable)
-    await context.bench.target.call(repair.check, sector)
+        await context.workers.programmer.run_steps(repair.put_back, tell, sector, readable)
+    await context.workers.target.call(repair.check, sector)
     for span in lost:
         await context.say(f"lost, and blank now: {span}\n")
     await context.say(f"all else in {sector} is as it was\n")
@@ -215,7 +215,7 @@ def _numbers(usage: str, arguments: str) -> list[int]:
 def _raw_read(usage: str, read: Callable[..., int]) -> Handler:
     async def handle(context: Context, arguments: str) -> None:
         numbers = _numbers(usage, arguments)
-        value = await context.bench.target.call(lambda target: read(target.raw, *numbers))
+        value = await context.workers.target.call(lambda target: read(target.raw, *numbers))
         await context.say(f"O.K.:{value:#010x}\n")
 
     return handle
@@ -224,7 +224,7 @@ def _raw_read(usage: str, read: Callable[..., int]) -> Handler:
 def _raw_write(usage: str, write: Callable[..., None]) -> Handler:
     async def handle(context: Context, arguments: str) -> None:
         numbers = _numbers(usage, arguments)
-        await context.bench.target.call(lambda target: write(target.raw, *numbers))
+        await context.workers.target.call(lambda target: write(target.raw, *numbers))
         await context.say("O.K.\n")
 
     return handle
@@ -262,7 +262,7 @@ async def _core_dump(context: Context, arguments: str) -> None:
     path = core_dump.destination(file)
     dump = core_dump.CoreDump(also)
     with _interrupted_with("no file was written"):
-        await context.bench.target.run_steps(dump.read, tell)
+        await context.workers.target.run_steps(dump.read, tell)
     await trio.to_thread.run_sync(dump.write, path, target_description)
     await context.say(f"{path}: {size} bytes of memory, and the registers\n")
 
@@ -307,22 +307,22 @@ async def _catch(context: Context, arguments: str) -> None:
         raise BadRequest(f"monitor catch knows {', '.join(_CATCHES)}, not {arguments!r}")
     if words:
         catch = reduce(or_, (_CATCHES[word] for word in words))
-        await context.bench.target.call(Target.choose_catch, catch)
-    catch = await context.bench.target.call(lambda target: target.chosen_catch)
+        await context.workers.target.call(Target.choose_catch, catch)
+    catch = await context.workers.target.call(lambda target: target.chosen_catch)
     single = ("hard", "mem", "bus", "nocp", "check", "state", "entry")
     caught = [name for name in single if catch & _CATCHES[name]]
     await context.say(f"caught before their handler runs: {', '.join(caught) or 'none'}\n")
 
 
 async def _fault(context: Context, _arguments: str) -> None:
-    fault = await context.bench.target.call(Target.describe_fault)
+    fault = await context.workers.target.call(Target.describe_fault)
     await context.say(f"{fault or 'the status registers tell of no fault'}\n")
 
 
 async def _step_interrupts(context: Context, arguments: str) -> None:
     if arguments not in ("on", "off"):
         raise BadRequest(f"monitor step interrupts knows on and off, not {arguments!r}")
-    await context.bench.target.call(Target.step_interrupts, arguments == "on")
+    await context.workers.target.call(Target.step_interrupts, arguments == "on")
     await context.say(f"interrupts {'come in' if arguments == 'on' else 'wait'} while stepping\n")
 
 

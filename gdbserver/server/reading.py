@@ -20,7 +20,7 @@ from gdbserver.rsp import commands, documents, replies
 from gdbserver.rsp.packets import MAX_PACKET
 from gdbserver.server.control import Control
 from gdbserver.server.threads import Threads
-from gdbserver.server.worker import Bench
+from gdbserver.server.worker import Workers
 from gdbserver.target.registers import EXPEDITED, REGISTERS, RegisterInfo
 from gdbserver.target.stop import StopReason
 from gdbserver.target.target import Target
@@ -48,10 +48,14 @@ class Reader:
     """Answers one client's questions about the machine."""
 
     def __init__(
-        self, bench: Bench, control: Control, threads: Threads, program: KnownProgram | None = None
+        self,
+        workers: Workers,
+        control: Control,
+        threads: Threads,
+        program: KnownProgram | None = None,
     ) -> None:
-        self._target = bench.target
-        self._programmer = bench.programmer
+        self._target = workers.target
+        self._programmer = workers.programmer
         self._control = control
         self._threads = threads
         self._program = program

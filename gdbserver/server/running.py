@@ -40,7 +40,7 @@ from gdbserver.server.client import Client
 from gdbserver.server.control import Control
 from gdbserver.server.reading import to_wire
 from gdbserver.server.threads import Threads, known_registers
-from gdbserver.server.worker import Bench
+from gdbserver.server.worker import Workers
 from gdbserver.target.breakpoints import BKPT, CODE, BreakKind
 from gdbserver.target.registers import EXPEDITED, REGISTERS
 from gdbserver.target.scripts import Script
@@ -179,7 +179,9 @@ class _Run:
 class Running:
     """Runs the core for one client.  `judges` decide, in order, what is a stop to it."""
 
-    def __init__(self, bench: Bench, client: Client, control: Control, threads: Threads) -> None:
+    def __init__(
+        self, workers: Workers, client: Client, control: Control, threads: Threads
+    ) -> None:
         self.judges: list[Judge] = [self._passes]
         self.is_due: Callable[[], Awaitable[bool]] = _never
         """Whether the core stands where a judge has to act before it can go on."""
@@ -187,7 +189,7 @@ class Running:
         """Whether the client is answered while the core runs, and notified of stops."""
         self.passed: frozenset[int] = frozenset()
         """The signals that the client leaves to the program."""
-        self._target = bench.target
+        self._target = workers.target
         self._client = client
         self._control = control
         self._threads = threads

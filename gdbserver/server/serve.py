@@ -18,27 +18,27 @@ from gdbserver.server.listening import Prompt, listening, piped, welcoming
 from gdbserver.server.rtt import RttPorts
 from gdbserver.server.semihosting import SemihostingHost
 from gdbserver.server.session import Session
-from gdbserver.server.start import ENDINGS, Door, Options
+from gdbserver.server.start import ENDINGS, Endpoint, Options
 from gdbserver.server.swo import SwoPorts
-from gdbserver.server.worker import Bench, lending
+from gdbserver.server.worker import Workers, lending
 
 log = logging.getLogger(__name__)
 
 
 def run(
     machine: Machine,
-    door: Door,
+    endpoint: Endpoint,
     options: Options,
     noted: Sequence[int],
     on_listening: Callable[[int], None] | None = None,
 ) -> None:
     """`serve_clients`, and an event loop around it."""
-    trio.run(serve_clients, machine, door, options, noted, on_listening)
+    trio.run(serve_clients, machine, endpoint, options, noted, on_listening)
 
 
 async def serve_clients(
     machine: Machine,
-    door: Door,
+    endpoint: Endpoint,
     options: Options,
     noted: Sequence[int] = (),
     on_listening: Callable[[int], None] | None = None,
@@ -53,42 +53,42 @@ async def serve_clients(
         ProbeError: the probe has no SWO.
     """
 
-    async def work(bench: Bench) -> None:
-        house = _House(bench, options)
-        async with house.channels():
+    async def work(workers: Workers) -> None:
+        server = _Server(workers, options)
+        async with server.channels():
             if on_listening is not None:
-                on_listening(door.port)
-            if door.pipe is not None:
-                async with piped(door.pipe) as stream:
-                    await house.serve(stream, "standard input")
+                on_listening(endpoint.port)
+            if endpoint.pipe is not None:
+                async with piped(endpoint.pipe) as stream:
+                    await server.serve(stream, "standard input")
             else:
-                await house.keep(welcoming(door.sockets))
+                await server.keep(welcoming(endpoint.sockets))
 
     # Ctrl-C in the terminal of a GDB that has started us is meant for GDB, which tells us.
-    endings = [n for n in ENDINGS if door.pipe is None or n != signal.SIGINT]
+    endings = [n for n in ENDINGS if endpoint.pipe is None or n != signal.SIGINT]
     await _until_signal(machine, work, endings, noted)
 
 
 @asynccontextmanager
-async def serving(bench: Bench, options: Options) -> AsyncIterator[int]:
+async def serving(workers: Workers, options: Options) -> AsyncIterator[int]:
     """Serve in the background of the block, for a program that has a server in it: the port.
 
     Signals are that program's business, and so is the machine.
     """
-    house = _House(bench, options)
+    server = _Server(workers, options)
     async with (
         listening(options.host, options.port, options.path) as listeners,
-        house.channels(),
+        server.channels(),
         trio.open_nursery() as nursery,
     ):
-        nursery.start_soon(house.keep, listeners)
+        nursery.start_soon(server.keep, listeners)
         yield 0 if options.path else listeners[0].socket.getsockname()[1]
         nursery.cancel_scope.cancel()
 
 
 async def _until_signal(
     machine: Machine,
-    work: Callable[[Bench], Awaitable[None]],
+    work: Callable[[Workers], Awaitable[None]],
     endings: Sequence[signal.Signals],
     noted: Sequence[int],
 ) -> None:
@@ -97,8 +97,8 @@ async def _until_signal(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_cancel_on_signal, nursery.cancel_scope, endings, noted)
         try:
-            async with lending(machine) as bench:
-                await work(bench)
+            async with lending(machine) as workers:
+                await work(workers)
         except GdbServerError as error:
             failure = error  # a nursery would wrap it in a group
         nursery.cancel_scope.cancel()
@@ -119,18 +119,18 @@ async def _cancel_on_signal(
                 scope.cancel()
 
 
-class _House:
+class _Server:
     """Welcomes connections, and closes when the last client has gone."""
 
-    def __init__(self, bench: Bench, options: Options) -> None:
-        self._bench = bench
+    def __init__(self, workers: Workers, options: Options) -> None:
+        self._workers = workers
         self._options = options
         self._control = Control()
         self._empty = trio.Event()
         self._numbers = itertools.count(1)
         self._session = partial(
             Session,
-            bench=bench,
+            workers=workers,
             control=self._control,
             leave_halted=options.leave_halted,
             erase_all=options.erase_all,
@@ -150,7 +150,7 @@ class _House:
     @asynccontextmanager
     async def channels(self) -> AsyncIterator[None]:
         """What the program says by RTT and SWO, where it is wanted, at ports of its own."""
-        options, target = self._options, self._bench.target
+        options, target = self._options, self._workers.target
         host = "localhost" if options.path or options.stdio else options.host
         async with AsyncExitStack() as stack:
             if options.rtt_port is not None:

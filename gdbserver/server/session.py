@@ -46,7 +46,7 @@ from gdbserver.server.reading import Reader
 from gdbserver.server.running import Running, detach, restart
 from gdbserver.server.semihosting import SemihostingHost, SemihostingService
 from gdbserver.server.threads import Threads
-from gdbserver.server.worker import Bench
+from gdbserver.server.worker import Workers
 from gdbserver.target.breakpoints import BreakKind
 from gdbserver.target.registers import CORE_COUNT, REGISTERS, RegisterInfo
 from gdbserver.target.scripts import Script
@@ -71,7 +71,7 @@ class Session:
     def __init__(
         self,
         stream: trio.abc.Stream,
-        bench: Bench,
+        workers: Workers,
         control: Control,
         *,
         name: str = "client",
@@ -82,8 +82,8 @@ class Session:
         hosting: SemihostingHost | None = None,
         program: KnownProgram | None = None,
     ) -> None:
-        self._target = bench.target
-        self._programmer = bench.programmer
+        self._target = workers.target
+        self._programmer = workers.programmer
         self._control = control
         self._name = name
         self._leave_halted = leave_halted
@@ -94,18 +94,20 @@ class Session:
         """Why the core could not be seen when GDB asked why it is stopped."""
         self._warned = False
         """It was said that the core stays halted; `detach` is followed by a hanging up."""
-        self._threads = Threads(bench, program)
-        self._reader = Reader(bench, control, self._threads, program)
+        self._threads = Threads(workers, program)
+        self._reader = Reader(workers, control, self._threads, program)
         self._files = Files(program)
-        self._running = Running(bench, client, control, self._threads)
+        self._running = Running(workers, client, control, self._threads)
         self._look_due = 0.0
         hosting = hosting or SemihostingHost()
         service = SemihostingService(hosting, self._target, client, self._running, self._do)
         self._running.judges.append(service.judge)
         self._running.is_due = service.is_due
-        self._downloading = Downloading(bench, client, control, self._observer, erase_all=erase_all)
+        self._downloading = Downloading(
+            workers, client, control, self._observer, erase_all=erase_all
+        )
         self._monitor_context = monitor.Context(
-            bench, control, client.say, client.look_for_interrupt, hosting, init_external
+            workers, control, client.say, client.look_for_interrupt, hosting, init_external
         )
 
     async def run(self) -> bool:

@@ -81,8 +81,8 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
-    """What clients come through."""
+class Endpoint:
+    """Where clients come in: sockets, or a pipe."""
 
     sockets: list[socket.socket] = field(default_factory=list)
     pipe: tuple[int, int] | None = None
@@ -105,28 +105,28 @@ def serve(
         CannotListen: the port is in use, or the address is not ours.
         GdbServerError: the machine could not be opened.
     """
-    with open_door(options) as door, endings_noted() as noted, ExitStack() as stack:
+    with open_endpoint(options) as endpoint, endings_noted() as noted, ExitStack() as stack:
         with uncollected():  # of what is made here, the probe's driver and so on, all stays
             machine = open_machine()
             stack.callback(machine.close)
             if not options.has_channels:
-                on_listening(door.port)
+                on_listening(endpoint.port)
             from gdbserver.server.serve import run  # noqa: PLC0415  # see above
-        run(machine, door, options, noted, on_listening if options.has_channels else None)
+        run(machine, endpoint, options, noted, on_listening if options.has_channels else None)
 
 
 @contextmanager
-def open_door(options: Options) -> Iterator[Door]:
+def open_endpoint(options: Options) -> Iterator[Endpoint]:
     """Where clients can come to, as long as the block lasts.
 
     Raises:
         CannotListen: the port is in use, or the address is not ours.
     """
     if options.stdio:
-        yield Door(pipe=standard_descriptors())
+        yield Endpoint(pipe=standard_descriptors())
         return
     with taken(options.host, options.port, options.path) as sockets:
-        yield Door(sockets, port=0 if options.path else sockets[0].getsockname()[1])
+        yield Endpoint(sockets, port=0 if options.path else sockets[0].getsockname()[1])
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from gdbserver.chip.cortex_m import DWT_PCSR
 from gdbserver.errors import BadRequest, ThreadNotOnCore
 from gdbserver.program.known import KnownProgram
 from gdbserver.rsp import commands, replies
-from gdbserver.server.worker import Bench
+from gdbserver.server.worker import Workers
 from gdbserver.target.rtos import Rtos, Survey
 from gdbserver.target.target import Target
 
@@ -65,11 +65,11 @@ class ThreadRow:
 class Threads:
     """The threads as one client numbers them, and which of them its packets are about."""
 
-    def __init__(self, bench: Bench, program: KnownProgram | None = None) -> None:
+    def __init__(self, workers: Workers, program: KnownProgram | None = None) -> None:
         self.only_one = False
         self.told = True
         """The client has heard of one, and not ended or left it since."""
-        self._target = bench.target
+        self._target = workers.target
         self._program = program
         self._rtos = Rtos()
         self._numbers: dict[int, int] = {}

@@ -2,7 +2,7 @@
 
 pyOCD blocks, and a probe takes one transaction at a time.  So one object owns the machine and
 lends out the *methods* of its parts, never the parts: async code names what it wants,
-``await bench.target.call(Target.read_memory, address, length)``, and cannot touch the target
+``await workers.target.call(Target.read_memory, address, length)``, and cannot touch the target
 from the event loop, nor twice at once, because it never has it.
 
 One thing needs neither thread nor probe: to look at what is known already, while nobody is at work
@@ -59,7 +59,7 @@ class _Job(Generic[T]):
         self._wake: Callable[[], None] | None = None
 
     def do(self) -> None:
-        """In the hand's thread."""
+        """In the worker's thread."""
         try:
             self._result = self._work()
         except BaseException as error:
@@ -87,7 +87,7 @@ class _Job(Generic[T]):
         await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
 
 
-class Hand:
+class WorkerThread:
     """The one thread that touches the machine: what it is given it does, in that order.
 
     A thread that stays, and for which the event loop waits a moment before it turns to others,
@@ -136,7 +136,7 @@ class Hand:
         finally:
             self.jobs_to_do -= 1
 
-    def rest(self) -> None:
+    def stop(self) -> None:
         """There will be no more to do."""
         self._jobs.put(None)
         self._thread.join()
@@ -150,9 +150,9 @@ class Hand:
 class Worker(Generic[PartT]):
     """Lends out the methods of one part of the machine."""
 
-    def __init__(self, part: PartT, hand: Hand) -> None:
+    def __init__(self, part: PartT, thread: WorkerThread) -> None:
         self._part = part
-        self._hand = hand
+        self._thread = thread
 
     async def call(
         self,
@@ -161,7 +161,7 @@ class Worker(Generic[PartT]):
         **kwargs: P.kwargs,
     ) -> T:
         """Run ``method(part, *args)`` in a thread, after any call before it."""
-        return await self._hand.do(partial(method, self._part, *args, **kwargs))
+        return await self._thread.do(partial(method, self._part, *args, **kwargs))
 
     async def run_steps(
         self,
@@ -182,7 +182,7 @@ class Worker(Generic[PartT]):
                 for step in taken:
                     await on_step(step)
         finally:
-            await self._hand.end(steps.close)  # type: ignore[attr-defined]
+            await self._thread.end(steps.close)  # type: ignore[attr-defined]
 
 
 class TargetWorker(Worker[Target]):
@@ -195,7 +195,7 @@ class TargetWorker(Worker[Target]):
         **kwargs: P.kwargs,
     ) -> T:
         """`call` for what only looks: where that needs no word over the link, it is done here."""
-        if not self._hand.jobs_to_do:
+        if not self._thread.jobs_to_do:
             with suppress(NeedsLink), self._part.link.unreached:
                 return look(self._part, *args, **kwargs)
         return await self.call(look, *args, **kwargs)
@@ -210,28 +210,28 @@ def _slice(steps: Iterator[T]) -> Iterator[T]:
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
-    """The machine as async code sees it."""
+class Workers:
+    """The machine as async code sees it: a worker for each part, and one thread for both."""
 
     target: TargetWorker
     programmer: Worker[Programmer]
 
 
 @asynccontextmanager
-async def owning(open_machine: Callable[[], Machine]) -> AsyncIterator[Bench]:
+async def owning(open_machine: Callable[[], Machine]) -> AsyncIterator[Workers]:
     """Open the machine, in a thread, and lend it out."""
-    async with lending(await trio.to_thread.run_sync(open_machine)) as bench:
-        yield bench
+    async with lending(await trio.to_thread.run_sync(open_machine)) as workers:
+        yield workers
 
 
 @asynccontextmanager
-async def lending(machine: Machine) -> AsyncIterator[Bench]:
+async def lending(machine: Machine) -> AsyncIterator[Workers]:
     """Lend the machine out, and leave its core as it should be, whatever happens."""
-    hand = Hand()
-    bench = Bench(TargetWorker(machine.target, hand), Worker(machine.programmer, hand))
+    thread = WorkerThread()
+    workers = Workers(TargetWorker(machine.target, thread), Worker(machine.programmer, thread))
     try:
-        yield bench
+        yield workers
     finally:
         with trio.CancelScope(shield=True):
-            await hand.do(machine.close)
-        hand.rest()
+            await thread.do(machine.close)
+        thread.stop()

@@ -25,7 +25,7 @@ from gdbserver.flash.plan import Download
 from gdbserver.flash.programmer import Programmer, Step
 from gdbserver.server.serve import serving
 from gdbserver.server.start import Options
-from gdbserver.server.worker import Bench, owning
+from gdbserver.server.worker import Workers, owning
 from gdbserver.target.target import Target
 
 P = ParamSpec("P")
@@ -64,7 +64,7 @@ class Server:
         self.port: int
         self._open_machine = open_machine
         self._options = replace(options or Options(), host=self.host, port=0, persistent=True)
-        self._bench: Bench
+        self._workers: Workers
         self._token: trio.lowlevel.TrioToken
         self._end: trio.Event
         self._settled = threading.Event()
@@ -100,7 +100,7 @@ class Server:
         """Run ``method(target, *args)`` as soon as the target has nothing else to do."""
 
         async def ask() -> T:
-            return await self._bench.target.call(method, *args, **kwargs)
+            return await self._workers.target.call(method, *args, **kwargs)
 
         return trio.from_thread.run(ask, trio_token=self._token)
 
@@ -111,7 +111,7 @@ class Server:
             pass
 
         async def carry_out() -> None:
-            await self._bench.programmer.run_steps(Programmer.carry_out, nothing, wanted)
+            await self._workers.programmer.run_steps(Programmer.carry_out, nothing, wanted)
 
         trio.from_thread.run(carry_out, trio_token=self._token)
 
@@ -126,8 +126,8 @@ class Server:
     async def _serve(self) -> None:
         self._token, self._end = trio.lowlevel.current_trio_token(), trio.Event()
         async with (
-            owning(self._open_machine) as self._bench,
-            serving(self._bench, self._options) as self.port,
+            owning(self._open_machine) as self._workers,
+            serving(self._workers, self._options) as self.port,
         ):
             self._settled.set()
             await self._end.wait()

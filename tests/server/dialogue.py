@@ -41,7 +41,7 @@ from gdbserver.program.known import KnownProgram
 from gdbserver.rsp.packets import Connection, Packet, frame
 from gdbserver.server.control import Control
 from gdbserver.server.session import Session
-from gdbserver.server.worker import Bench, owning
+from gdbserver.server.worker import Workers, owning
 from gdbserver.sim.board import DEFAULT_PINS
 from gdbserver.target.target import Target
 
@@ -116,14 +116,14 @@ class Client:
 
 
 @asynccontextmanager
-async def lent(machine: Machine) -> AsyncIterator[Bench]:
-    async with owning(lambda: machine) as bench:
-        yield bench
+async def lent(machine: Machine) -> AsyncIterator[Workers]:
+    async with owning(lambda: machine) as workers:
+        yield workers
 
 
 @asynccontextmanager
 async def connected(
-    bench: Bench,
+    workers: Workers,
     control: Control | None = None,
     name: str = "here:1",
     *,
@@ -134,7 +134,7 @@ async def connected(
     ours, theirs = trio.testing.memory_stream_pair()
     session = Session(
         theirs,
-        bench,
+        workers,
         control or Control(),
         name=name,
         leave_halted=leave_halted,
@@ -174,7 +174,7 @@ async def play(name: str, lines: list[str]) -> None:
     loaders = [builtin(DEFAULT_PINS)] if "loader" in settings else []
     uid = settings.get("board", BOARD)
     machine = await trio.to_thread.run_sync(open_machine, uid, elf, loaders)
-    async with lent(machine) as bench, connected(bench, program=known) as client:
+    async with lent(machine) as workers, connected(workers, program=known) as client:
         for number, line in enumerate(lines, 1):
             kind, _, text = line.partition(" ")
             if kind in ("", "#", "board", "program", "loader", "told"):

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gdbserver.flash.machine import Machine
-from gdbserver.server.worker import Bench, Hand, TargetWorker, Worker
+from gdbserver.server.worker import TargetWorker, Worker, Workers, WorkerThread
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -65,8 +65,8 @@ def test_every_packet_is_answered(
     machine: Machine, sent: list[bytes], error_messages: bool
 ) -> None:
     async def main() -> None:
-        bench = Bench(TargetWorker(machine.target, hand), Worker(machine.programmer, hand))
-        async with connected(bench) as client:
+        workers = Workers(TargetWorker(machine.target, thread), Worker(machine.programmer, thread))
+        async with connected(workers) as client:
             if error_messages:
                 await client.ask(b"qSupported:error-message+")
             for payload in sent:
@@ -75,6 +75,6 @@ def test_every_packet_is_answered(
                     reply = await client.hear()
                 assert reply is not None, payload
 
-    hand = Hand()
+    thread = WorkerThread()
     trio.run(main)
-    hand.rest()
+    thread.stop()

@@ -12,7 +12,7 @@ import trio
 from dialogue import Client, open_machine
 
 from gdbserver.server.serve import serve_clients
-from gdbserver.server.start import Options, open_door
+from gdbserver.server.start import Options, open_endpoint
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -40,9 +40,9 @@ def serve_while(elf: Path, story: Callable[[int], Awaitable[str]]) -> str:
                 said.append(await story(port))
 
             options = Options(port=0)
-            with open_door(options) as door:
-                nursery.start_soon(tell, door.port)
-                await serve_clients(open_machine(elf=elf), door, options)
+            with open_endpoint(options) as endpoint:
+                nursery.start_soon(tell, endpoint.port)
+                await serve_clients(open_machine(elf=elf), endpoint, options)
 
     trio.run(main)
     return said[0]

@@ -19,8 +19,8 @@ def test_an_rtos_is_seen_by_a_client_without_symbols(asked: bool, told: bool) ->
 
     async def story() -> None:
         async with (
-            lent(open_machine(elf=elf)) as bench,
-            connected(bench, program=program) as client,
+            lent(open_machine(elf=elf)) as workers,
+            connected(workers, program=program) as client,
         ):
             await client.ask(b"qSupported:swbreak+;hwbreak+")
             if asked:

@@ -36,9 +36,9 @@ def test_watching_neither_halts_the_core_nor_stops_the_debugger(drills_elf: Path
     async def story() -> None:
         control, watched = Control(), trio.Event()
         async with (
-            lent(machine) as bench,
-            connected(bench, control, "debugger") as debugger,
-            connected(bench, control, "watcher") as watcher,
+            lent(machine) as workers,
+            connected(workers, control, "debugger") as debugger,
+            connected(workers, control, "watcher") as watcher,
         ):
             counts = []
 
@@ -69,7 +69,7 @@ def test_a_stop_is_told_to_a_client_that_never_stops_asking(drills_elf: Path) ->
     names = symbols(drills_elf)
 
     async def story() -> None:
-        async with lent(machine) as bench, connected(bench) as client:
+        async with lent(machine) as workers, connected(workers) as client:
             await client.ask(b"QNonStop:1")
             assert (await client.ask(b"?") or b"").startswith(b"T")
             assert await client.ask(b"Z1,%x,2" % names["main"]) == b"OK"
@@ -90,7 +90,7 @@ def test_a_core_that_was_made_to_halt_is_told_of_before_the_next_answer(
     machine = open_machine(elf=drills_elf)
 
     async def story() -> None:
-        async with lent(machine) as bench, connected(bench) as client:
+        async with lent(machine) as workers, connected(workers) as client:
             await client.ask(b"QNonStop:1")
             await client.ask(b"?")
             await client.ask(b"vStopped")
@@ -108,7 +108,7 @@ def test_a_step_is_told_before_what_the_client_asks_for_next(drills_elf: Path) -
     machine = open_machine(elf=drills_elf)
 
     async def story() -> None:
-        async with lent(machine) as bench, connected(bench) as client:
+        async with lent(machine) as workers, connected(workers) as client:
             await client.ask(b"QNonStop:1")
             assert (await client.ask(b"?") or b"").startswith(b"T")
             for then in (b"vStopped", b"vKill;1"):

@@ -20,7 +20,7 @@ VECTORS, SERIAL = Span.of(0x08000000, 0x40), Span.of(0x1FF1E880, 4)
 
 def in_session(elf: Path, story: Callable[[Client], Awaitable[None]]) -> None:
     async def main() -> None:
-        async with lent(open_machine(elf=elf)) as bench, connected(bench) as client:
+        async with lent(open_machine(elf=elf)) as workers, connected(workers) as client:
             await client.ask(b"?")
             await story(client)
 

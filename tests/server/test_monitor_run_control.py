@@ -17,16 +17,16 @@ from gdbserver.chip.stm32h743 import BANK1, BANK2, SECTOR
 from gdbserver.loader.own import builtin
 from gdbserver.server import monitor as commands
 from gdbserver.server.control import Control
-from gdbserver.server.worker import Bench
+from gdbserver.server.worker import Workers
 from gdbserver.sim.board import DEFAULT_PINS
 from gdbserver.target.target import Target
 
 
-def in_session(elf: Path, story: Callable[[Bench, Client], Awaitable[None]]) -> None:
+def in_session(elf: Path, story: Callable[[Workers, Client], Awaitable[None]]) -> None:
     async def main() -> None:
-        async with lent(open_machine(elf=elf)) as bench, connected(bench, Control()) as client:
+        async with lent(open_machine(elf=elf)) as workers, connected(workers, Control()) as client:
             await client.ask(b"?")
-            await story(bench, client)
+            await story(workers, client)
 
     trio.run(main)
 
@@ -44,39 +44,39 @@ async def heard(client: Client) -> tuple[str, bytes]:
     return said, reply
 
 
-async def caught(bench: Bench) -> int:
-    return await bench.target.call(Target.read_word, DEMCR) & VC_ALL_FAULTS
+async def caught(workers: Workers) -> int:
+    return await workers.target.call(Target.read_word, DEMCR) & VC_ALL_FAULTS
 
 
 def test_what_is_caught_can_be_chosen_outlives_a_reset_and_ends_with_the_client(
     drills_elf: Path,
 ) -> None:
-    async def story(bench: Bench, client: Client) -> None:
+    async def story(workers: Workers, client: Client) -> None:
         said, _ = await monitor(client, "catch")
         assert said == "caught before their handler runs: hard\n"
         said, _ = await monitor(client, "catch bus nocp")
         assert said == "caught before their handler runs: bus, nocp\n"
         await monitor(client, "reset halt")
         await client.ask(b"?")
-        assert await caught(bench) == Demcr.VC_BUSERR | Demcr.VC_NOCPERR
+        assert await caught(workers) == Demcr.VC_BUSERR | Demcr.VC_NOCPERR
         await monitor(client, "catch none")
-        assert await caught(bench) == 0
+        assert await caught(workers) == 0
         said, reply = await monitor(client, "catch everything")
         assert "knows hard, mem, bus" in said
         assert reply.startswith(b"E")
         await monitor(client, "catch all")
         await client.ask(b"D")
-        assert await caught(bench) == 0
+        assert await caught(workers) == 0
         await client.ask(b"?")
-        assert await caught(bench) == Demcr.VC_HARDERR
+        assert await caught(workers) == Demcr.VC_HARDERR
 
     in_session(drills_elf, story)
 
 
 def test_a_fault_is_told_again_as_often_as_asked(drills_elf: Path) -> None:
-    async def story(bench: Bench, client: Client) -> None:
+    async def story(workers: Workers, client: Client) -> None:
         assert "no fault" in (await monitor(client, "fault"))[0]
-        await bench.target.call(Target.write_registers, {"pc": 0x70000000})
+        await workers.target.call(Target.write_registers, {"pc": 0x70000000})
         await client.send(b"c")
         first, stop = await heard(client)
         assert stop.startswith(b"T")
@@ -88,20 +88,20 @@ def test_a_fault_is_told_again_as_often_as_asked(drills_elf: Path) -> None:
 
 
 def test_interrupts_come_in_while_stepping_if_asked_to(drills_elf: Path) -> None:
-    async def story(bench: Bench, client: Client) -> None:
-        await bench.target.call(Target.write_word, 0xE000ED04, 1 << 26)  # ICSR.PENDSTSET
+    async def story(workers: Workers, client: Client) -> None:
+        await workers.target.call(Target.write_word, 0xE000ED04, 1 << 26)  # ICSR.PENDSTSET
         await client.ask(b"s")
-        assert (await bench.target.call(Target.read_registers, ["xpsr"]))["xpsr"] & 0x1FF == 0
+        assert (await workers.target.call(Target.read_registers, ["xpsr"]))["xpsr"] & 0x1FF == 0
         await monitor(client, "step interrupts on")
         await client.ask(b"s")
-        assert (await bench.target.call(Target.read_registers, ["xpsr"]))["xpsr"] & 0x1FF == 15
+        assert (await workers.target.call(Target.read_registers, ["xpsr"]))["xpsr"] & 0x1FF == 15
         assert (await monitor(client, "step interrupts maybe"))[1].startswith(b"E")
 
     in_session(drills_elf, story)
 
 
 def test_ctrl_c_ends_a_mass_erase_between_two_steps_and_says_so(drills_elf: Path) -> None:
-    async def story(bench: Bench, client: Client) -> None:
+    async def story(workers: Workers, client: Client) -> None:
         await client.send_and_interrupt(b"qRcmd," + b"flash mass_erase internal".hex().encode())
         said, reply = await heard(client)
         assert re.search(
@@ -118,8 +118,8 @@ def test_a_sector_with_flash_words_that_cannot_be_read_is_repaired(drills_elf: P
     start = BANK2.start
     contents = bytes(range(1, 256)) * 300
 
-    async def story(bench: Bench, client: Client) -> None:
-        flash: Any = await bench.target.call(lambda target: target.link.probe.board.flash)
+    async def story(workers: Workers, client: Client) -> None:
+        flash: Any = await workers.target.call(lambda target: target.link.probe.board.flash)
         flash.load(start, contents)
         flash.flip_bits(start + 0x1000, 3)
         flash.flip_bits(start + 0x1024, 3)
@@ -131,7 +131,7 @@ def test_a_sector_with_flash_words_that_cannot_be_read_is_repaired(drills_elf: P
         )
         expected = bytearray(contents.ljust(SECTOR, b"\xff"))
         expected[0x1000:0x1040] = b"\xff" * 64
-        assert await bench.target.call(Target.read_memory, start, SECTOR) == expected
+        assert await workers.target.call(Target.read_memory, start, SECTOR) == expected
         said, _ = await monitor(client, f"flash repair {start:#x}")
         assert "nothing was changed" in said
         said, reply = await monitor(client, "flash repair 0x20000000")
@@ -146,8 +146,8 @@ def test_ctrl_c_ends_a_mass_erase_of_the_nor_and_internal_flash_is_as_it_was(
 ) -> None:
     async def main() -> None:
         machine = open_machine(elf=drills_elf, loaders=[builtin(DEFAULT_PINS)])
-        async with lent(machine) as bench, connected(bench) as client:
-            board: Any = await bench.target.call(lambda target: target.link.probe.board)
+        async with lent(machine) as workers, connected(workers) as client:
+            board: Any = await workers.target.call(lambda target: target.link.probe.board)
             before = board.flash.contents(BANK1)
             await client.ask(b"?")
             await client.send_and_interrupt(b"qRcmd," + b"flash mass_erase external".hex().encode())
@@ -164,8 +164,8 @@ def test_ctrl_c_ends_a_repair_before_it_erases_or_when_all_is_put_back(drills_el
     start = BANK2.start
     contents = bytes(range(1, 256)) * 300
 
-    async def story(bench: Bench, client: Client) -> None:
-        flash: Any = await bench.target.call(lambda target: target.link.probe.board.flash)
+    async def story(workers: Workers, client: Client) -> None:
+        flash: Any = await workers.target.call(lambda target: target.link.probe.board.flash)
         flash.load(start, contents)
         flash.flip_bits(start + 0x1000, 3)
         await client.send_and_interrupt(
@@ -180,7 +180,7 @@ def test_ctrl_c_ends_a_repair_before_it_erases_or_when_all_is_put_back(drills_el
             assert "but the sector was erased by then, so its repair was finished" in said
         expected = bytearray(contents.ljust(SECTOR, b"\xff"))
         expected[0x1000:0x1020] = b"\xff" * 32
-        assert await bench.target.call(Target.read_memory, start, SECTOR) == expected
+        assert await workers.target.call(Target.read_memory, start, SECTOR) == expected
 
     in_session(drills_elf, story)
 
@@ -189,7 +189,7 @@ def test_sleep_takes_its_time_and_no_more_than_a_minute_and_ends_with_an_interru
     drills_elf: Path,
 ) -> None:
     async def main() -> None:
-        async with lent(open_machine(elf=drills_elf)) as bench, connected(bench) as client:
+        async with lent(open_machine(elf=drills_elf)) as workers, connected(workers) as client:
             begun = trio.current_time()
             assert await monitor(client, "sleep 1230") == ("", b"OK")
             assert trio.current_time() - begun >= 1.23
@@ -207,7 +207,7 @@ def test_sleep_takes_its_time_and_no_more_than_a_minute_and_ends_with_an_interru
 def test_a_script_for_another_server_is_not_ended_by_what_need_not_be_said_here(
     drills_elf: Path,
 ) -> None:
-    async def story(bench: Bench, client: Client) -> None:
+    async def story(workers: Workers, client: Client) -> None:
         for name in commands.OTHER_SERVERS:
             said, reply = await monitor(client, f"{name} = 1")
             if commands.OTHER_SERVERS[name] is commands.COMMANDS["reset"]:
@@ -222,7 +222,7 @@ def test_a_script_for_another_server_is_not_ended_by_what_need_not_be_said_here(
 
 @pytest.mark.parametrize("name", ["semihosting", "arm semihosting"])
 def test_semihosting_is_switched_in_the_words_of_each_server(drills_elf: Path, name: str) -> None:
-    async def story(bench: Bench, client: Client) -> None:
+    async def story(workers: Workers, client: Client) -> None:
         said, _ = await monitor(client, f"{name} disable")
         assert said == "semihosting is off: a BKPT 0xAB stops the program\n"
         said, _ = await monitor(client, f"{name} enable")
@@ -232,9 +232,9 @@ def test_semihosting_is_switched_in_the_words_of_each_server(drills_elf: Path, n
 
 
 def test_why_is_answered_also_when_the_core_cannot_be_asked(drills_elf: Path) -> None:
-    async def story(bench: Bench, client: Client) -> None:
+    async def story(workers: Workers, client: Client) -> None:
         await client.send(b"c")
-        board = await bench.target.call(lambda target: target.link.probe.board)
+        board = await workers.target.call(lambda target: target.link.probe.board)
         while board.core.halted:
             await trio.lowlevel.checkpoint()
         board.unplug()

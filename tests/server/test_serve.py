@@ -14,7 +14,7 @@ from dialogue import Client, open_machine
 from gdbserver.errors import CannotListen, ProbeError, UsageError
 from gdbserver.flash.machine import Machine
 from gdbserver.server.serve import serve_clients
-from gdbserver.server.start import Options, open_door, serve
+from gdbserver.server.start import Options, open_endpoint, serve
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -30,10 +30,10 @@ class Server:
         self.closed = trio.Event()
 
     async def run(self) -> None:
-        with open_door(self._options) as door:
-            self._port = door.port
+        with open_endpoint(self._options) as endpoint:
+            self._port = endpoint.port
             self._listening.set()
-            await serve_clients(open_machine(elf=self._elf), door, self._options)
+            await serve_clients(open_machine(elf=self._elf), endpoint, self._options)
         self.closed.set()
 
     async def connect(self) -> Client:

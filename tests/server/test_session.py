@@ -19,7 +19,7 @@ from gdbserver.chip.stm32h743 import BANK1, BANK2, SECTOR
 from gdbserver.flash.machine import Machine
 from gdbserver.flash.programmer import Programmer
 from gdbserver.server.control import Control
-from gdbserver.server.worker import Bench
+from gdbserver.server.worker import Workers
 from gdbserver.target.target import Target
 
 pytestmark = pytest.mark.timeout(60)
@@ -30,10 +30,10 @@ def machine(drills_elf: Path) -> Machine:
     return open_machine(elf=drills_elf)
 
 
-def on_bench(machine: Machine, story: Callable[[Bench], Awaitable[None]]) -> None:
+def with_workers(machine: Machine, story: Callable[[Workers], Awaitable[None]]) -> None:
     async def main() -> None:
-        async with lent(machine) as bench:
-            await story(bench)
+        async with lent(machine) as workers:
+            await story(workers)
 
     trio.run(main)
 
@@ -50,11 +50,11 @@ def test_a_second_client_reads_while_the_first_one_runs_the_core(
 ) -> None:
     names = symbols(drills_elf)
 
-    async def story(bench: Bench) -> None:
+    async def story(workers: Workers) -> None:
         control = Control()
         async with (
-            connected(bench, control, "first:1") as first,
-            connected(bench, control, "second:2") as second,
+            connected(workers, control, "first:1") as first,
+            connected(workers, control, "second:2") as second,
         ):
             assert await first.ask(b"?") is not None
             await first.send(b"c")
@@ -64,15 +64,15 @@ def test_a_second_client_reads_while_the_first_one_runs_the_core(
             await first.interrupt()
             assert (await first.hear() or b"")[:3] == b"T02"
 
-    on_bench(machine, story)
+    with_workers(machine, story)
 
 
 def test_a_second_client_is_told_of_a_stop_that_it_does_not_cause(machine: Machine) -> None:
-    async def story(bench: Bench) -> None:
+    async def story(workers: Workers) -> None:
         control = Control()
         async with (
-            connected(bench, control, "first:1") as first,
-            connected(bench, control, "second:2") as second,
+            connected(workers, control, "first:1") as first,
+            connected(workers, control, "second:2") as second,
         ):
             await first.ask(b"?")
             assert (await second.ask(b"?") or b"")[:5] == b"T0507"  # halted: with registers
@@ -90,7 +90,7 @@ def test_a_second_client_is_told_of_a_stop_that_it_does_not_cause(machine: Machi
             await first.hear()
             assert b"x" not in (await second.ask(b"g") or b"x")
 
-    on_bench(machine, story)
+    with_workers(machine, story)
 
 
 @pytest.mark.parametrize(
@@ -102,11 +102,11 @@ def test_a_second_client_is_told_of_a_stop_that_it_does_not_cause(machine: Machi
     ],
 )
 def test_a_second_client_may_only_read(machine: Machine, payload: bytes) -> None:
-    async def story(bench: Bench) -> None:
+    async def story(workers: Workers) -> None:
         control = Control()
         async with (
-            connected(bench, control, "first:1") as first,
-            connected(bench, control, "second:2") as second,
+            connected(workers, control, "first:1") as first,
+            connected(workers, control, "second:2") as second,
         ):
             await first.ask(b"?")
             assert await second.ask(payload) == b"E01"
@@ -117,15 +117,15 @@ def test_a_second_client_may_only_read(machine: Machine, payload: bytes) -> None
             assert await second.ask(b"D") == b"OK"
             assert board_of(machine).core.halted
 
-    on_bench(machine, story)
+    with_workers(machine, story)
 
 
 def test_a_second_client_hears_from_monitor_why_it_may_not(machine: Machine) -> None:
-    async def story(bench: Bench) -> None:
+    async def story(workers: Workers) -> None:
         control = Control()
         async with (
-            connected(bench, control, "first:1") as first,
-            connected(bench, control, "second:2") as second,
+            connected(workers, control, "first:1") as first,
+            connected(workers, control, "second:2") as second,
         ):
             await first.ask(b"?")
             said = await second.ask(b"qRcmd," + b"reset".hex().encode()) or b""
@@ -133,14 +133,14 @@ def test_a_second_client_hears_from_monitor_why_it_may_not(machine: Machine) -> 
                 b"the client at first:1 controls the core; this one may only read\n"
             )
 
-    on_bench(machine, story)
+    with_workers(machine, story)
 
 
 def test_control_is_free_when_its_holder_has_left(machine: Machine) -> None:
-    async def story(bench: Bench) -> None:
+    async def story(workers: Workers) -> None:
         control = Control()
-        async with connected(bench, control, "second:2") as second:
-            async with connected(bench, control, "first:1") as first:
+        async with connected(workers, control, "second:2") as second:
+            async with connected(workers, control, "first:1") as first:
                 await first.ask(b"?")
                 await second.ask(b"qC")
                 assert await second.ask(b"s") == b"E01"
@@ -148,7 +148,7 @@ def test_control_is_free_when_its_holder_has_left(machine: Machine) -> None:
             assert (await second.ask(b"?") or b"")[:3] == b"T02"
             assert board_of(machine).core.halted
 
-    on_bench(machine, story)
+    with_workers(machine, story)
 
 
 def test_a_client_that_vanishes_leaves_no_breakpoint_and_a_running_core(
@@ -156,20 +156,20 @@ def test_a_client_that_vanishes_leaves_no_breakpoint_and_a_running_core(
 ) -> None:
     names = symbols(drills_elf)
 
-    async def story(bench: Bench) -> None:
-        async with connected(bench) as client:
+    async def story(workers: Workers) -> None:
+        async with connected(workers) as client:
             await client.ask(b"?")
             assert await client.ask(b"Z1,%x,2" % names["step_1"]) == b"OK"
             assert await client.ask(b"Z2,%x,4" % names["counter"]) == b"OK"
         board = board_of(machine)
         assert not board.core.halted
-        async with connected(bench) as client:
+        async with connected(workers) as client:
             assert (await client.ask(b"?") or b"")[:3] == b"T02"
             await client.send(b"c")
             await client.interrupt()
             assert (await client.hear() or b"")[:3] == b"T02"
 
-    on_bench(machine, story)
+    with_workers(machine, story)
 
 
 def test_a_client_that_vanishes_while_the_core_runs_leaves_it_running(
@@ -177,8 +177,8 @@ def test_a_client_that_vanishes_while_the_core_runs_leaves_it_running(
 ) -> None:
     names = symbols(drills_elf)
 
-    async def story(bench: Bench) -> None:
-        async with connected(bench) as client:
+    async def story(workers: Workers) -> None:
+        async with connected(workers) as client:
             await client.ask(b"?")
             await client.ask(b"Z1,%x,2" % names["breakpoint"])
             await client.send(b"c")
@@ -186,7 +186,7 @@ def test_a_client_that_vanishes_while_the_core_runs_leaves_it_running(
                 await trio.lowlevel.checkpoint()
         assert not board_of(machine).core.halted
 
-    on_bench(machine, story)
+    with_workers(machine, story)
 
 
 def test_code_that_is_written_while_the_core_runs_is_not_hidden_by_a_cache(
@@ -194,8 +194,8 @@ def test_code_that_is_written_while_the_core_runs_is_not_hidden_by_a_cache(
 ) -> None:
     board = board_of(machine)
 
-    async def story(bench: Bench) -> None:
-        async with connected(bench) as client:
+    async def story(workers: Workers) -> None:
+        async with connected(workers) as client:
             assert await client.ask(b"QNonStop:1") == b"OK"
             await client.ask(b"?")
             ccr = bytes.fromhex((await client.ask(b"me000ed14,4") or b"").decode())
@@ -206,16 +206,16 @@ def test_code_that_is_written_while_the_core_runs_is_not_hidden_by_a_cache(
             assert not board.core.halted
             assert board.scs.caches.stale == []
 
-    on_bench(machine, story)
+    with_workers(machine, story)
 
 
 def test_a_session_can_leave_the_core_halted(machine: Machine) -> None:
-    async def story(bench: Bench) -> None:
-        async with connected(bench, leave_halted=True) as client:
+    async def story(workers: Workers) -> None:
+        async with connected(workers, leave_halted=True) as client:
             await client.ask(b"?")
         assert board_of(machine).core.halted
 
-    on_bench(machine, story)
+    with_workers(machine, story)
 
 
 def _fill(board: Any) -> None:
@@ -228,11 +228,11 @@ def _fill(board: Any) -> None:
 def test_nobody_reads_flash_during_a_download(machine: Machine) -> None:
     _fill(board_of(machine))
 
-    async def story(bench: Bench) -> None:
+    async def story(workers: Workers) -> None:
         control = Control()
         async with (
-            connected(bench, control, "first:1") as first,
-            connected(bench, control, "second:2") as second,
+            connected(workers, control, "first:1") as first,
+            connected(workers, control, "second:2") as second,
         ):
             await first.ask(b"?")
             await second.ask(b"qSupported:error-message+")
@@ -246,14 +246,14 @@ def test_nobody_reads_flash_during_a_download(machine: Machine) -> None:
             assert await first.hear() == b"OK"
             assert await second.ask(b"m8000000,4") == b"ffffffff"
 
-    on_bench(machine, story)
+    with_workers(machine, story)
 
 
 def test_a_download_that_fails_is_told_to_gdb_and_to_monitor_why(machine: Machine) -> None:
     board_of(machine).flash.fail_cell(BANK2.start + 0x10)
 
-    async def story(bench: Bench) -> None:
-        async with connected(bench) as client:
+    async def story(workers: Workers) -> None:
+        async with connected(workers) as client:
             await client.ask(b"?")
             await client.ask(b"qSupported:error-message+")
             assert await client.ask(b"vFlashErase:8100000,20000") == b"OK"
@@ -267,7 +267,7 @@ def test_a_download_that_fails_is_told_to_gdb_and_to_monitor_why(machine: Machin
             assert await client.ask(b"vFlashErase:8000000,20000") == b"OK"
             assert await client.ask(b"vFlashDone") == b"OK"
 
-    on_bench(machine, story)
+    with_workers(machine, story)
 
 
 def test_a_client_that_vanishes_during_a_download_leaves_order(
@@ -281,9 +281,9 @@ def test_a_client_that_vanishes_during_a_download_leaves_order(
         "halted; load again"
     )
 
-    async def story(bench: Bench) -> None:
+    async def story(workers: Workers) -> None:
         control = Control()
-        async with connected(bench, control) as client:
+        async with connected(workers, control) as client:
             await client.ask(b"?")
             assert await client.ask(b"vFlashErase:8000000,200000") == b"OK"
             await client.send(b"vFlashDone")
@@ -293,13 +293,13 @@ def test_a_client_that_vanishes_during_a_download_leaves_order(
         assert board.core.halted
         assert caplog.messages[-1] == halted
         # Whoever only looks leaves it like that.
-        async with connected(bench, control) as client:
+        async with connected(workers, control) as client:
             assert (await client.ask(b"?") or b"")[:1] == b"T"
             assert await client.ask(b"D") == b"OK"
             assert board.core.halted
         assert caplog.messages.count(halted) == 2, "each client once, though this one hung up too"
         # The next one starts from nothing, and what it wants is done.
-        async with connected(bench, control) as client:
+        async with connected(workers, control) as client:
             assert (await client.ask(b"?") or b"")[:1] == b"T"
             assert await client.ask(b"vFlashErase:8000000,20000") == b"OK"
             assert await client.ask(b"vFlashWrite:8000000:" + program) == b"OK"
@@ -308,7 +308,7 @@ def test_a_client_that_vanishes_during_a_download_leaves_order(
             assert await client.ask(b"D") == b"OK"
             assert not board.core.halted
 
-    on_bench(machine, story)
+    with_workers(machine, story)
     assert "load: the client disconnected in the middle; what was done stays done" in [
         r.message for r in caplog.records
     ]
@@ -319,14 +319,14 @@ def test_a_client_that_vanishes_during_a_download_leaves_order(
 def test_a_client_that_vanishes_before_its_download_begins_leaves_the_old_program_running(
     machine: Machine,
 ) -> None:
-    async def story(bench: Bench) -> None:
-        async with connected(bench) as client:
+    async def story(workers: Workers) -> None:
+        async with connected(workers) as client:
             await client.ask(b"?")
             assert await client.ask(b"vFlashErase:8000000,20000") == b"OK"
             assert await client.ask(b"vFlashWrite:8000000:" + bytes(64)) == b"OK"
         assert not board_of(machine).core.halted
 
-    on_bench(machine, story)
+    with_workers(machine, story)
 
 
 def test_a_download_that_failed_in_the_middle_leaves_the_core_halted_to_the_end(
@@ -335,8 +335,8 @@ def test_a_download_that_failed_in_the_middle_leaves_the_core_halted_to_the_end(
     board = board_of(machine)
     board.flash.fail_cell(BANK2.start + 0x10)
 
-    async def story(bench: Bench) -> None:
-        async with connected(bench) as client:
+    async def story(workers: Workers) -> None:
+        async with connected(workers) as client:
             await client.ask(b"?")
             assert await client.ask(b"vFlashErase:8100000,20000") == b"OK"
             assert await client.ask(b"vFlashWrite:8100000:" + bytes(64)) == b"OK"
@@ -346,7 +346,7 @@ def test_a_download_that_failed_in_the_middle_leaves_the_core_halted_to_the_end(
             assert await client.ask(b"D") == b"OK"
             assert board.core.halted
 
-    on_bench(machine, story)
+    with_workers(machine, story)
     assert machine.target.link.closed
     assert board.core.halted
 
@@ -356,8 +356,8 @@ def test_a_fault_after_detach_is_the_programs_own_affair(
 ) -> None:
     names = symbols(drills_elf)
 
-    async def story(bench: Bench) -> None:
-        async with connected(bench) as client:
+    async def story(workers: Workers) -> None:
+        async with connected(workers) as client:
             await client.ask(b"?")
             await client.ask(b"Z1,%x,2" % names["main"])
             await client.ask(b"c")
@@ -372,23 +372,23 @@ def test_a_fault_after_detach_is_the_programs_own_affair(
             assert reply[:3] == b"T02"
             assert b"0f:" + handler in reply
 
-    on_bench(machine, story)
+    with_workers(machine, story)
 
 
 def test_detach_while_the_core_runs_is_heard(machine: Machine) -> None:
-    async def story(bench: Bench) -> None:
-        async with connected(bench) as client:
+    async def story(workers: Workers) -> None:
+        async with connected(workers) as client:
             await client.ask(b"?")
             await client.send(b"c")
             assert await client.ask(b"D") == b"OK"
             assert not board_of(machine).core.halted
 
-    on_bench(machine, story)
+    with_workers(machine, story)
 
 
 def test_what_is_sent_while_the_core_runs_does_not_disturb_it(machine: Machine) -> None:
-    async def story(bench: Bench) -> None:
-        async with connected(bench) as client:
+    async def story(workers: Workers) -> None:
+        async with connected(workers) as client:
             await client.ask(b"?")
             await client.send(b"c")
             await client.send(b"m20000000,4")
@@ -396,18 +396,18 @@ def test_what_is_sent_while_the_core_runs_does_not_disturb_it(machine: Machine) 
             assert (await client.hear() or b"")[:3] == b"T02"
             assert len(await client.ask(b"m20000000,4") or b"") == 8
 
-    on_bench(machine, story)
+    with_workers(machine, story)
 
 
 def test_a_packet_that_is_too_long_ends_the_session(
     machine: Machine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def story(bench: Bench) -> None:
-        async with connected(bench) as client:
+    async def story(workers: Workers) -> None:
+        async with connected(workers) as client:
             await client.ask(b"qC")
             await client.stream.send_all(b"$" + b"0" * 0x20002)
 
-    on_bench(machine, story)
+    with_workers(machine, story)
     assert "packet longer than 131072 bytes" in caplog.text
 
 
@@ -419,12 +419,12 @@ def test_a_long_command_is_accompanied_by_notifications_but_for_lldb(
 
     async def main() -> None:
         async with (
-            lent(machine) as bench,
-            connected(bench) as client,
+            lent(machine) as workers,
+            connected(workers) as client,
             trio.open_nursery() as nursery,
         ):
             await client.ask(greeting)
-            nursery.start_soon(bench.target.call, lambda _: go_on.wait())
+            nursery.start_soon(workers.target.call, lambda _: go_on.wait())
             await client.send(b"qCRC:8000000,4")
             received = b""
             with trio.move_on_after(5):
@@ -440,8 +440,8 @@ def test_a_long_command_is_accompanied_by_notifications_but_for_lldb(
 
 
 def test_an_unplugged_probe_is_an_answer(machine: Machine) -> None:
-    async def story(bench: Bench) -> None:
-        async with connected(bench) as client:
+    async def story(workers: Workers) -> None:
+        async with connected(workers) as client:
             await client.ask(b"?")
             await client.ask(b"qSupported:error-message+")
             board_of(machine).unplug()
@@ -449,15 +449,15 @@ def test_an_unplugged_probe_is_an_answer(machine: Machine) -> None:
             assert reply[:2] == b"E."
             board_of(machine).replug()
 
-    on_bench(machine, story)
+    with_workers(machine, story)
 
 
 def test_a_probe_unplugged_while_the_core_runs_ends_the_wait_and_not_the_server(
     machine: Machine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def story(bench: Bench) -> None:
+    async def story(workers: Workers) -> None:
         control = Control()
-        async with connected(bench, control) as client:
+        async with connected(workers, control) as client:
             await client.ask(b"?")
             await client.send(b"c")
             while board_of(machine).core.halted:
@@ -465,11 +465,11 @@ def test_a_probe_unplugged_while_the_core_runs_ends_the_wait_and_not_the_server(
             board_of(machine).unplug()
             assert b"the debug probe stopped working" in said(await client.hear())
             assert await client.hear() == b"X1d"  # SIGLOST
-        async with connected(bench, control) as client:
+        async with connected(workers, control) as client:
             assert (await client.ask(b"?") or b"")[:1] == b"E"
             assert await client.ask(b"qC") == b"QC1"
 
-    on_bench(machine, story)
+    with_workers(machine, story)
     assert "the core could not be released: " in caplog.text
 
 
@@ -477,8 +477,8 @@ def test_a_probe_unplugged_while_the_core_runs_ends_the_wait_and_not_the_server(
 def test_who_resumes_a_core_that_cannot_be_reached_is_told_and_has_lost_it(
     machine: Machine, command: bytes
 ) -> None:
-    async def story(bench: Bench) -> None:
-        async with connected(bench) as client:
+    async def story(workers: Workers) -> None:
+        async with connected(workers) as client:
             await client.ask(b"?")
             board_of(machine).unplug()
             await client.send(command)
@@ -487,14 +487,14 @@ def test_who_resumes_a_core_that_cannot_be_reached_is_told_and_has_lost_it(
             assert reply == b"X1d"
             board_of(machine).replug()
 
-    on_bench(machine, story)
+    with_workers(machine, story)
 
 
 def test_a_core_that_cannot_be_interrupted_is_lost_and_not_waited_for(machine: Machine) -> None:
     board = board_of(machine)
 
-    async def story(bench: Bench) -> None:
-        async with connected(bench) as client:
+    async def story(workers: Workers) -> None:
+        async with connected(workers) as client:
             await client.ask(b"?")
             await client.send(b"c")
             while board.core.halted:
@@ -506,14 +506,14 @@ def test_a_core_that_cannot_be_interrupted_is_lost_and_not_waited_for(machine: M
             board.hold_reset(False, who="button")
             assert (await client.ask(b"?") or b"")[:1] == b"T"
 
-    on_bench(machine, story)
+    with_workers(machine, story)
 
 
 def test_an_interrupt_that_fails_in_non_stop_mode_ends_no_session(machine: Machine) -> None:
     board = board_of(machine)
 
-    async def story(bench: Bench) -> None:
-        async with connected(bench) as client:
+    async def story(workers: Workers) -> None:
+        async with connected(workers) as client:
             assert await client.ask(b"QNonStop:1") == b"OK"
             await client.ask(b"?")
             assert await client.ask(b"vCont;c") == b"OK"
@@ -523,14 +523,14 @@ def test_an_interrupt_that_fails_in_non_stop_mode_ends_no_session(machine: Machi
             board.replug()
             assert await client.ask(b"qC") == b"QC1"
 
-    on_bench(machine, story)
+    with_workers(machine, story)
 
 
 def test_a_core_of_which_not_all_is_known_is_lost_when_it_cannot_be_resumed(
     machine: Machine,
 ) -> None:
-    async def story(bench: Bench) -> None:
-        async with connected(bench) as client:
+    async def story(workers: Workers) -> None:
+        async with connected(workers) as client:
             await client.ask(b"?")
             assert await client.ask(b"Pd=00010020") == b"OK"  # which stack that is, is forgotten
             board_of(machine).unplug()
@@ -541,7 +541,7 @@ def test_a_core_of_which_not_all_is_known_is_lost_when_it_cannot_be_resumed(
             board_of(machine).replug()
             assert (await client.ask(b"?") or b"")[:1] == b"T"
 
-    on_bench(machine, story)
+    with_workers(machine, story)
 
 
 @pytest.mark.parametrize("command", [b"c", b"s"])
@@ -550,8 +550,8 @@ def test_who_fails_to_resume_a_core_that_stands_hears_that_it_stands(
 ) -> None:
     board = board_of(machine)
 
-    async def story(bench: Bench) -> None:
-        async with connected(bench) as client:
+    async def story(workers: Workers) -> None:
+        async with connected(workers) as client:
             await client.ask(b"?")
             await client.ask(b"M20000000,4:00000000")  # so the caches are to be looked at
             board.unplug()
@@ -561,7 +561,7 @@ def test_who_fails_to_resume_a_core_that_stands_hears_that_it_stands(
             assert (await client.hear() or b"")[:3] == b"T05"
             assert board.core.halted
 
-    on_bench(machine, story)
+    with_workers(machine, story)
 
 
 def test_a_core_that_is_out_of_sight_for_a_moment_goes_on_running_for_its_client(
@@ -570,8 +570,8 @@ def test_a_core_that_is_out_of_sight_for_a_moment_goes_on_running_for_its_client
     """A glitch on the wire, a plug that sits loosely, or somebody who presses reset."""
     caplog.set_level("DEBUG", "gdbserver.server.running")
 
-    async def story(bench: Bench) -> None:
-        async with connected(bench) as client:
+    async def story(workers: Workers) -> None:
+        async with connected(workers) as client:
             await client.ask(b"?")
             await client.send(b"c")
             board = board_of(machine)
@@ -585,24 +585,24 @@ def test_a_core_that_is_out_of_sight_for_a_moment_goes_on_running_for_its_client
             await client.interrupt()
             assert (await client.hear() or b"")[:3] == b"T02"
 
-    on_bench(machine, story)
+    with_workers(machine, story)
 
 
 def test_who_comes_when_the_probe_is_back_finds_the_core(machine: Machine) -> None:
-    async def story(bench: Bench) -> None:
+    async def story(workers: Workers) -> None:
         control = Control()
         board = board_of(machine)
-        async with connected(bench, control) as client:
+        async with connected(workers, control) as client:
             assert (await client.ask(b"?") or b"")[:1] == b"T"
             board.unplug()
-        async with connected(bench, control) as client:
+        async with connected(workers, control) as client:
             assert (await client.ask(b"?") or b"")[:1] == b"E"
         board.replug()
-        async with connected(bench, control) as client:
+        async with connected(workers, control) as client:
             assert (await client.ask(b"?") or b"")[:1] == b"T"
             assert len(await client.ask(b"m20000000,4") or b"") == 8
 
-    on_bench(machine, story)
+    with_workers(machine, story)
 
 
 class Careless(Target):
@@ -616,22 +616,22 @@ def test_who_comes_after_a_session_that_a_bug_has_ended_is_served(drills_elf: Pa
     target = Careless.open("sim:ideal")
     machine = Machine(target, Programmer(target, []))
 
-    async def story(bench: Bench) -> None:
+    async def story(workers: Workers) -> None:
         control = Control()
         for _ in range(2):
             with pytest.raises(ExceptionGroup):
-                async with connected(bench, control) as client:
+                async with connected(workers, control) as client:
                     assert (await client.ask(b"?") or b"")[:1] == b"T"
 
-    on_bench(machine, story)
+    with_workers(machine, story)
 
 
 @pytest.mark.parametrize("again", [b"c", b"s"])
 def test_a_core_that_ran_on_when_it_could_not_be_seen_is_resumed_and_interrupted(
     machine: Machine, again: bytes
 ) -> None:
-    async def story(bench: Bench) -> None:
-        async with connected(bench) as client:
+    async def story(workers: Workers) -> None:
+        async with connected(workers) as client:
             await client.ask(b"?")
             await client.send(b"c")
             while board_of(machine).core.halted:
@@ -646,7 +646,7 @@ def test_a_core_that_ran_on_when_it_could_not_be_seen_is_resumed_and_interrupted
             assert (await client.hear() or b"")[:3] == b"T02"
             assert board_of(machine).core.halted
 
-    on_bench(machine, story)
+    with_workers(machine, story)
 
 
 def test_a_download_is_told_with_what_was_done_to_each_device(
@@ -654,14 +654,14 @@ def test_a_download_is_told_with_what_was_done_to_each_device(
 ) -> None:
     caplog.set_level(logging.INFO, "gdbserver.server.downloading")
 
-    async def story(bench: Bench) -> None:
-        async with connected(bench) as client:
+    async def story(workers: Workers) -> None:
+        async with connected(workers) as client:
             for value in (b"\x55", b"\xaa"):  # the second has to erase, and to wait for that
                 assert await client.ask(b"vFlashErase:8100000,20000") == b"OK"
                 assert await client.ask(b"vFlashWrite:8100000:" + value * 64) == b"OK"
                 assert await client.ask(b"vFlashDone") == b"OK"
 
-    on_bench(machine, story)
+    with_workers(machine, story)
     assert [message for message in caplog.messages if "compared" in message] == [
         "bank 2: compared 131072, programmed 64, verified 131072 bytes",
         "bank 2: compared 131072, erased 131072, programmed 64, verified 131072 bytes",
@@ -673,11 +673,11 @@ def test_connecting_and_leaving_is_told_in_a_line(
 ) -> None:
     caplog.set_level(logging.INFO, "gdbserver.server")
 
-    async def story(bench: Bench) -> None:
-        async with connected(bench, name="127.0.0.1:4711") as client:
+    async def story(workers: Workers) -> None:
+        async with connected(workers, name="127.0.0.1:4711") as client:
             await client.ask(b"qC")
 
-    on_bench(machine, story)
+    with_workers(machine, story)
     assert [r.message for r in caplog.records if r.name == "gdbserver.server.session"] == [
         "Debugger connected (127.0.0.1:4711)",
         "Debugger connection lost. (127.0.0.1:4711)",

@@ -33,20 +33,20 @@ def test_gdb_is_told_at_once_and_served_when_flash_is_idle_again() -> None:
 
     async def main() -> None:
         control = Control()
-        async with lent(open_machine("sim:ideal")) as bench:
+        async with lent(open_machine("sim:ideal")) as workers:
 
             async def first() -> None:
                 await control.enter("gone:1")
                 control.depart("gone:1")
                 with control.changing_flash("a mass erase"), pytest.raises(ClientLeft):
-                    await bench.programmer.run_steps(mass_erase, leave)
+                    await workers.programmer.run_steps(mass_erase, leave)
                 control.leave("gone:1")
 
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(first)
                 await trio.to_thread.run_sync(closing.wait)
                 with trio.fail_after(2):  # GDB waits no longer for its first answer
-                    async with connected(bench, control, "here:2") as gdb:
+                    async with connected(workers, control, "here:2") as gdb:
                         assert await gdb.ask(b"qSupported:error-message+;qRelocInsn+")
                         assert await gdb.ask(b"?") == replies.SOMEWHERE
                         told = await gdb.ask(b"g")
@@ -54,7 +54,7 @@ def test_gdb_is_told_at_once_and_served_when_flash_is_idle_again() -> None:
                 assert b"still at work for a client that has left" in told
                 assert b"connect again in a while" in told
                 idle.set()
-            async with connected(bench, control, "here:3") as gdb:
+            async with connected(workers, control, "here:3") as gdb:
                 assert await gdb.ask(b"qSupported:error-message+;qRelocInsn+")
                 assert (await gdb.ask(b"?") or b"").startswith(b"T05")
                 assert control.holder == "here:3"

@@ -43,11 +43,11 @@ def test_packets_are_at_one_port_and_text_is_at_the_other(
     async def story() -> None:
         caplog.set_level("INFO", "gdbserver")
         async with (
-            lent(machine) as bench,
-            SwoPorts(bench.target, Control(), "127.0.0.1", OPTIONS).open(),
+            lent(machine) as workers,
+            SwoPorts(workers.target, Control(), "127.0.0.1", OPTIONS).open(),
         ):
             await trio.testing.wait_all_tasks_blocked()
-            await bench.target.call(Target.resume)
+            await workers.target.call(Target.resume)
             packets = await trio.open_tcp_stream("127.0.0.1", port(caplog.messages, "SWO"))
             text = await trio.open_tcp_stream(
                 "127.0.0.1", port(caplog.messages, "SWO, text of port 0")

@@ -11,7 +11,7 @@ import trio.testing
 
 from gdbserver.chip.cortex_m import CPUID
 from gdbserver.chip.stm32h743 import DTCM
-from gdbserver.server.worker import Hand, TargetWorker
+from gdbserver.server.worker import TargetWorker, WorkerThread
 from gdbserver.target.link import NeedsLink
 from gdbserver.target.target import Target
 
@@ -35,7 +35,7 @@ def view(target: Target) -> str:
 
 def test_what_is_known_is_told_without_a_thread_and_a_transaction(target: Target) -> None:
     async def main() -> list[str]:
-        worker = TargetWorker(target, Hand())
+        worker = TargetWorker(target, WorkerThread())
         seldom = await worker.ask(view)
         before = target.link.probe.counters.transactions
         often = {await worker.ask(view) for _ in range(5)}
@@ -47,7 +47,7 @@ def test_what_is_known_is_told_without_a_thread_and_a_transaction(target: Target
 
 def test_a_write_makes_the_next_look_go_to_the_chip(target: Target) -> None:
     async def main() -> bytes:
-        worker = TargetWorker(target, Hand())
+        worker = TargetWorker(target, WorkerThread())
         await worker.ask(Target.view_memory, *WORDS)
         await worker.call(Target.write_memory, DTCM.start, b"new!")
         assert await worker.ask(view) == "machine"
@@ -65,7 +65,7 @@ def test_a_look_waits_while_somebody_is_at_work(target: Target) -> None:
         go_on.wait()
 
     async def main() -> list[str]:
-        worker = TargetWorker(target, Hand())
+        worker = TargetWorker(target, WorkerThread())
         await worker.ask(view)
         told: list[str] = []
 

@@ -8,7 +8,7 @@ import trio
 import trio.testing
 
 from gdbserver.errors import ClientLeft, StillBusy
-from gdbserver.server.worker import Hand, Worker
+from gdbserver.server.worker import Worker, WorkerThread
 
 
 class Tape:
@@ -31,7 +31,7 @@ class Tape:
 
 
 def lend(tape: Tape) -> Worker[Tape]:
-    return Worker(tape, Hand())
+    return Worker(tape, WorkerThread())
 
 
 async def nothing(step: int) -> None:
