@@ -1,15 +1,15 @@
 """How the host gets to see what a loader's device holds: as memory, or through the loader's `Read`.
 
 A .stldr may have a `Read`, and where it has one mapped reads need not work, whatever the type of
-its device says; but our own leaves the NOR mapped after every routine.  One without a `Read` has the
-NOR mapped by Init, and it may have to be called again for that.  Others have it mapped by `Read`,
-which copies from there; then it is read as memory.  Some of those can do nothing afterwards without
-another Init, because their HAL refuses commands while it believes in a mapping: ST's tools upload a
-loader and call Init before whatever they do.  There is no routine in a CMSIS .FLM that reads.  Some
-leave the NOR memory-mapped after Init; many do not, and read it by commands inside `Verify` and
-`BlankCheck`.  To send every byte there only to have it compared would take the link as long as
-programming does.  And a debugger that looks at variables in the NOR wants memory, behind a .stldr as
-well.
+its device says; but our own leaves the NOR mapped after every routine.  One without a `Read` has
+the NOR mapped by Init, and it may have to be called again for that.  Others have it mapped by
+`Read`, which copies from there; then it is read as memory.  Some of those can do nothing
+afterwards without another Init, because their HAL refuses commands while it believes in a
+mapping: ST's tools upload a loader and call Init before whatever they do.  There is no routine in
+a CMSIS .FLM that reads.  Some leave the NOR memory-mapped after Init; many do not, and read it by
+commands inside `Verify` and `BlankCheck`.  To send every byte there only to have it compared
+would take the link as long as programming does.  And a debugger that looks at variables in the
+NOR wants memory, behind a .stldr as well.
 
 So such a routine is called once, for the sake of what it leaves behind: the QUADSPI's communication
 register (CCR) then says how this loader reads this NOR, with which instruction, on how many
