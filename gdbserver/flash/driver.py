@@ -8,14 +8,19 @@ Closing a driver leaves the device idle, however far its generators came.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+import logging
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
 from gdbserver.chip.memory import FlashRegion, Span
+from gdbserver.errors import GdbServerError
 from gdbserver.flash.plan import RegionPlan, SectorPlan
 from gdbserver.target.busy import Busy
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +79,15 @@ class FlashDriver(Protocol):
     def read(self, span: Span) -> bytes:
         """What the device holds: read back, not computed."""
         ...
+
+
+@contextmanager
+def putting_back(error: BaseException | None, consequence: str) -> Iterator[None]:
+    """For an ``__exit__``: where putting things back fails as well, after `error`, that is a
+    warning that begins with `consequence`, and `error` goes on."""
+    try:
+        yield
+    except GdbServerError as failure:
+        if error is None:
+            raise
+        log.warning("%s: %s", consequence, failure)

@@ -56,14 +56,12 @@ from gdbserver.errors import (
     FlashError,
     MdmaFailed,
     MemoryFault,
-    ProbeError,
     StreamStalled,
-    TargetError,
 )
 from gdbserver.flash.bank_digests import BankDigests, CrcUnit
 from gdbserver.flash.bank_registers import NOTHING_ELSE, BankRegisters, decode
 from gdbserver.flash.diff import crc_unit
-from gdbserver.flash.driver import Did, Event
+from gdbserver.flash.driver import Did, Event, putting_back
 from gdbserver.flash.feeder import BUFFER, FED, Feeder, Lane
 from gdbserver.flash.mover import Mover, MoverLane
 from gdbserver.flash.packing import PIECE, pack
@@ -149,15 +147,12 @@ class InternalBank:
     ) -> None:
         """Wait for what is under way, lock.  With the probe gone, there is nothing to be done."""
         try:
-            if self._lane is not None:
-                self._lane.switch_off()
-            if self._mover_lane is not None and self._mover_lane.active:
-                self._mover_lane.end()
-            self._registers.lock()
-        except (ProbeError, TargetError, FlashError) as failure:
-            if error is None:
-                raise
-            log.warning("%s was not locked again: %s", self.region.name, failure)
+            with putting_back(error, f"{self.region.name} was not locked again"):
+                if self._lane is not None:
+                    self._lane.switch_off()
+                if self._mover_lane is not None and self._mover_lane.active:
+                    self._mover_lane.end()
+                self._registers.lock()
         finally:
             self._let_others_rush()
 

@@ -73,7 +73,8 @@ from gdbserver.chip.stm32h743 import (
     SRAM4,
     MdmaCtcr,
 )
-from gdbserver.errors import MdmaFailed, ProbeError, TargetError
+from gdbserver.errors import MdmaFailed, TargetError
+from gdbserver.flash.driver import putting_back
 from gdbserver.loader.borrowed_ram import BorrowedRam
 from gdbserver.target.access import Access, Read, Write, words_of
 from gdbserver.target.target import Target
@@ -137,12 +138,8 @@ class Mover:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        try:
+        with putting_back(error, "the MDMA and ITCM were not put back"):
             self._stack.close()
-        except (ProbeError, TargetError) as failure:
-            if error is None:
-                raise
-            log.warning("the MDMA and ITCM were not put back: %s", failure)
 
     # --- Opening and closing --------------------------------------------------------------------
 

@@ -42,7 +42,7 @@ from gdbserver.errors import (
 )
 from gdbserver.flash.bank_digests import CrcUnit
 from gdbserver.flash.diff import diff
-from gdbserver.flash.driver import Did, Event, FlashDriver
+from gdbserver.flash.driver import Did, Event, FlashDriver, putting_back
 from gdbserver.flash.external import ExternalFlash, measured
 from gdbserver.flash.feeder import Feeder
 from gdbserver.flash.internal import InternalBank, Pace
@@ -356,12 +356,8 @@ class Programmer:
 
     def _forget_caches(self, kind: object, error: BaseException | None, traceback: object) -> None:
         """A program's caches know nothing of what became of flash, also where that failed."""
-        try:
+        with putting_back(error, "the caches may hold what flash held before"):
             self._target.forget_caches()
-        except GdbServerError as failure:
-            if error is None:
-                raise
-            log.warning("the caches may hold what flash held before: %s", failure)
 
     # --- External flash as memory ---------------------------------------------------------
 
