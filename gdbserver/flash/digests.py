@@ -75,9 +75,9 @@ class Digests:
             first = next(_adjacent([s.sector for s in self._written(sectors)], 1 << 32), [])
             blank = set(first[: (yield from self._count_blank(first))])
             others = [s for s in sectors if s.sector not in blank]
-            hopeless, fresh = yield from self._beginnings(others)
-            blank |= yield from self._blank(fresh)
-            told = dict.fromkeys([*hopeless, *(s.start for s in fresh)])
+            differing, maybe_blank = yield from self._beginnings(others)
+            blank |= yield from self._blank(maybe_blank)
+            told = dict.fromkeys([*differing, *(s.start for s in maybe_blank)])
             for sector in blank:
                 told[sector.start] = self.digest_of(bytes([self._erased]) * len(sector))
                 yield Did("compared", sector)
@@ -119,14 +119,14 @@ class Digests:
     def _beginnings(
         self, sectors: Sequence[SectorPlan]
     ) -> Generator[Event, None, tuple[set[int], list[Span]]]:
-        """Which begin with something, and not with what they shall begin with: their starts.
-        And which begin blank, and shall not."""
+        """By their first bytes: the starts of those that differ from the plan and are not blank,
+        and those that differ and may be blank."""
         if not sectors:
             return set(), []
         beginnings = {s.sector.start: s.beginning(SPREAD) for s in sectors}
         blank = zlib.crc32(bytes([self._erased]) * SPREAD)
-        hopeless = set()
-        fresh = []
+        differing = set()
+        maybe_blank = []
         results = self._queue.results
         for together in _adjacent([s.sector for s in sectors], RESULTS * len(sectors[0].sector)):
             start, stride, count = together[0].start, len(together[0]), len(together)
@@ -140,11 +140,11 @@ class Digests:
                 if crc == zlib.crc32(beginnings[sector.start]):
                     continue
                 if crc == blank:
-                    fresh.append(sector)
+                    maybe_blank.append(sector)
                 else:
-                    hopeless.add(sector.start)
+                    differing.add(sector.start)
                     yield Did("compared", sector)
-        return hopeless, fresh
+        return differing, maybe_blank
 
     def digest(self, sectors: Sequence[Span]) -> Generator[Event, None, list[int]]:
         if not self._queue.helpers:

@@ -27,11 +27,10 @@ from gdbserver.errors import (
     LoaderRejected,
     LoaderTimeout,
     ProbeError,
-    TargetError,
 )
 from gdbserver.flash.buffer_pool import BufferPool
 from gdbserver.flash.digests import Digests
-from gdbserver.flash.driver import Did, Event
+from gdbserver.flash.driver import Did, Event, putting_back
 from gdbserver.flash.packing import MARGIN, pack
 from gdbserver.flash.plan import RegionPlan, SectorPlan
 from gdbserver.loader.call_queue import CallQueue
@@ -186,15 +185,11 @@ class ExternalFlash:
                 self._put_quadspi_back(sample, error)
 
     def _put_quadspi_back(self, sample: Sample | None, error: BaseException | None) -> None:
-        try:
+        with putting_back(error, "the QUADSPI is as the loader left it"):
             if self._quadspi is not None:
                 self._quadspi.put_back(self._target, sample)
             elif not self._for_good and not self._loader.finds_out:
                 switch_off_unless_mapped(self._target)
-        except TargetError as failure:
-            if error is None:
-                raise
-            log.warning("the QUADSPI is as the loader left it: %s", failure)
 
     def _sample(self) -> Sample | None:
         """Something that is known to be in the device, where a program will look for it."""

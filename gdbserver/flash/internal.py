@@ -73,7 +73,7 @@ from gdbserver.target.target import Target
 log = logging.getLogger(__name__)
 
 _CHUNK = 16 * 1024  # streamed in one go: long enough to hide the pause between two, 50 ms
-_RUSH = 64 * 1024  # the same over a slow link, where another lane's look can wait for a second
+_LONG_CHUNK = 64 * 1024  # the same over a slow link, where other lanes can wait for a second
 _TWO_WORDS = 2 * FLASH_WORD  # what a bank takes without holding the bus
 _WORTH_FEEDING = 16 * 1024  # bytes: less is programmed while the feeder would be set up,
 _WORTH_FILLING = 64 * 1024  # or, with nothing to be erased, while its buffers would be filled
@@ -95,7 +95,7 @@ class Pace:
     patient: bool = True
     seconds_per_byte: float = 0.0
     """What the link takes; 0 until it was measured."""
-    rushing: FlashRegion | None = None
+    turn: FlashRegion | None = None
     """The bank that has a slow link, or the MDMA, for itself until it is erased again, or done."""
 
 
@@ -154,7 +154,7 @@ class InternalBank:
                     self._mover_lane.end()
                 self._registers.lock()
         finally:
-            self._let_others_rush()
+            self._give_way()
 
     def seconds(self, plan: RegionPlan) -> float:
         erases = sum(sector.erase for sector in plan.sectors)
@@ -171,7 +171,7 @@ class InternalBank:
             if not sector.erase and not (yield from self._reads_back(sector)):
                 log.info("%s was not quite blank: erasing it", sector.sector)
                 yield from self._change(replace(sector, erase=True))
-        self._let_others_rush()
+        self._give_way()
 
     def _worth_feeding(self, sectors: Sequence[SectorPlan]) -> bool:
         """Setting up the feeder and its buffers takes time, which an erase hides."""
@@ -203,13 +203,13 @@ class InternalBank:
         else:
             yield Busy(0)  # an erase elsewhere had better begin first
         yield from filling
-        rushing = size >= _WORTH_FEEDING and self._pace.patient and self._is_link_slow()
+        unchecked = size >= _WORTH_FEEDING and self._pace.patient and self._is_link_slow()
         for run in sector.runs:
             try:
                 if self._may_move(run):
                     yield from self._move(run)
                 else:
-                    yield from self._rush(run) if rushing else self._program(run)
+                    yield from self._stream_unchecked(run) if unchecked else self._program(run)
             except MdmaFailed as failed:
                 log.info("%s; erasing %s again, and going on slowly", failed, sector.sector)
                 assert self._mover is not None
@@ -344,7 +344,7 @@ class InternalBank:
                 self._registers.control_write(what | FlashCr.START),
             ]
         )
-        self._let_others_rush()
+        self._give_way()
         begun = self._target.monotonic()
         yield Busy(0)  # another erase may begin
         # A new part is often quicker than typical, a worn one slower.
@@ -385,18 +385,18 @@ class InternalBank:
                 yield Busy(0)
         yield from self._end(run)
 
-    def _rush(self, run: Run) -> Generator[Event, None, None]:
+    def _stream_unchecked(self, run: Run) -> Generator[Event, None, None]:
         """Program at the speed of a link that is too slow for the bank ever to have it wait.
 
         Raises: AccessStalled where it had, and the probe gave up: all of the run is spoilt.
         """
         # A sector of this bank, then one of the other: so the one is erased during the other.
-        while self._pace.rushing not in (None, self.region):
+        while self._pace.turn not in (None, self.region):
             yield Busy(_LOOK)
-        self._pace.rushing = self.region
+        self._pace.turn = self.region
         self._registers.control(FlashCr.PG)
-        for start in range(0, len(run.span), _RUSH):
-            part = run.part(start, start + _RUSH)
+        for start in range(0, len(run.span), _LONG_CHUNK):
+            part = run.part(start, start + _LONG_CHUNK)
             self._target.rush(part.span.start, part.data)
             yield Busy(0)
         yield from self._end(run)
@@ -446,13 +446,13 @@ class InternalBank:
         assert lane is not None
         if lane.span != run.span:
             self._begun_lane(run)
-        while not mover.alternates and self._pace.rushing not in (None, self.region):
+        while not mover.alternates and self._pace.turn not in (None, self.region):
             yield Busy(_LOOK)
         if not mover.is_open:  # meanwhile the other bank has had trouble with it
             yield from self._program(run)
             return
         if not mover.alternates:
-            self._pace.rushing = self.region
+            self._pace.turn = self.region
         self._registers.control(FlashCr.PG)
         lane.active = True
         while not lane.is_done():
@@ -466,9 +466,9 @@ class InternalBank:
         lane.end()
         yield from self._end(run)
 
-    def _let_others_rush(self) -> None:
-        if self._pace.rushing == self.region:
-            self._pace.rushing = None
+    def _give_way(self) -> None:
+        if self._pace.turn == self.region:
+            self._pace.turn = None
 
     def _force_out(self) -> Generator[Event, None, None]:
         """Leave nothing in the write buffer, whatever comes of it.
