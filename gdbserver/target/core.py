@@ -63,11 +63,15 @@ log = logging.getLogger(__name__)
 
 HALT_TIMEOUT: Final = 1.0
 RESET_TIMEOUT: Final = 1.0
+RESET_NOTICED: Final = 0.05
+"""After so many seconds a reset of which there is no sign has not happened."""
 STEP_TIMEOUT: Final = 0.1
 """After so many seconds a step is taken to be asleep in WFI or WFE, and is halted there."""
 
 _DEBUG: Final = DBGKEY | Dhcsr.C_DEBUGEN
 _HALTED: Final = _DEBUG | Dhcsr.C_HALT
+_NEVER_IN_DHCSR: Final = 0xFCF0FFD0
+"""Bits that are reserved, and read as zero."""
 _ALL_DFSR: Final = 0x1F
 _XPSR_IT: Final = 0x0600FC00
 
@@ -492,6 +496,7 @@ class Core:
         DFSR.VCATCH says the same, if DFSR was `cleared` before.
         """
         deadline = self._link.deadline(RESET_TIMEOUT)
+        sign = self._link.deadline(RESET_NOTICED)
         over = False
         while not deadline.expired():
             try:
@@ -503,6 +508,8 @@ class Core:
                     return self._at_reset()
             except (AccessRefused, AccessStalled):
                 continue  # still in reset
+            if not self._reset_seen and sign.expired():
+                break
         if not over:
             return None
         log.info("the core was not caught at its reset vector")
@@ -580,6 +587,12 @@ class Core:
 
     def _look(self) -> int:
         (status,) = self._port.read(DHCSR)
+        if status & _NEVER_IN_DHCSR or not status & Dhcsr.C_DEBUGEN:
+            log.debug("DHCSR reads %#010x: has somebody else used the access port?", status)
+            if not status & _NEVER_IN_DHCSR:  # or has the chip been without power?
+                self._note_status(status)
+            self._link.forget()
+            (status,) = self._port.read(DHCSR)
         return self._note_status(status)
 
     def _note_status(self, status: int) -> int:

@@ -329,8 +329,9 @@ class Link:
         """Forget what SELECT, and CSW and TAR of each port, are assumed to hold.
 
         That is after whatever may have changed them: an error, a reset, a connection made anew,
-        a register written by number.  Another debugger on the same chip, or a probe's firmware
-        that uses an access port on its own account, gives no sign: it is not provided for.
+        a register written by number, a value that cannot be.  Another debugger on the same chip,
+        or a probe's firmware that uses an access port on its own account, gives no other sign,
+        and what is done before that is seen goes astray: it is not provided for.
         """
         for port in self._ports.values():
             port.forget()

@@ -176,6 +176,7 @@ class Transfers:
         for status in statuses:
             together &= self._note_status(status)
         if not together & Dhcsr.S_HALT:
+            self._port.forget()  # it may not have been DHCSR: see `Core._look`
             self._forget_halt()
             raise TargetError("the core is running", hint="something else resumed or reset it")
         return bool(together & Dhcsr.S_REGRDY)

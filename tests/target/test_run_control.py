@@ -323,3 +323,20 @@ def test_a_misplaced_breakpoint_does_not_keep_a_core_from_halting(quick: Bench) 
     stop = quick.target.poll_stop()
     assert stop is not None
     assert (stop.kind, quick.pc) == ("halted", quick.names["SysTick_Handler"] & ~1)
+
+
+def test_a_core_is_seen_again_when_somebody_else_has_used_the_access_port(bench: Bench) -> None:
+    def meddle() -> None:
+        port = bench.board.debug_port
+        port.select = 0xF0
+        port.aps[0].tar = bench.names["counter"] & ~0xF
+
+    bench.run_to("step_1")
+    meddle()
+    assert bench.target.is_halted()
+    pc = bench.pc
+    bench.target.resume()
+    meddle()
+    assert not bench.target.is_halted()
+    bench.target.halt()
+    assert bench.pc != pc
