@@ -3,10 +3,10 @@
 The unit takes half a millisecond for a sector; reading it through the link takes a tenth of a
 second to two.  Whether it computes what the host computes (`crc_unit`) is not taken on trust:
 
-1. A digest that is what the host computed, for what is wanted or for a blank sector, shows that it
-   does: 32 bits do not agree by chance.
-2. Before sectors are erased because no digest has agreed yet, a few flash words of the first are
-   read as well.
+1. A digest that is what the host computed, for what is to be in a sector, shows that it does: 32
+   bits do not agree by chance.  That of a blank sector does not count, because a unit that does
+   nothing might answer that all are.
+2. Where none has agreed yet, a few flash words are read as well, before anything is erased.
 3. Where a digest is wrong after programming, the sector is read back, and that decides.
 
 A unit that does nothing, or something else, is not asked again in this session: flash is read
@@ -58,8 +58,7 @@ class BankDigests:
         """Before anything is changed."""
         found = yield from self._digest(sectors)
         if sectors and self._unit.used and not self._unit.proven:
-            blank = bytes([sectors[0].erased]) * len(sectors[0].sector)
-            known = {crc_unit(blank), *(crc_unit(s.contents()) for s in sectors)}
+            known = {crc_unit(s.contents()) for s in sectors if s.runs}
             self._unit.proven = not known.isdisjoint(found)
             if not self._unit.proven and not self._agrees_with_a_sample(sectors[0].sector):
                 found = yield from self._digest(sectors)

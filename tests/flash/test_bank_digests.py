@@ -11,6 +11,7 @@ from flash_bench import Bench, download, noise
 from gdbserver.chip.memory import Span
 from gdbserver.chip.stm32h743 import SECTOR
 from gdbserver.errors import FlashError, VerifyError
+from gdbserver.flash.diff import crc_unit
 from gdbserver.flash.programmer import Step
 from gdbserver.sim import flash_bank
 from gdbserver.sim.flash_bank import FlashBank
@@ -54,8 +55,9 @@ def test_without_a_crc_unit_flash_is_read_back_and_that_is_said_once(
         zlib.crc32,
         lambda data, _: int.from_bytes(data[-4:], "big"),
         lambda _, __: 0,
+        lambda _, __: crc_unit(b"\xff" * SECTOR),
     ],
-    ids=["the usual CRC-32", "the last word", "nought"],
+    ids=["the usual CRC-32", "the last word", "nought", "all sectors are blank"],
 )
 def test_a_crc_unit_that_computes_something_else_is_found_before_anything_is_erased(
     quick: Bench, compute: Callable[[Crc], None], caplog: pytest.LogCaptureFixture, crc: Crc
