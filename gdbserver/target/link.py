@@ -67,8 +67,11 @@ _OPTIONS: Final = {
 SHORTEST_LOOK: Final = 100e-6
 """No probe answers sooner, in seconds; so a time-out is worth at least so many looks."""
 
-FEWEST_LOOKS: Final = 100
-"""After fewer nobody gives up: behind a slow simulation, next to no time may have passed."""
+SIMULATED_LOOK: Final = 10e-6
+"""What a look is worth that is answered sooner: the bits of a few transfers, at 10 MHz."""
+
+LONGEST_LOOK: Final = 1e-3
+"""What one is worth that took much longer: behind a slow simulation next to no time has passed."""
 
 
 class NeedsLink(Exception):
@@ -446,7 +449,10 @@ class Deadline:
             return False
         if self._virtual:
             return True
-        if elapsed >= 10 * self._seconds:
-            return self._looks >= FEWEST_LOOKS
-        looks_alone = self._looks * SHORTEST_LOOK
-        return self._seconds <= looks_alone <= elapsed
+        if self._looks * SHORTEST_LOOK > elapsed:
+            worth = SIMULATED_LOOK
+        elif elapsed < 10 * self._seconds:
+            worth = SHORTEST_LOOK
+        else:
+            worth = LONGEST_LOOK
+        return self._looks * worth >= self._seconds
