@@ -103,6 +103,8 @@ class _Halt:
     """Somebody wants the core to stand, whatever else has stopped it."""
     moved: bool = False
     """pc was written before anybody asked for the reason: the core stands where it was put."""
+    stepped: Span | None = None
+    """The range that it was to step out of, and has not, if it does not count that it stands."""
 
 
 class Core:
@@ -160,11 +162,14 @@ class Core:
             if halt:
                 self.halt()
             else:
-                # A core that a debugger has halted before us stays so.
-                halted = status & (Dhcsr.C_HALT if status & Dhcsr.S_HALT else 0)
-                finish = [Write(DHCSR, [_DEBUG | halted]), *finish]
+                finish = [self._enable_debug(status), *finish]
         self._reset_seen = False
         return finish
+
+    def _enable_debug(self, status: int) -> Write:
+        """Set C_DEBUGEN; a core that a debugger has halted, be it before us, stays so."""
+        halted = status & (Dhcsr.C_HALT if status & Dhcsr.S_HALT else 0)
+        return Write(DHCSR, [_DEBUG | halted])
 
     def _come_out_of_reset(self) -> None:
         """Let NRST go, and see the core stopped before its first instruction."""
@@ -415,13 +420,12 @@ class Core:
 
         False: something else has stopped the core there, which `poll_stop` tells.
         """
-        self._need_halt()
-        stepped = self._range
+        stepped = self._need_halt().stepped
         self._step(mask_interrupts=True)
         halt = self._need_halt()
         if self._read_events(halt).dfsr & ~Dfsr.HALTED and self._explain(halt).kind != "step":
-            self._range = None
             return False
+        self._range = stepped
         if stepped is None:
             self._exit_debug_state(
                 [], mask_interrupts=False, look=not self._port.has_memory_commands
@@ -521,6 +525,7 @@ class Core:
         """Forget what was known of a chip that was out of reach, and set it up anew."""
         self.forget_halt()
         self._masked = False
+        self._port.run([self._enable_debug(self._look())])  # without it, breakpoints are faults
         self._put_back()
 
     def _see_to_reset(self) -> None:
@@ -580,7 +585,7 @@ class Core:
             if stop.kind == "step" and self.read_registers(["pc"])["pc"] in self._range:
                 self._go_on_stepping(self._range)
                 return None
-            self._range = None
+            halt.stepped, self._range = self._range, None
         if back := self._give_back():
             self._port.run(back)
         return stop

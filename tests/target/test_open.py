@@ -352,6 +352,40 @@ def test_a_chip_that_is_halted_when_its_power_is_back_has_its_breakpoints(
 
 
 @pytest.mark.parametrize("link", ["cmsis-dap-v2", "stlink-v3"])
+def test_a_chip_that_runs_when_its_power_is_back_stops_at_breakpoints(
+    link: str, drills_elf: Path
+) -> None:
+    target = Target.open(f"sim:{link}")
+    board = target.link.probe.board
+    where = load(board, drills_elf)["step_1"] & ~1
+    target.reset(halt=False)
+    board.power_off()
+    with pytest.raises(ProbeError):
+        target.reach()
+    board.power_on()
+    assert not target.reach()
+    target.set_breakpoint(BreakKind.HARDWARE, where, 2)
+    deadline = target.deadline(0.1)
+    while (stop := target.poll_stop()) is None:
+        assert not deadline.expired(), "without C_DEBUGEN it is a fault, and no stop"
+    assert stop.kind == "hwbreak"
+    target.close()
+
+
+@pytest.mark.parametrize("link", ["cmsis-dap-v2", "stlink-v3"])
+def test_a_core_that_is_halted_when_its_probe_is_back_stays_so(link: str) -> None:
+    target = Target.open(f"sim:{link}")
+    pc = target.read_registers(["pc"])
+    target.link.probe.board.unplug()
+    with pytest.raises(ProbeError):
+        target.reach()
+    target.link.probe.board.replug()
+    assert target.reach()
+    assert target.read_registers(["pc"]) == pc
+    target.close()
+
+
+@pytest.mark.parametrize("link", ["cmsis-dap-v2", "stlink-v3"])
 @pytest.mark.parametrize("act", [Target.halt, partial(Target.reset, halt=True)])
 def test_a_chip_whose_nrst_is_pulled_low_is_said_to_be_held_in_reset(
     link: str, act: Callable[[Target], None]

@@ -12,12 +12,14 @@ from gdbserver.chip.memory import Span
 from gdbserver.chip.stm32h743 import AXI_SRAM
 from gdbserver.errors import TargetError
 from gdbserver.target.breakpoints import BreakKind
+from gdbserver.target.scripts import Script
 from gdbserver.target.stop import StopReason
 
 CODE = AXI_SRAM.start + 0x1000
 NOP, BX_LR, BKPT, WFI, SVC, SELF = 0xBF00, 0x4770, 0xBE00, 0xBF30, 0xDF00, 0xE7FE
 ADD_R0 = 0x3001
 FPB = 0xE0002008
+FALSE = bytes([0x22, 0, 0x27])  # const8 0, end: GDB manual, "Bytecode Descriptions"
 
 
 def at_code(bench: Bench, *words: int, **registers: int) -> Span:
@@ -90,6 +92,17 @@ def test_a_breakpoint_behind_the_range_is_said_to_be_one(quick: Bench) -> None:
     quick.target.set_breakpoint(BreakKind.SOFTWARE, span.end, 2)
     assert step_range(quick, span).kind in ("swbreak", "step")
     assert quick.pc == span.end
+
+
+@pytest.mark.parametrize("kind", [BreakKind.HARDWARE, BreakKind.SOFTWARE])
+def test_a_breakpoint_with_a_false_condition_in_the_range_does_not_let_the_core_run_away(
+    quick: Bench, kind: BreakKind
+) -> None:
+    span = at_code(quick, *[ADD_R0] * 20, r0=0)
+    quick.target.set_breakpoint(kind, CODE + 10, 2, Script((FALSE,)))
+    assert step_range(quick, span).kind == "step"
+    assert quick.pc == span.end
+    assert quick.target.read_registers(["r0"])["r0"] == 20
 
 
 def test_interrupts_wait_until_straight_code_is_left(quick: Bench) -> None:
