@@ -330,11 +330,21 @@ class CallQueue:
         self._image_is_there = True
         for span in self._image.memory:
             self.ram.borrow(span)
-        self.renew_image()
+        self._write_image()
         return True
 
     def renew_image(self) -> None:
-        """Have the loader's variables as in the file, as some want it for another Init."""
+        """Have the loader's variables as in the file, as some want it for another Init.
+
+        With the core halted, because the loader's tick may go on between calls, and count in them.
+        """
+        if self._running:
+            self._halt()
+        self._write_image()
+        if self._running:
+            self._target.resume()
+
+    def _write_image(self) -> None:
         for address, data in self._image.chunks:
             self._target.write_memory(address, data)
             self._check_arrived(address, data)
