@@ -125,11 +125,11 @@ class CoreDump:
 
         The core is halted meanwhile, and goes on if it ran.
         """
-        running = not target.is_halted()
-        if running:
+        stop = target.poll_stop()  # None of a core at a breakpoint that does not stop it, too
+        if running := stop is None:
             target.halt()
         try:
-            self._stop = target.poll_stop()
+            self._stop = stop or target.poll_stop()
             self._sets = list(_register_sets(target))
             for read in read_all(target, [*RAMS, *PERIPHERALS, *self.also]):
                 self._pieces += read

@@ -19,6 +19,7 @@ from gdbserver.errors import BadRequest
 from gdbserver.rsp.documents import target_description
 from gdbserver.target.breakpoints import BreakKind
 from gdbserver.target.core_dump import CoreDump
+from gdbserver.target.scripts import ALWAYS, Script
 from gdbserver.target.target import Target
 
 BUS_FAULT, DIVIDE = 3, 5  # of enum drill
@@ -99,6 +100,24 @@ def test_gdb_finds_the_way_from_the_fault_back_to_main(drills: Crashed, tmp_path
     assert f"$1 = {pc:#x}" in said
     assert "$2 = BUS_FAULT" in said
     assert "0x00008200\t0x40000000" in said  # CFSR: BFARVALID, PRECISERR; HFSR: FORCED
+
+
+@pytest.mark.parametrize("stops", [True, False])
+def test_a_core_at_a_breakpoint_that_does_not_stop_it_is_one_that_runs(
+    drills: Crashed, tmp_path: Path, stops: bool
+) -> None:
+    """In non-stop mode nobody has passed it yet, or told the client of it."""
+    main = drills.names["main"] & ~1
+    script = ALWAYS if stops else Script((bytes([0x22, 0, 0x27]),))  # a condition: 0
+    drills.target.set_breakpoint(BreakKind.HARDWARE, main, 2, script)
+    drills.target.resume()
+    deadline = drills.target.deadline(1.0)
+    while not drills.target.is_halted():
+        assert not deadline.expired()
+    core = tmp_path / "board.core"
+    save(drills.target, core)
+    assert (f"$1 = {main:#x}" in ask_gdb(drills.elf, core, "p/x $pc")) is stops
+    assert drills.target.is_halted() is stops
 
 
 def test_a_task_on_the_process_stack_is_a_thread_of_its_own(
