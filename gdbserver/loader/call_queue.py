@@ -47,6 +47,7 @@ from gdbserver.loader.resident import (
     RESULT_AT,
     RING,
     STATE_AT,
+    STATE_CALLING,
     STATE_ENDED,
     STATE_STOPPED,
     STATE_WAITING,
@@ -113,6 +114,7 @@ class CallQueue:
         self._has_tables = self._has_all_code = False
         self._image_is_there = True
         self._calls: deque[Call] = deque()
+        self._latest: Call | None = None  # of those that have finished
         self._posted = self._finished = 0
         self._results: dict[int, int] = {}
         self._now = target.monotonic
@@ -475,22 +477,24 @@ class CallQueue:
             raise self._overwritten() or LoaderBroken(
                 self._image.path, f"has overwritten the call queue in {self._calls[0]}"
             )
+        if state == STATE_CALLING and done == self._posted:
+            done = max(self._finished, done - 1)  # the last one has returned, and is not judged yet
         progress = done != self._finished
         for number in range(self._finished, done):
-            call = self._calls.popleft()
+            self._latest = self._calls.popleft()
             self._finished += 1
-            stopped = state == STATE_STOPPED and number == done - 1
-            if done == self._posted and number == done - 1 and not stopped:
-                if not call.checked:
-                    self._results[number] = last  # and no other call has finished since
-            elif not call.checked or stopped:
+            if self._latest.checked:
+                continue
+            if done == self._posted and number == done - 1:
+                self._results[number] = last  # and no other call has finished since
+            else:
                 self._results[number] = self._target.read_word(
                     self._layout.record(number) + RESULT_AT
                 )
-            if stopped:
-                self._broken = True
-                result = self._results[number]
-                raise LoaderRefused(self._image.path, str(call), result, call.expected)
+        call = self._latest  # which an earlier look may have seen before it was judged
+        if state == STATE_STOPPED and call is not None and last != call.expected:
+            self._broken = True
+            raise LoaderRefused(self._image.path, str(call), last, call.expected)
         if not progress and self._now() - self._idle_since >= self._look_after:
             self._look_after *= 2
             stop = self._target.poll_stop()

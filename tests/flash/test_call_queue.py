@@ -6,13 +6,14 @@ The routines are our own loader's, with a few instructions of their code replace
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 
 import pytest
 from flash_bench import Bench, noise
 
 from gdbserver.chip import cortex_m as cm
 from gdbserver.chip.memory import Span
-from gdbserver.chip.stm32h743 import RCC_AHB2ENR, SRAM1, SRAM2
+from gdbserver.chip.stm32h743 import RCC_AHB2ENR, RCC_D1CFGR, SRAM1, SRAM2
 from gdbserver.errors import LoaderFault, LoaderRefused, LoaderTimeout
 from gdbserver.loader.borrowed_ram import clocked
 from gdbserver.loader.call_queue import CallQueue
@@ -62,6 +63,19 @@ def test_calls_finish_in_order_and_the_first_failure_ends_the_queue(bench: Bench
             queue.post("Write", 0, result, timeout=1.0)
         with pytest.raises(LoaderRefused, match="returned 0x7"):
             wait(queue, 3)
+
+
+@pytest.mark.parametrize("results", [(5,), (5, 1)], ids=["the last call", "one before the last"])
+def test_a_call_that_a_slow_core_has_counted_and_not_judged_is_not_taken_for_good(
+    bench_at: Callable[..., Bench], results: tuple[int, ...]
+) -> None:
+    target = bench_at("sim:ideal").target
+    for number in range(16):  # so that some of the looks come in between
+        with CallQueue(target, with_write(RETURN_R1), good=1) as queue:
+            target.write_word(RCC_D1CFGR, 0xF << 8)  # D1CPRE: the core at 125 kHz
+            numbers = [queue.post("Write", number, result, timeout=1.0) for result in results]
+            with pytest.raises(LoaderRefused, match=f"Write\\({number:#x}, 0x5\\) returned 0x5"):
+                wait(queue, numbers[-1])
 
 
 def test_more_calls_than_the_ring_holds_come_back_with_their_own_results(quick: Bench) -> None:
