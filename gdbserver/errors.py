@@ -140,15 +140,15 @@ class FlashBusy(GdbServerError):
 
 
 class StillBusy(GdbServerError):
-    """A device cannot be stopped in what a client wanted of it that has left."""
+    """A device cannot be stopped in what its client, who has left or sent Ctrl-C, wanted of it."""
 
     code = errno.EBUSY
 
     def __init__(self) -> None:
         super().__init__(
-            "flash is still at work for a client that has left, and cannot be stopped in it"
+            "flash is still at work on what its client no longer wants, and cannot be stopped in it"
         )
-        self.hint = "connect again in a while: to erase a whole NOR takes minutes"
+        self.hint = "try again in a while: to erase a whole NOR takes minutes"
 
 
 class Interrupted(GdbServerError):

@@ -1,4 +1,4 @@
-"""Who connects while flash is still at work for a client that has left."""
+"""Who connects while flash is still at work on what a client wanted that has left."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def test_gdb_is_told_at_once_and_served_when_flash_is_idle_again() -> None:
                         assert await gdb.ask(b"?") == replies.SOMEWHERE
                         told = await gdb.ask(b"g")
                 assert told is not None
-                assert b"still at work for a client that has left" in told
-                assert b"connect again in a while" in told
+                assert b"still at work on what its client no longer wants" in told
+                assert b"try again in a while" in told
                 idle.set()
             async with connected(workers, control, "here:3") as gdb:
                 assert await gdb.ask(b"qSupported:error-message+;qRelocInsn+")
