@@ -436,6 +436,11 @@ class Running:
                 stop = replace(stop, signal=self._run.signal)
             reply = await self._tell(stop)
         except GdbServerError as error:
+            if self._run.stepping:  # that has failed; what the core does now is to be found out
+                log.error("%s: %s", activity.STEP, "; ".join(explain(error)))
+                self._control.remember(activity.STEP, error)
+                self._run.stepping = False
+                return
             reply = await self._tell(self._lost(error))
         self._run = None
         await self._client.notify(replies.notification(reply))

@@ -20,6 +20,7 @@ from gdbserver.flash.machine import Machine
 from gdbserver.flash.programmer import Programmer
 from gdbserver.server.control import Control
 from gdbserver.server.worker import Workers
+from gdbserver.sim.clock import MILLISECOND
 from gdbserver.target.target import Target
 
 pytestmark = pytest.mark.timeout(60)
@@ -522,6 +523,24 @@ def test_an_interrupt_that_fails_in_non_stop_mode_ends_no_session(machine: Machi
             assert await client.hear() == b"%Stop:X1d"
             board.replug()
             assert await client.ask(b"qC") == b"QC1"
+
+    with_workers(machine, story)
+
+
+def test_a_step_that_fails_in_non_stop_mode_does_not_end_the_program(machine: Machine) -> None:
+    """Somebody has a finger on the reset button."""
+    board = board_of(machine)
+
+    async def story(workers: Workers) -> None:
+        async with connected(workers) as client:
+            assert await client.ask(b"QNonStop:1") == b"OK"
+            await client.ask(b"?")
+            board.hold_reset(True, who="button")
+            board.clock.advance_to(board.clock.now + 100 * MILLISECOND)  # the last look is old
+            assert await client.ask(b"vCont;s:1") == b"OK"
+            assert await client.ask(b"qC") == b"QC1"
+            board.hold_reset(False, who="button")
+            assert (await client.hear() or b"")[:9] == b"%Stop:T05"
 
     with_workers(machine, story)
 
