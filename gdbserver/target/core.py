@@ -418,9 +418,13 @@ class Core:
     def pass_breakpoint(self) -> bool:
         """Execute the instruction at a breakpoint, and go on as before.
 
-        False: something else has stopped the core there, which `poll_stop` tells.
+        False: the core is to stand there for another reason, which `poll_stop` tells.
         """
-        stepped = self._need_halt().stepped
+        halt = self._need_halt()
+        pc, stepped = self.read_registers(["pc"])["pc"], halt.stepped
+        if stepped is not None and pc not in stepped:
+            halt.reason = StopReason(SIGTRAP, "step", f"stepped to {pc:#010x}")
+            return False
         self._step(mask_interrupts=True)
         halt = self._need_halt()
         if self._read_events(halt).dfsr & ~Dfsr.HALTED and self._explain(halt).kind != "step":

@@ -95,11 +95,13 @@ def test_a_breakpoint_behind_the_range_is_said_to_be_one(quick: Bench) -> None:
 
 
 @pytest.mark.parametrize("kind", [BreakKind.HARDWARE, BreakKind.SOFTWARE])
-def test_a_breakpoint_with_a_false_condition_in_the_range_does_not_let_the_core_run_away(
-    quick: Bench, kind: BreakKind
+@pytest.mark.parametrize("offset", [2, 10, 38, 40])
+def test_a_breakpoint_with_a_false_condition_changes_nothing_about_where_it_ends(
+    quick: Bench, kind: BreakKind, offset: int
 ) -> None:
+    """In the range, and on the line behind it."""
     span = at_code(quick, *[ADD_R0] * 20, r0=0)
-    quick.target.set_breakpoint(kind, CODE + 10, 2, Script((FALSE,)))
+    quick.target.set_breakpoint(kind, CODE + offset, 2, Script((FALSE,)))
     assert step_range(quick, span).kind == "step"
     assert quick.pc == span.end
     assert quick.target.read_registers(["r0"])["r0"] == 20
