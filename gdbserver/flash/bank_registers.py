@@ -184,6 +184,8 @@ class BankRegisters:
 
         A sector takes half a millisecond of flash time.  Leaves the unit on, and its flag set: the
         next one clears them on the same trip.
+
+        Raises: FlashError where it may not read, or somebody has locked the bank.
         """
         offset = span.start - self._region.span.start
         code = next(code for code, size in _CRC_BURSTS if len(span) % size == 0)
@@ -200,11 +202,13 @@ class BankRegisters:
             )
         except AccessRefused as refused:
             log.debug("the CRC unit: %s", refused)
+            self._check_unlocked()
             return None
         deadline = self._target.deadline(1.0)
         status = digest = 0
         while not status & (FlashSr.CRCEND | FlashSr.CRCRDERR):
             if deadline.expired():
+                self._check_unlocked()
                 return None
             (status,), (digest,) = self._target.run(
                 [Read(self.status_register), Read(self._base + FLASH_CRCDATA)]
@@ -212,6 +216,14 @@ class BankRegisters:
         if status & FlashSr.CRCRDERR:
             raise FlashError(f"cannot compare {span}: {decode(status)}")
         return digest
+
+    def _check_unlocked(self) -> None:
+        """In a locked bank the CRC unit cannot be switched on, and a reset locks it."""
+        if self._target.read_word(self._base + FLASH_CR) & FlashCr.LOCK:
+            raise FlashError(
+                f"{self._region.name} was locked while its contents were compared",
+                hint="was the chip reset? load again",
+            )
 
     def end_crcs(self) -> None:
         self._target.run([self._clearing(FlashSr.CRCEND), self.control_write(0)])

@@ -76,6 +76,24 @@ def test_who_holds_the_button_is_told_so_and_the_next_download_works(quick: Benc
     quick.carry_out(wanted)
 
 
+@pytest.mark.parametrize("action", ["compared", "verified"])
+def test_after_a_reset_while_digests_are_computed_the_crc_unit_is_used_as_before(
+    quick: Bench, action: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = download((BANK1, noise(300_000)))
+    steps = quick.programmer.carry_out(wanted)
+    next(step for step in steps if step.action == action)
+    for low in (True, False):
+        quick.board.hold_reset(low, who="button")
+    with pytest.raises(ChipReset) as failed:
+        list(steps)
+    assert str(failed.value.__cause__) == "bank 1 was locked while its contents were compared"
+    before = quick.target.link.probe.counters.bytes_in
+    quick.carry_out(wanted)
+    assert quick.target.link.probe.counters.bytes_in - before < 300_000
+    assert "CRC unit" not in caplog.text
+
+
 def test_a_reset_is_named_with_what_was_being_done(quick: Bench) -> None:
     quick.board.flash.load(BANK1, noise(100))
     press(quick, 500)
