@@ -157,6 +157,7 @@ class Target:
         self._breakpoints = Breakpoints(self._port, self._memory)
         self._core = Core(link, self._port, self._memory, self._breakpoints, self._write_dbgmcu)
         self._scripts = Scripts(self._core)
+        self._wanted: StopReason | None = None  # the stop that a script has let through
         self.chosen_catch = DEFAULT_CATCH
         """What to catch while somebody debugs; a loader may catch more for its own time."""
         self._dbgmcu: tuple[Port, int] | None = None
@@ -536,14 +537,15 @@ class Target:
         """Look once: why the core is stopped, or None while it runs or sleeps.
 
         A breakpoint whose script does not want to stop is passed, and the core goes on; unless
-        somebody wants it to stand, who came while it stood there.
+        somebody wants it to stand, who came while it stood there.  A script is asked once per stop.
         """
         try:
             stop = self._core.poll_stop(briefly=self._scripts.decide)
         except AccessStalled as stall:
             self._wake(stall)
             stop = self._core.poll_stop()
-        if stop is None or self._scripts.want(stop):
+        if stop is None or stop is self._wanted or self._scripts.want(stop):
+            self._wanted = stop
             return stop
         if (halted := self._core.wanted_halt()) is not None:
             return halted

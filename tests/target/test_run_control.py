@@ -99,6 +99,19 @@ def test_a_halt_is_not_lost_where_a_breakpoint_with_a_false_condition_came_first
     assert bench.pc == where
 
 
+def test_a_condition_that_is_set_at_a_stop_is_for_the_next_one(bench: Bench) -> None:
+    """GDB's non-stop mode sends it at once, and nobody has told the core to run."""
+    where = bench.names["step_1"] & ~1
+    bench.target.set_breakpoint(BreakKind.HARDWARE, where, 2)
+    stop = bench.run()
+    before = bench.target.read_word(bench.names["counter"])
+    bench.target.set_breakpoint(BreakKind.HARDWARE, where, 2, Script((FALSE,)))
+    assert bench.target.poll_stop() == stop
+    assert bench.target.read_word(bench.names["counter"]) == before
+    bench.target.resume()
+    assert bench.target.poll_stop() is None
+
+
 def test_registers_of_a_running_core_are_refused(bench: Bench) -> None:
     bench.run_to("main")
     bench.target.resume()
