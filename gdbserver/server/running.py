@@ -194,6 +194,8 @@ class Running:
         self._control = control
         self._threads = threads
         self._run: _Run | None = None
+        self._judged: _Run | None = None
+        """The run of which a judge decides whether it is over."""
         self._interrupted = False
         self._accessed = False
         """The client was told last of an access that it watches."""
@@ -204,8 +206,9 @@ class Running:
 
     async def interrupt(self) -> None:
         """GDB manual, "Interrupts": one that finds the program stopped is for its next run."""
-        if self._run is not None:
-            self._run.end_it()
+        run = self._run or self._judged
+        if run is not None:
+            run.end_it()
         else:
             self._interrupted = True
 
@@ -356,7 +359,11 @@ class Running:
 
     async def _judge(self, run: _Run, stop: StopReason) -> StopReason | None:
         for judge in self.judges:
-            verdict = await judge(stop)
+            self._judged = run
+            try:
+                verdict = await judge(stop)
+            finally:
+                self._judged = None
             if verdict is None:
                 if run.unwanted:
                     return StopReason(SIGINT, "halted", stop.detail)
