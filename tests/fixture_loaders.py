@@ -109,6 +109,12 @@ RECIPES: Mapping[str, Recipe] = {
     "W25Q256_F8_NO_TABLE": Recipe(
         "template.c", "template.ld", {"NO_TABLE": 1}, more=("template_vectors.S",)
     ),
+    "W25Q256_F8_NO_HANDLER": Recipe(
+        "template.c",
+        "template.ld",
+        {"NO_TABLE": 1, "NO_HANDLER": 1},
+        more=("template_vectors.S",),
+    ),
     "second_stub": Recipe(
         "second_stub.S", numbers=_PLAIN, info={"START": 0xA0000000}, engine=False
     ),

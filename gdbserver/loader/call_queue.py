@@ -182,7 +182,10 @@ class CallQueue:
         layout = self._layout
         vectors = [layout.stack.end, *[layout.stray | 1] * (layout.exceptions - 1)]
         # Some start SysTick for their HAL and have a handler, but no vector table to put it in.
-        if (handler := self._image.entries.get("SysTick_Handler")) is not None:
+        # ST's start-up files have one name for each exception, and all are for one endless loop.
+        functions = self._image.entries
+        handler = functions.get("SysTick_Handler")
+        if handler is not None and functions.get("Default_Handler") != handler:
             vectors[cm.ExceptionNumber.SYS_TICK] = handler
         header = RING.build(
             {

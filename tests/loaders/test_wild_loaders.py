@@ -12,7 +12,14 @@ from loader_runs import BANK1, BANK2, BLOCK, NOR, download, noise, run, run_file
 
 from gdbserver.chip import cortex_m as cm
 from gdbserver.chip.memory import Span
-from gdbserver.errors import FlashError, LoaderBroken, LoaderRefused, LoaderTimeout, OutsideFlash
+from gdbserver.errors import (
+    FlashError,
+    LoaderBroken,
+    LoaderFault,
+    LoaderRefused,
+    LoaderTimeout,
+    OutsideFlash,
+)
 from gdbserver.loader.nor_states import Nor
 
 MIB = 1 << 20
@@ -282,6 +289,12 @@ def test_a_tick_is_counted_whose_handler_is_in_no_vector_table() -> None:
         data = noise(5_000)
         here.load((NOR, data))
         assert here.contents(NOR, len(data)) == data
+
+
+def test_a_tick_that_leads_to_the_default_handler_is_a_stray_interrupt() -> None:
+    with run("W25Q256_F8_NO_HANDLER") as here, pytest.raises(LoaderFault) as failed:
+        here.load((NOR, b"1234"))
+    assert "SYS_TICK came, and the loader has no handler for it" in str(failed.value)
 
 
 def test_a_device_that_is_neither_mapped_nor_read_is_told() -> None:
