@@ -99,6 +99,8 @@ class WorkerThread:
         self.jobs_to_do = 0
         self._endings: list[float] = []
         """When jobs began to come to their ends that have not come to them yet, oldest first."""
+        self._ended = trio.Event()
+        """The next of them has come to its end."""
         self._breath = time.monotonic()
         self._jobs: SimpleQueue[_Job[Any] | None] = SimpleQueue()
         self._thread = Thread(target=self._work, name="machine", daemon=True)
@@ -107,8 +109,11 @@ class WorkerThread:
     async def do(self, work: Callable[[], T]) -> T:
         """Raises: StillBusy, where it would have to wait for what nobody wants any more."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self._endings and trio.current_time() >= self._endings[0] + _PATIENCE:
-            raise StillBusy
+        while self._endings:
+            with trio.move_on_at(self._endings[0] + _PATIENCE) as patience:
+                await self._ended.wait()
+            if patience.cancelled_caught:
+                raise StillBusy
         return await self._do(work)
 
     async def end(self, close: Callable[[], None]) -> None:
@@ -120,6 +125,8 @@ class WorkerThread:
                 await self._do(close)
         finally:
             self._endings.remove(begun)
+            self._ended.set()
+            self._ended = trio.Event()
 
     async def _do(self, work: Callable[[], T]) -> T:
         job = _Job(work)
