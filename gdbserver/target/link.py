@@ -117,9 +117,10 @@ class Link:
         self.probe = probe
         self.name: str = probe.description
         self.uid: str = probe.unique_id
-        self._keeps_time: Final = hasattr(probe, "monotonic")
         self.monotonic: Callable[[], float] = getattr(probe, "monotonic", time.monotonic)
         """Seconds of the target's time, since whenever: a simulated board keeps its own."""
+        drives_hardware = type(probe).__module__.startswith("pyocd.")  # unlike many a plug-in
+        self._in_step: Final = drives_hardware or hasattr(probe, "monotonic")
         capabilities = probe.capabilities
         self.manages_select: Final = DebugProbe.Capability.MANAGED_AP_SELECTION in capabilities
         """Whether the probe takes care of DP SELECT; else pyOCD does, and remembers its value."""
@@ -326,7 +327,7 @@ class Link:
 
     def deadline(self, seconds: float) -> Deadline:
         """A time-out in the target's time; ask its `expired` once per look."""
-        return Deadline(seconds, self.monotonic, virtual=self._keeps_time)
+        return Deadline(seconds, self.monotonic, in_step=self._in_step)
 
     def forget(self) -> None:
         """Forget what SELECT, and CSW and TAR of each port, are assumed to hold.
@@ -429,26 +430,28 @@ def _close(session: Session) -> None:
 class Deadline:
     """A time-out that is asked once per look at the target.
 
-    A probe that keeps time itself (a simulated one) is believed: its `clock` is `virtual`.  On
-    real hardware the host's clock counts, together with the number of looks: a host that was
-    busy elsewhere must not take its own delay for the target's.  And where looks are answered
-    sooner than any probe can, there is a simulation, of which nobody knows how fast its time goes.
+    Where the target's time goes `in_step` with `clock` (hardware, and a simulated board that keeps
+    time itself), there is one look more when it is over: a host that was busy elsewhere must not
+    take its own delay for the target's.  Any other probe may be a simulation, of which nobody
+    knows how fast its time goes: there the number of looks counts as well.
     """
 
-    def __init__(self, seconds: float, clock: Callable[[], float], *, virtual: bool) -> None:
+    def __init__(self, seconds: float, clock: Callable[[], float], *, in_step: bool) -> None:
         self._seconds = seconds
         self._clock = clock
-        self._virtual = virtual
+        self._in_step = in_step
         self._start = clock()
         self._looks = 0
+        self._is_over = False
 
     def expired(self) -> bool:
         self._looks += 1
         elapsed = self._clock() - self._start
         if elapsed < self._seconds:
             return False
-        if self._virtual:
-            return True
+        if self._in_step:
+            was_over, self._is_over = self._is_over, True
+            return was_over
         if self._looks * SHORTEST_LOOK > elapsed:
             worth = SIMULATED_LOOK
         elif elapsed < 10 * self._seconds:

@@ -442,25 +442,26 @@ class Hands:
         return self.now
 
 
-def test_a_deadline_in_virtual_time_knows_nothing_else() -> None:
+def test_a_deadline_in_step_with_the_target_expires_at_the_first_look_behind_it() -> None:
     clock = Hands()
-    deadline = Deadline(1.0, clock, virtual=True)
+    deadline = Deadline(1.0, clock, in_step=True)
     assert not any(deadline.expired() for _ in range(100_000))
     clock.now += 1.0
+    assert not deadline.expired(), "this look may have begun long ago"
     assert deadline.expired()
 
 
-def test_a_deadline_on_a_busy_host_wants_looks_as_well() -> None:
+def test_a_deadline_of_what_may_be_a_simulation_wants_looks_as_well() -> None:
     clock = Hands()
-    deadline = Deadline(1.0, clock, virtual=False)
+    deadline = Deadline(1.0, clock, in_step=False)
     clock.now += 2.0
     assert not any(deadline.expired() for _ in range(9_999))
     assert deadline.expired()
 
 
-def test_a_deadline_on_a_host_that_is_hardly_ever_awake_expires_in_the_end() -> None:
+def test_a_deadline_of_a_very_slow_simulation_expires_in_the_end() -> None:
     clock = Hands()
-    deadline = Deadline(1.0, clock, virtual=False)
+    deadline = Deadline(1.0, clock, in_step=False)
     clock.now += 10.0
     assert not any(deadline.expired() for _ in range(999))
     assert deadline.expired()
@@ -469,7 +470,7 @@ def test_a_deadline_on_a_host_that_is_hardly_ever_awake_expires_in_the_end() -> 
 def test_a_deadline_knows_that_no_probe_answers_so_soon() -> None:
     """A simulation that keeps its time to itself spends some on each look, however quick."""
     clock = Hands()
-    deadline = Deadline(1.0, clock, virtual=False)
+    deadline = Deadline(1.0, clock, in_step=False)
     looks = 0
     while not deadline.expired():
         looks += 1
