@@ -65,7 +65,7 @@ _OPTIONS: Final = {
 }
 
 SHORTEST_LOOK: Final = 100e-6
-"""No probe answers sooner, in seconds; so a time-out is worth at least so many looks."""
+"""What a look of a board in software is worth to a `Deadline`: no real probe answers sooner."""
 
 SIMULATED_LOOK: Final = 10e-6
 """What a look is worth that is answered sooner: the bits of a few transfers, at 10 MHz."""

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import trio
@@ -44,6 +44,16 @@ def test_a_call_returns_what_the_method_returns() -> None:
     assert tape.notes == ["hello"]
 
 
+async def abandon(worker: Worker[Tape], job: Callable[[Tape], Iterator[int]]) -> None:
+    """Begin a job for a client that leaves at its first step."""
+
+    async def leave(_: int) -> None:
+        raise ClientLeft
+
+    with pytest.raises(ClientLeft):
+        await worker.run_steps(job, leave)
+
+
 def test_who_comes_while_an_abandoned_job_cannot_be_stopped_is_told_so() -> None:
     tape = Tape()
     closing, go_on = threading.Event(), threading.Event()
@@ -56,17 +66,10 @@ def test_who_comes_while_an_abandoned_job_cannot_be_stopped_is_told_so() -> None
             closing.set()
             go_on.wait()
 
-    async def leave(_: int) -> None:
-        raise ClientLeft
-
-    async def abandon(worker: Worker[Tape]) -> None:
-        with pytest.raises(ClientLeft):
-            await worker.run_steps(job, leave)
-
     async def main() -> None:
         worker = lend(tape)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(abandon, worker)
+            nursery.start_soon(abandon, worker, job)
             await trio.to_thread.run_sync(closing.wait)
             begun = trio.current_time()
             with pytest.raises(StillBusy):
@@ -92,17 +95,10 @@ def test_who_comes_while_an_abandoned_job_is_stopped_in_a_moment_is_served() -> 
             closing.set()
             go_on.wait()
 
-    async def leave(_: int) -> None:
-        raise ClientLeft
-
-    async def abandon(worker: Worker[Tape]) -> None:
-        with pytest.raises(ClientLeft):
-            await worker.run_steps(job, leave)
-
     async def main() -> None:
         worker = lend(tape)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(abandon, worker)
+            nursery.start_soon(abandon, worker, job)
             await trio.to_thread.run_sync(closing.wait)
             nursery.start_soon(worker.call, Tape.note, "served")
             await trio.testing.wait_all_tasks_blocked()
