@@ -111,13 +111,13 @@ class SemihostingService:
 
     def __init__(
         self,
-        hosting: SemihostingHost,
+        host: SemihostingHost,
         target: Worker[Target],
         client: Client,
         running: Running,
         answer: Callable[[Packet], Awaitable[None]],
     ) -> None:
-        self._hosting = hosting
+        self._host = host
         self._target = target
         self._client = client
         self._running = running
@@ -125,13 +125,13 @@ class SemihostingService:
 
     async def is_due(self) -> bool:
         """Whether the halted program stands at a call that has not been served."""
-        return self._hosting.mode != "off" and await self._target.call(stands_at_call)
+        return self._host.mode != "off" and await self._target.call(stands_at_call)
 
     async def judge(self, stop: StopReason) -> StopReason | None:
         """A call is no stop to the client, unless it is the program's end."""
         if stop.kind != "swbreak" or not await self.is_due():
             return stop
-        work = await self._target.call(self._hosting.begin)
+        work = await self._target.call(self._host.begin)
         try:
             ended = await self._carry_out(work)
         except _Interrupted:
@@ -157,7 +157,7 @@ class SemihostingService:
             interrupted |= now
 
     async def _print(self) -> None:
-        said, self._hosting.said = bytes(self._hosting.said), bytearray()
+        said, self._host.said = bytes(self._host.said), bytearray()
         for at in range(0, len(said), _PRINTED):
             await self._running.say(said[at : at + _PRINTED])
 

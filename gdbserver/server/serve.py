@@ -136,7 +136,7 @@ class _Server:
             erase_all=options.erase_all,
             init_external=options.init_external,
             observer=options.observer,
-            hosting=SemihostingHost(options.semihosting_dir),
+            semihosting=SemihostingHost(options.semihosting_dir),
             program=options.program,
         )
 

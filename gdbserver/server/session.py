@@ -79,7 +79,7 @@ class Session:
         erase_all: bool = False,
         init_external: bool = False,
         observer: Observer | None = None,
-        hosting: SemihostingHost | None = None,
+        semihosting: SemihostingHost | None = None,
         program: KnownProgram | None = None,
     ) -> None:
         self._target = workers.target
@@ -99,15 +99,15 @@ class Session:
         self._files = Files(program)
         self._running = Running(workers, client, control, self._threads)
         self._look_due = 0.0
-        hosting = hosting or SemihostingHost()
-        service = SemihostingService(hosting, self._target, client, self._running, self._do)
+        semihosting = semihosting or SemihostingHost()
+        service = SemihostingService(semihosting, self._target, client, self._running, self._do)
         self._running.judges.append(service.judge)
         self._running.is_due = service.is_due
         self._downloading = Downloading(
             workers, client, control, self._observer, erase_all=erase_all
         )
         self._monitor_context = monitor.Context(
-            workers, control, client.say, client.look_for_interrupt, hosting, init_external
+            workers, control, client.say, client.look_for_interrupt, semihosting, init_external
         )
 
     async def run(self) -> bool:
